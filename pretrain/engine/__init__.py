@@ -1,0 +1,1 @@
+"""Engine room: trainer, schedules, parameter groups, checkpoints."""

@@ -1,0 +1,18 @@
+"""Errors that are the user's to mend: one sentence each, no traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input. The message says what is wrong, where, and what to do about it."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a tool's `main` and exit with its code; a `UserError` becomes `error: ...` on stderr and exit code 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

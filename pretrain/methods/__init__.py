@@ -1,0 +1,1 @@
+"""Method room: self-distillation and its losses."""

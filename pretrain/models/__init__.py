@@ -1,0 +1,1 @@
+"""Model room: the trunk, its position field, packed attention, projection heads."""

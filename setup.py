@@ -1,0 +1,25 @@
+"""Installs two packages: `pretrain` (self-supervised learning) and `cropfield` (the Detectron2 plugin)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cropfield",
+    version="0.1.0",
+    description="Self-supervised ViT pretraining for object detection, and the plain ViTDet that uses it",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["pretrain", "pretrain.*"]) + ["cropfield"],
+    package_dir={"cropfield": "projects/CropField/cropfield"},
+    # Detectron2 has no current release on the Python registry, so it is not listed here: see README, "Installing".
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "timm>=1.0",
+        "fvcore",
+        "pycocotools",
+        "opencv-python",
+        "safetensors",
+        "numpy",
+    ],
+    extras_require={"cuda": ["xformers"], "demo": ["scikit-image", "scikit-learn", "matplotlib"]},
+)
