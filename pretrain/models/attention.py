@@ -1,0 +1,112 @@
+"""Attention over packed sequences: crops of different sizes, one sequence, no attention between crops."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How sequences lie in a packed tensor of T tokens: groups of equally long sequences, one after the other.
+
+    Args:
+        groups: (number of sequences, tokens a sequence) for each group, e.g. `((16, 197), (64, 37))`.
+    """
+
+    groups: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(count * length for count, length in self.groups)
+
+    @property
+    def num_sequences(self) -> int:
+        return sum(count for count, _ in self.groups)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence, in order."""
+        return [length for count, length in self.groups for _ in range(count)]
+
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """(T, ...) as one view (sequences, length, ...) for each group."""
+        parts = tokens.split([count * length for count, length in self.groups])
+        return [part.unflatten(0, group) for part, group in zip(parts, self.groups, strict=True)]
+
+    def per_token(self, per_sequence: Tensor) -> Tensor:
+        """Values of the sequences (num_sequences, ...) repeated for their tokens (T, ...)."""
+        parts = per_sequence.split([count for count, _ in self.groups])
+        repeated = [p.repeat_interleave(length, 0) for p, (_, length) in zip(parts, self.groups, strict=True)]
+        return repeated[0] if len(repeated) == 1 else torch.cat(repeated)
+
+    @cached_property
+    def block_diagonal(self):
+        """xformers' mask of this layout, made once: its sequence starts live on the device."""
+        from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+
+        return BlockDiagonalMask.from_seqlens(self.lengths)
+
+
+def pack(groups: list[Tensor]) -> tuple[Tensor, Layout]:
+    """Pack batches of sequences, each (B_g, L_g, D), into tokens (T, D) and their layout."""
+    layout = Layout(tuple((g.shape[0], g.shape[1]) for g in groups))
+    flat = [g.flatten(0, 1) for g in groups]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat)), layout
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """Scaled dot-product attention inside each sequence of `layout`.
+
+    One block-diagonal xformers kernel on CUDA where xformers is installed; otherwise torch's SDPA, a call a group.
+
+    Args:
+        q, k, v: (T, heads, head_dim).
+
+    Returns:
+        (T, heads, head_dim)
+    """
+    if q.is_cuda and attention_path() == "xformers" and q.dtype != torch.float64:
+        from xformers.ops import memory_efficient_attention
+
+        return memory_efficient_attention(q[None], k[None], v[None], attn_bias=layout.block_diagonal)[0]
+    outputs = []
+    for q_g, k_g, v_g in zip(layout.split(q), layout.split(k), layout.split(v), strict=True):
+        heads_first = (t.transpose(1, 2) for t in (q_g, k_g, v_g))
+        outputs.append(F.scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(0, 1))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def attention_path() -> str:
+    """Which kernel `packed_attention` runs here: "xformers" (a CUDA device and a working xformers) or "sdpa"."""
+    if not torch.cuda.is_available():
+        return "sdpa"
+    try:
+        import xformers.ops  # noqa: F401  (slow to import, and of no use on a CPU)
+    except (ImportError, OSError):
+        return "sdpa"
+    return "xformers"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over packed tokens; parameter names are timm's.
+
+    Args:
+        dim: D.
+        num_heads: heads; must divide `dim`.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed_dim {dim} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """(T, D) -> (T, D)"""
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        return self.proj(packed_attention(q, k, v, layout).flatten(1))

@@ -1,0 +1,86 @@
+"""The position field: absolute position embeddings sampled at a crop's place in its image (Sec. 3.2.1).
+
+The field is one learned grid of vectors whose extent is the image's extent. A patch reads it at the patch's centre,
+bicubic, with the conventions of `torch.nn.functional.interpolate(..., mode="bicubic", align_corners=False)`. So sampling
+the box (0, 0, 1, 1) *is* the usual interpolation of absolute position embeddings, and a detector needs no conversion.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# The cubic convolution coefficient of torch's (non-antialiased) bicubic interpolation.
+_CUBIC_A = -0.75
+
+
+def sample_pos_embed(pos_embed: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of the patches of crops that lie anywhere in the field.
+
+    Boxes are axis-aligned, so bicubic sampling is separable: with one small interpolation matrix a side and crop,
+    the result is `W_y P W_x^T`. That is exact, and its backward pass writes the field's gradient once.
+
+    Args:
+        pos_embed: the field, (1, h*w, D) for a square field or (1, h, w, D).
+        boxes: (B, 4) as (x0, y0, x1, y1) in field coordinates, [0, 1] from border to border. `x0 > x1` mirrors the crop
+            left to right (`y0 > y1` top to bottom). Points beyond the outermost cells read clamped cells.
+        grid: (H, W), patches per crop.
+
+    Returns:
+        (B, H*W, D) float32, row-major. Always float32: bicubic weights lose too much in bfloat16.
+
+    Raises:
+        ValueError: the field is neither square nor given with its two sides.
+    """
+    with torch.autocast(pos_embed.device.type, enabled=False):
+        field = as_grid(pos_embed).float()
+        h, w, dim = field.shape
+        grid_h, grid_w = grid
+        boxes = boxes.to(device=field.device, dtype=torch.float32)
+        weights_y = interpolation_matrix(boxes[:, 1], boxes[:, 3], grid_h, h)
+        weights_x = interpolation_matrix(boxes[:, 0], boxes[:, 2], grid_w, w)
+        num_boxes = boxes.shape[0]
+        rows = weights_y.reshape(num_boxes * grid_h, h) @ field.reshape(h, w * dim)  # (B*H, w*D)
+        columns = weights_x.repeat_interleave(grid_h, dim=0)  # (B*H, W, w)
+        samples = torch.bmm(columns, rows.view(num_boxes * grid_h, w, dim))  # (B*H, W, D)
+        return samples.view(num_boxes, grid_h * grid_w, dim)
+
+
+def as_grid(pos_embed: Tensor) -> Tensor:
+    """The field (1, h*w, D) or (1, h, w, D) as (h, w, D); a flat one must be square."""
+    if pos_embed.dim() == 4:
+        return pos_embed[0]
+    side = math.isqrt(pos_embed.shape[1])
+    if side * side != pos_embed.shape[1]:
+        raise ValueError(
+            f"a field of {pos_embed.shape[1]} positions is not square; pass it as (1, h, w, D) instead of (1, h*w, D)"
+        )
+    return pos_embed[0].view(side, side, -1)
+
+
+def interpolation_matrix(start: Tensor, stop: Tensor, num_points: int, size: int) -> Tensor:
+    """Bicubic weights of `num_points` patch centres between `start` and `stop` over `size` cells of one axis.
+
+    Args:
+        start, stop: (B,) crop borders in [0, 1]; `start > stop` runs backwards.
+
+    Returns:
+        (B, num_points, size) float32; each row sums to one and has at most four non-zero entries.
+    """
+    steps = (torch.arange(num_points, device=start.device, dtype=torch.float32) + 0.5) / num_points
+    centres = start[:, None] + steps * (stop - start)[:, None]
+    position = centres * size - 0.5  # in cells, as with align_corners=False
+    left = position.floor()
+    taps = torch.arange(-1, 3, device=start.device)
+    distance = (position - left)[..., None] - taps
+    cells = (left[..., None].long() + taps).clamp_(0, size - 1)  # border clamp
+    weights = torch.zeros(*position.shape, size, device=start.device)
+    return weights.scatter_add_(-1, cells, _cubic(distance.abs()))
+
+
+def _cubic(t: Tensor) -> Tensor:
+    """Cubic convolution kernel at distances `t` in [0, 2]."""
+    a = _CUBIC_A
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return torch.where(t <= 1, near, far)

@@ -1,0 +1,147 @@
+"""Plain Vision Transformer whose absolute position embeddings are a field."""
+
+import torch
+from timm.layers import LayerScale, Mlp
+from torch import Tensor, nn
+
+from pretrain.models.attention import Attention, Layout, pack
+from pretrain.models.pos_embed import sample_pos_embed
+
+
+class VisionTransformer(nn.Module):
+    """Pre-norm ViT in two halves: embed the parts of a token, then encode packed tokens.
+
+    Content and position stay apart until they are added, because pretraining masks one or the other. The state dict
+    has timm's names. Where the paper gives no value the default is DINOv2's: LayerNorm eps 1e-6, exact GELU, qkv bias,
+    linear weights truncated-normal 0.02.
+
+    Args:
+        patch_size: pixels a side of a patch.
+        embed_dim, depth, num_heads, mlp_ratio: the usual; defaults are ViT-S.
+        field_size: cells a side of the position field P, or (h, w). Table 4b compares 50 (the default) and 19.
+        class_token: whether sequences begin with a class token. It has no position.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
+        layer_scale: initial LayerScale gamma; None builds blocks without LayerScale.
+        final_norm: whether `encode` ends with a LayerNorm.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        field_size: int | tuple[int, int] = 50,
+        class_token: bool = True,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = 1e-5,
+        final_norm: bool = True,
+    ):
+        super().__init__()
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
+        self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim))
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale) for rate in rates)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Content embeddings: normalised images (B, 3, H*p, W*p) -> (B, H*W, D)."""
+        return self.patch_embed(images)
+
+    def sample_positions(self, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings of crops at `boxes` (B, 4) of the field -> (B, H*W, D); None is the whole field, once."""
+        if boxes is None:
+            boxes = self.pos_embed.new_tensor([[0.0, 0.0, 1.0, 1.0]])
+        return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), boxes, grid)
+
+    def with_class_token(self, patches: Tensor) -> Tensor:
+        """(B, N, D) -> (B, 1 + N, D), or unchanged in a trunk without class token."""
+        if self.cls_token is None:
+            return patches
+        return torch.cat([self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
+
+    def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Packed tokens (T, D) through all blocks and the final norm -> (T, D)."""
+        for block in self.blocks:
+            tokens = block(tokens, layout)
+        return self.norm(tokens)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """(H, W) in patches of images (B, 3, H*p, W*p)."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def forward(self, images: Tensor, boxes: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        """Features of one batch of equally large, unmasked images.
+
+        Args:
+            images: (B, 3, H*p, W*p), normalised with `pretrain.data.IMAGE_MEAN` and `IMAGE_STD`.
+            boxes: (B, 4) places in the field; None, as at inference, is the whole field.
+
+        Returns:
+            class tokens (B, D), None in a trunk without them, and patch tokens (B, H*W, D), both after the final norm.
+        """
+        tokens = self.embed_patches(images) + self.sample_positions(boxes, self.grid(images))
+        packed, layout = pack([self.with_class_token(tokens)])
+        (features,) = layout.split(self.encode(packed, layout))
+        return (features[:, 0], features[:, 1:]) if self.cls_token is not None else (None, features)
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D)."""
+
+    def __init__(self, patch_size: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if any(side % self.proj.stride[0] for side in images.shape[-2:]):
+            height, width = images.shape[-2:]
+            raise ValueError(f"an image of {height}x{width} does not divide into patches of {self.proj.stride[0]}")
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention and MLP, each with LayerScale and with stochastic depth drawn per crop."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float | None):
+        super().__init__()
+
+        def scale() -> nn.Module:
+            return nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
+
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = scale()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = scale()
+        self.drop_path = drop_path
+
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """(T, D) -> (T, D)"""
+        tokens = tokens + self.drop(self.ls1(self.attn(self.norm1(tokens), layout)), layout)
+        return tokens + self.drop(self.ls2(self.mlp(self.norm2(tokens))), layout)
+
+    def drop(self, branch: Tensor, layout: Layout) -> Tensor:
+        """Drop the branch (T, D) for whole sequences and rescale the others, so that its expectation stays."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        kept = torch.rand(layout.num_sequences, 1, device=branch.device) < keep
+        return branch * layout.per_token(kept.to(branch.dtype) / keep)
