@@ -2,8 +2,8 @@
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
-The paper's recipe with the sizes scaled down, a shorter and hotter schedule, and a larger initial LayerScale: 1e-5 needs
-far more steps than there are here.
+The paper's recipe with the sizes scaled down, a shorter and hotter schedule, and a larger initial LayerScale:
+1e-5 needs far more steps than there are here.
 """
 
 from ..common.distillation import dataloader, lr_multiplier, model, train, weight_decay
