@@ -1,1 +1,1 @@
-"""Composed detection data: cut-outs placed on photographs, with the exact masks that only a composer knows."""
+"""Composed detection data: cut-outs on photographs, with masks that are exact by construction."""

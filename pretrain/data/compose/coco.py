@@ -14,7 +14,12 @@ from pretrain.data.compose.scene import Scene
 def write_images(scenes: Iterator[Scene], folder: Path) -> Iterator[tuple[str, Scene]]:
     """Write each scene's picture into `folder` as it comes; yields its file name and the scene."""
     folder.mkdir(parents=True)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        95,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
     for index, scene in enumerate(scenes):
         name = f"{index:06d}.jpg"
         _, data = cv2.imencode(".jpg", scene.image[..., ::-1], options)
@@ -29,7 +34,9 @@ def annotation_file(images: Iterator[tuple[str, Scene]], categories: list[str], 
         "licenses": [],
         "images": [],
         "annotations": [],
-        "categories": [{"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(categories, 1)],
+        "categories": [
+            {"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(categories, 1)
+        ],
     }
     for image_id, (name, scene) in enumerate(images, 1):
         height, width = scene.image.shape[:2]
@@ -41,7 +48,7 @@ def annotation_file(images: Iterator[tuple[str, Scene]], categories: list[str], 
 
 
 def describe_mask(mask: np.ndarray) -> dict:
-    """`segmentation` (run lengths, which hold holes and occlusion exactly), `bbox` (x, y, w, h), `area`, `iscrowd`."""
+    """`segmentation` (run lengths: exact, holes and all), `bbox` (x, y, w, h) in pixels, `area`, `iscrowd`."""
     runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])

@@ -17,7 +17,7 @@ class Cutout:
     rgba: np.ndarray
 
     def render(self, photographs: list[Photograph], rng: np.random.Generator) -> np.ndarray:
-        """RGBA of one instance, uint8 (H, W, 4): the cut-out in a slightly other light. `photographs` are not used."""
+        """RGBA of one instance, uint8 (H, W, 4): the cut-out in slightly other light, `photographs` unused."""
         gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
         rgba = self.rgba.copy()
         rgba[..., :3] = np.clip(rgba[..., :3] * gain + shift, 0, 255)
@@ -30,7 +30,9 @@ def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], 
     UserError: no folder, no sub-folder with images, or no file with transparency anywhere.
     """
     if not folder.is_dir():
-        raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category.")
+        raise UserError(
+            f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category."
+        )
     categories, skipped = {}, []
     for place in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         cutouts = []
@@ -48,7 +50,9 @@ def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], 
             f"--cutouts: none of the {len(skipped)} images under {folder} is a cut-out ({skipped[0]}); "
             "they need an alpha channel that is transparent around the object."
         )
-    raise UserError(f"--cutouts: no image in the sub-folders of {folder}; put each category's RGBA files in its own.")
+    raise UserError(
+        f"--cutouts: no image in the sub-folders of {folder}; put each category's RGBA files in its own."
+    )
 
 
 def _read_cutout(path: Path, max_side: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Photographs: read from a folder or from installed packages, split without overlap, cropped at random."""
+"""Photographs: read from a folder or from installed packages, cropped at random."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,10 +12,9 @@ from PIL import Image, ImageOps
 from pretrain.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-TRAIN_SHARE = 0.7  # of the longer side of each photograph; of the photographs where they are held out
 MAX_PHOTOGRAPHS = 500  # kept in memory, chosen with the seed when a folder has more
 
-# What lies inside the wheels; the rest of skimage.data is downloaded, and its motorcycle_right is motorcycle_left again.
+# What lies inside the wheels. The rest of skimage.data would be downloaded; its motorcycle_right is the left again.
 _SKIMAGE = "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png"
 _SHIPPED = {
     "skimage/data": f"{_SKIMAGE} hubble_deep_field.jpg ihc.png motorcycle_left.png rocket.jpg".split(),
@@ -38,7 +37,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
-    """Decode `path` upright in `mode`, its longer side at most `max_side` pixels. OSError or ValueError if it cannot."""
+    """Decode `path` upright in `mode`, longer side at most `max_side` pixels. OSError or ValueError if broken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -51,7 +50,9 @@ def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
     return image
 
 
-def load_photographs(folder: Path, max_side: int, rng: np.random.Generator) -> tuple[list[Photograph], list[str]]:
+def load_photographs(
+    folder: Path, max_side: int, rng: np.random.Generator
+) -> tuple[list[Photograph], list[str]]:
     """Photographs of `folder` and a line about each file left out. UserError if none can be read."""
     if not folder.is_dir():
         raise UserError(f"--photos: there is no folder {folder}; give a folder of photographs.")
@@ -87,37 +88,19 @@ def shipped_photographs(max_side: int) -> list[Photograph]:
         found = [root / name for name in names if (root / name).is_file()]
         photographs += [Photograph(p.name, np.asarray(read_image(p, "RGB", max_side))) for p in found]
     if not photographs:
-        raise UserError("no photograph found in scikit-image, scikit-learn or matplotlib; install one of them or give --photos.")
+        raise UserError(
+            "no photograph in scikit-image, scikit-learn or matplotlib; install one of them or give --photos."
+        )
     return photographs
 
 
-def split_photographs(
-    photographs: list[Photograph], unseen: bool, rng: np.random.Generator
-) -> tuple[list[Photograph], list[Photograph]]:
-    """Photographs for training and for validation, no pixel in both.
+def random_crop(
+    photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5
+) -> np.ndarray:
+    """A square of a random photograph, flipped or not, uint8 (size, size, 3).
 
-    `unseen` holds out whole photographs; otherwise each is cut in two across its longer side.
+    Its side in the photograph is from `low` to 1 of the shorter side.
     """
-    if not unseen:
-        halves = [_cut(photograph) for photograph in photographs]
-        return [a for a, _ in halves], [b for _, b in halves]
-    if len(photographs) < 2:
-        raise UserError("--unseen needs two photographs at least, one of them for validation; found one.")
-    order = rng.permutation(len(photographs))
-    count = min(max(round(TRAIN_SHARE * len(order)), 1), len(order) - 1)
-    return [photographs[i] for i in sorted(order[:count])], [photographs[i] for i in sorted(order[count:])]
-
-
-def _cut(photograph: Photograph) -> tuple[Photograph, Photograph]:
-    pixels = photograph.pixels
-    height, width = pixels.shape[:2]
-    at = max(round(TRAIN_SHARE * max(height, width)), 1)
-    first, second = (pixels[:, :at], pixels[:, at:]) if width >= height else (pixels[:at], pixels[at:])
-    return Photograph(photograph.name, first), Photograph(photograph.name, second if second.size else first)
-
-
-def random_crop(photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5) -> np.ndarray:
-    """A square of a random photograph, uint8 (size, size, 3): side from `low` to 1 of the shorter side, half of them flipped."""
     pixels = photographs[rng.integers(len(photographs))].pixels
     height, width = pixels.shape[:2]
     side = max(round(rng.uniform(low, 1.0) * min(height, width)), 1)

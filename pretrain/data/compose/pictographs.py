@@ -1,7 +1,7 @@
 """Pictographs: silhouettes of a font's symbols, filled with photograph texture.
 
-They stand in for cut-outs where none are given. Colour, texture and light are drawn anew for each instance, so only the
-shape tells the category.
+They stand in for cut-outs where none are given. Colour, texture and light are drawn anew for each instance, so
+only the shape tells the category.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pretrain.data.compose.cutouts import trim
 from pretrain.data.compose.photographs import Photograph, random_crop
 from pretrain.errors import UserError
 
-# Characters of DejaVu Sans: silhouettes that keep their holes, and outlines to be filled, whose lines become ink.
+# Characters of DejaVu Sans: silhouettes, which keep their holes; outlines to be filled, whose lines become ink.
 CATEGORIES = {
     "star": ("★✶✦", "✭"),
     "cat": ("", "😺😼😽😸🙀"),
@@ -39,7 +39,10 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Pictograph:
-    """Three float32 (H, W) in [0, 1]: `coverage`, the silhouette; `ink`, lines on it; `depth`, 0 outside to 1 well inside."""
+    """Three float32 (H, W) in [0, 1].
+
+    `coverage`: the silhouette. `ink`: lines on it. `depth`: 0 outside to 1 well inside.
+    """
 
     name: str
     coverage: np.ndarray
@@ -82,14 +85,19 @@ def load_pictographs(classes: int, side: int) -> dict[str, list[Pictograph]]:
     UserError if there are not so many, or matplotlib's font is not installed.
     """
     if classes > len(CATEGORIES):
-        raise UserError(f"--classes {classes}: there are {len(CATEGORIES)} categories of pictographs; for more give --cutouts.")
+        raise UserError(
+            f"--classes {classes}: there are {len(CATEGORIES)} kinds of pictographs; for more give --cutouts."
+        )
     spec = find_spec("matplotlib")
     path = Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
     if path is None or not path.is_file():
-        raise UserError("the pictographs need the font DejaVu Sans that matplotlib ships; install matplotlib or give --cutouts.")
+        raise UserError(
+            "pictographs need the font DejaVu Sans that matplotlib ships; install matplotlib or give --cutouts."
+        )
     font = ImageFont.truetype(str(path), 2 * side)
     return {
-        name: [_draw(c, font, side, fill=False) for c in solid] + [_draw(c, font, side, fill=True) for c in outlined]
+        name: [_draw(c, font, side, fill=False) for c in solid]
+        + [_draw(c, font, side, fill=True) for c in outlined]
         for name, (solid, outlined) in list(CATEGORIES.items())[:classes]
     }
 
@@ -103,7 +111,9 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -
     ratio = side / max(lines.shape)
     shape = [max(round(n * ratio), 1) for n in lines.shape[::-1]]
     whole, ink = (_fill(lines), lines) if fill else (lines, np.zeros_like(lines))
-    coverage, ink = (cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink))
+    coverage, ink = (
+        cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink)
+    )
     depth = cv2.GaussianBlur(coverage, (0, 0), side / 24, borderType=cv2.BORDER_CONSTANT)
     return Pictograph(f"U+{ord(character):04X}", coverage, ink, depth)
 

@@ -32,8 +32,12 @@ class Kit:
 
 @dataclass(frozen=True)
 class Layout:
-    """How objects are placed: image side in pixels, (least, most) objects, (least, most) length of an object's longer side
-    relative to the image, greatest rotation in degrees, greatest hidden share of an object."""
+    """How objects are placed.
+
+    `size`: image side in pixels. `objects`: least and most in an image. `scale`: least and most length
+    of an object's longer side, relative to the image. `rotation`: greatest, in degrees. `occlusion`: greatest
+    hidden share of an object.
+    """
 
     size: int
     objects: tuple[int, int]
@@ -44,8 +48,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Scene:
-    """`image`: uint8 (S, S, 3) RGB. `categories`: index of each object's category. `masks`: bool (objects, S, S), the
-    visible pixels of each, disjoint."""
+    """One image and what is on it.
+
+    `image`: uint8 (S, S, 3) RGB. `categories`: index of each object's category. `masks`: bool (objects, S, S), the
+    visible pixels of each object, disjoint.
+    """
 
     image: np.ndarray
     categories: list[int]
@@ -55,15 +62,15 @@ class Scene:
 def compose_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
     """Draw a scene. Later objects hide earlier ones, none by more than `layout.occlusion` of its pixels.
 
-    An object for which no such place is found is left out. UserError if not one object fits after `TRIES` scenes.
+    An object that finds no such place is left out. UserError if no object fits in any of `TRIES` scenes.
     """
     for _ in range(TRIES):
         scene = _try_scene(kit, layout, rng)
         if scene.categories:
             return scene
     raise UserError(
-        f"no object fits into a scene: at {layout.size} pixels and a scale of {layout.scale[0]:g} to {layout.scale[1]:g} "
-        "they are too large or too thin; change --scale or --size."
+        f"no object fits: at {layout.size} pixels and a scale of {layout.scale[0]:g} to {layout.scale[1]:g} they are "
+        "too large or too thin; change --scale or --size."
     )
 
 
@@ -91,7 +98,7 @@ def _try_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
 
 
 def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
-    """Scale, flip and rotate; float32 (h, w, 4) in [0, 1] with colours multiplied by alpha, so that edges blend cleanly."""
+    """Scale, flip and rotate: float32 (h, w, 4) in [0, 1], colours multiplied by alpha so that edges blend."""
     length = layout.size * np.exp(rng.uniform(*np.log(layout.scale)))
     angle = rng.uniform(-layout.rotation, layout.rotation)
     if rng.random() < 0.5:
@@ -101,16 +108,22 @@ def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndar
     # twice the final size through the rotation, then down by area: antialiased at any scale
     ratio = 2 * length / max(rgba.shape[:2])
     width, height = (max(round(n * ratio), 2) for n in (rgba.shape[1], rgba.shape[0]))
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+    pixels = cv2.resize(
+        pixels, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    )
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
-    half_w, half_h = (int(np.ceil(n / 2)) + 1 for n in (width * cos + height * sin, width * sin + height * cos))
+    half_w, half_h = (
+        int(np.ceil(n / 2)) + 1 for n in (width * cos + height * sin, width * sin + height * cos)
+    )
     matrix[:, 2] += (half_w - 0.5 - (width - 1) / 2, half_h - 0.5 - (height - 1) / 2)
     turned = cv2.warpAffine(pixels, matrix, (2 * half_w, 2 * half_h))
     return cv2.resize(turned, (half_w, half_h), interpolation=cv2.INTER_AREA)
 
 
-def _find_place(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator):
+def _find_place(
+    solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator
+):
     """Slices of the image and of the patch where `solid` (h, w) may go, or None."""
     (height, width), total, size = solid.shape, int(solid.sum()), layout.size
     if total < MIN_PIXELS:
