@@ -1,0 +1,23 @@
+"""Any COCO-format dataset in four keys; with none of them, COCO 2017 where DETECTRON2_DATASETS points to."""
+
+from cropfield.datasets import dataset_name
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+
+dataset = dict(train_json="", train_images="", val_json="", val_images="")
+
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+dataloader.train.dataset.names = L(dataset_name)(
+    json_file="${dataset.train_json}", images="${dataset.train_images}", otherwise="coco_2017_train"
+)
+dataloader.test.dataset.names = L(dataset_name)(
+    json_file="${dataset.val_json}", images="${dataset.val_images}", otherwise="coco_2017_val"
+)
+dataloader.train.mapper.image_format = "RGB"
+# Polygons and run lengths alike; cropping changes boxes.
+dataloader.train.mapper.instance_mask_format = "bitmask"
+dataloader.train.mapper.recompute_boxes = True
+# Both tasks by name: without a single prediction the evaluator would not know of masks.
+dataloader.evaluator.tasks = ("bbox", "segm")
+dataloader.evaluator.use_fast_impl = False
+dataloader.evaluator.allow_cached_coco = False

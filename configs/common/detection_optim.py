@@ -1,0 +1,31 @@
+"""AdamW as in ViTDet, and a `train` that fits the machine it is read on."""
+
+from functools import partial
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+train = model_zoo.get_config("common/train.py").train
+train.device = "cuda" if torch.cuda.is_available() else "cpu"
+train.amp.enabled = torch.cuda.is_available()
+train.ddp.fp16_compression = True
+train.seed = -1  # negative: another one each time
+
+optimizer = model_zoo.get_config("common/optim.py").AdamW
+# App. B.2 does not say whether it keeps ViTDet's layer-wise decay of the learning rate; this does. 1.0 is without.
+optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=12, lr_decay_rate=0.7)
+# As in pretraining, LayerScale is not decayed either: in 50 epochs it would be gone.
+optimizer.params.overrides = dict(pos_embed=dict(weight_decay=0.0), gamma=dict(weight_decay=0.0))
+
+
+def step_schedule(max_iter, milestones, warmup):
+    """x 0.1 at each milestone, linear warm-up; all in iterations."""
+    return L(WarmupParamScheduler)(
+        scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=milestones, num_updates=max_iter),
+        warmup_length=warmup / max_iter,
+        warmup_factor=0.001,
+    )

@@ -1,0 +1,21 @@
+"""Mask R-CNN on a simple feature pyramid over the plain CropField ViT-B (App. B.2): ViTDet's model without windows and
+without relative positions."""
+
+from cropfield import CropFieldViT
+from cropfield.datasets import num_classes
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+
+model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
+model.backbone.net = L(CropFieldViT)(
+    patch_size=16,
+    embed_dim=768,
+    depth=12,
+    num_heads=12,
+    field_size=50,
+    drop_path_rate=0.1,
+    out_feature="last_feat",
+    activation_checkpointing=False,
+)
+# From the annotation file, or COCO's; see coco_dataset.py.
+model.roi_heads.num_classes = L(num_classes)(json_file="${dataset.train_json}", otherwise=80)

@@ -1,0 +1,94 @@
+"""CropField's trunk as a Detectron2 backbone, and the simple feature pyramid over it."""
+
+from contextlib import nullcontext
+
+import torch
+from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pretrain.models.attention import Layout, pack
+from pretrain.models.vit import VisionTransformer
+
+
+class CropFieldViT(VisionTransformer, Backbone):
+    """The pretraining trunk, unchanged, with Detectron2's interface: an exported file loads name by name.
+
+    Global attention in every block, no windows and no relative positions (App. B.2). The whole image is the whole
+    position field, so any image size works. Unlike `detectron2.modeling.ViT` it keeps LayerScale.
+
+    Args:
+        out_feature: name of the one output.
+        final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
+        activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
+        bfloat16: run the blocks in bfloat16 autocast wherever the model is; the output is float32. Pays on CPUs with
+            AMX or AVX512-BF16. On GPUs `train.amp` does this for the whole model.
+        square_pad: pad images to squares of so many pixels; 0 pads to multiples of the patch.
+        trunk: the other arguments of `VisionTransformer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_feature: str = "last_feat",
+        final_norm: bool = False,
+        class_token: bool = False,
+        activation_checkpointing: bool = False,
+        bfloat16: bool = False,
+        square_pad: int = 0,
+        **trunk,
+    ):
+        super().__init__(final_norm=final_norm, class_token=class_token, **trunk)
+        self.activation_checkpointing = activation_checkpointing
+        self.bfloat16 = bfloat16
+        self.square_pad = square_pad
+        self._out_features = [out_feature]
+        self._out_feature_channels = {out_feature: self.embed_dim}
+        self._out_feature_strides = {out_feature: self.patch_size}
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.patch_size
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"size_divisibility": self.patch_size, "square_size": self.square_pad}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}, float32 when `bfloat16` is set."""
+        grid = self.grid(images)
+        with self._precision(images.device.type):
+            patches = self.embed_patches(images) + self.sample_positions(None, grid)
+            packed, layout = pack([self.with_class_token(patches)])
+            (tokens,) = layout.split(self.encode(packed, layout))
+        patches = tokens if self.cls_token is None else tokens[:, 1:]
+        features = patches.transpose(1, 2).unflatten(2, grid)
+        return {self._out_features[0]: features.float() if self.bfloat16 else features}
+
+    def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Packed tokens (T, D) -> (T, D). The loop is checkpointed, not the modules, so no key changes its name."""
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return super().encode(tokens, layout)
+        for block in self.blocks:
+            tokens = checkpoint(block, tokens, layout, use_reentrant=False)
+        return self.norm(tokens)
+
+    def _precision(self, device_type: str):
+        """bfloat16 autocast, or whatever the caller has set."""
+        return torch.autocast(device_type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+
+
+class CropFieldFeaturePyramid(SimpleFeaturePyramid):
+    """Detectron2's simple feature pyramid that also takes images which are not padded to a square.
+
+    Upstream spells a key of its padding constraints so that `ImageList` does not see it; without square padding an
+    image whose sides do not divide by the largest stride then fails. Parameters and keys are upstream's.
+    """
+
+    @property
+    def size_divisibility(self) -> int:
+        return max(self._size_divisibility, self.net.size_divisibility)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"size_divisibility": self.size_divisibility, "square_size": self._square_pad}

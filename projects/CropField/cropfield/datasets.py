@@ -1,0 +1,148 @@
+"""Any COCO-format dataset, from a json file and an image folder, for LazyConfig files: nothing to register by hand."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from pretrain.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_REQUIRED = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+}
+
+
+def dataset_name(json_file: str, images: str, otherwise: str) -> str:
+    """The name under which Detectron2 knows the dataset; registers and checks it on the first call.
+
+    Args:
+        json_file: COCO-format annotations; "" means the dataset `otherwise`.
+        images: folder that the file names in `json_file` are relative to.
+        otherwise: name of a registered dataset.
+
+    Raises:
+        UserError: the dataset cannot be trained on or evaluated; see `check_coco_file`.
+    """
+    if not json_file:
+        return otherwise
+    json_file, images = os.path.abspath(json_file), os.path.abspath(images)
+    digest = hashlib.sha256(f"{json_file}\n{images}".encode()).hexdigest()[:8]
+    name = f"{Path(json_file).stem}-{digest}"
+    if name not in DatasetCatalog.list():
+        check_coco_file(json_file, images)
+        register_coco_instances(name, {}, json_file, images)
+        MetadataCatalog.get(name).thing_classes = class_names(json_file)
+    return name
+
+
+def num_classes(json_file: str, otherwise: int) -> int:
+    """Number of categories in a COCO file; `otherwise` when `json_file` is ""."""
+    return len(class_names(os.path.abspath(json_file))) if json_file else otherwise
+
+
+@lru_cache
+def class_names(json_file: str) -> list[str]:
+    """Category names in the order of their ids, which is the order of Detectron2's contiguous ids."""
+    categories = sorted(read_coco_file(json_file)["categories"], key=lambda category: category["id"])
+    return [category["name"] for category in categories]
+
+
+def check_same_categories(train_json: str, val_json: str) -> None:
+    """Raise UserError unless both files number the same categories in the same way."""
+    if class_names(os.path.abspath(train_json)) != class_names(os.path.abspath(val_json)):
+        raise UserError(
+            f"{val_json} and {train_json} have different categories: a detector trained on one cannot be evaluated on "
+            "the other; write the same `categories` into both files"
+        )
+
+
+def read_coco_file(json_file: str) -> dict:
+    """A COCO annotation file with the parts and keys that detection needs, or UserError."""
+    try:
+        with open(json_file, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the annotation file {json_file}: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise UserError(f"{json_file} is not whole JSON ({error}); copy or write it again") from None
+    for part, keys in _REQUIRED.items():
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise UserError(f'{json_file} has no list "{part}": it is not a COCO annotation file for detection')
+        for key in keys:
+            broken = next((e for e in entries if not isinstance(e, dict) or key not in e), None)
+            if broken is not None:
+                raise UserError(f'{json_file}: an entry of "{part}" has no "{key}": {str(broken)[:80]}')
+    return content
+
+
+def check_coco_file(json_file: str, images: str) -> Counter:
+    """Check a COCO-format dataset before any work is done with it.
+
+    What cannot be trained on raises; what training merely skips or clips is counted and logged.
+
+    Returns:
+        counts of harmless faults.
+
+    Raises:
+        UserError: a file that cannot be read, missing parts or keys, no annotation at all, an absent image, an
+            annotation of an unknown category, a box that is not four finite numbers.
+    """
+    content = read_coco_file(json_file)
+    if not content["annotations"]:
+        raise UserError(f"{json_file} has no annotations: there is nothing to learn or to measure; check the file")
+    if not content["categories"]:
+        raise UserError(f'{json_file} has an empty list "categories"; name the classes that its annotations use')
+    _check_images(json_file, content["images"], images)
+    faults = _check_annotations(json_file, content)
+    for fault, count in faults.items():
+        logger.warning("%s: %d %s", json_file, count, fault)
+    return faults
+
+
+def _check_images(json_file: str, entries: list[dict], folder: str) -> None:
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not a folder; give the folder that holds the images of {json_file}")
+    absent = [entry["file_name"] for entry in entries if not os.path.isfile(os.path.join(folder, entry["file_name"]))]
+    if absent:
+        raise UserError(
+            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, {absent[0]} first; give the "
+            "folder that its file names are relative to"
+        )
+
+
+def _check_annotations(json_file: str, content: dict) -> Counter:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    known = {category["id"] for category in content["categories"]}
+    faults = Counter()
+    for annotation in content["annotations"]:
+        if annotation["category_id"] not in known:
+            raise UserError(
+                f'{json_file}: an annotation has category_id {annotation["category_id"]}, which "categories" does not '
+                "list; add the category or remove the annotation"
+            )
+        try:
+            x, y, width, height = (float(value) for value in annotation["bbox"])
+        except (TypeError, ValueError):
+            raise UserError(f"{json_file}: a bbox is not four numbers: {annotation['bbox']}") from None
+        if annotation["image_id"] not in sizes:
+            faults["annotations of images that the file does not list (ignored)"] += 1
+        elif not (width > 0 and height > 0):
+            faults["boxes without area (dropped in training)"] += 1
+        elif (image := sizes[annotation["image_id"]]) and (
+            x >= image[0] or y >= image[1] or x + width <= 0 or y + height <= 0
+        ):
+            faults["boxes wholly outside their image (dropped in training)"] += 1
+        elif x < -1 or y < -1 or x + width > image[0] + 1 or y + height > image[1] + 1:
+            faults["boxes that reach beyond their image (clipped)"] += 1
+    return faults
