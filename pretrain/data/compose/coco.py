@@ -48,7 +48,7 @@ def annotation_file(images: Iterator[tuple[str, Scene]], categories: list[str], 
 
 
 def describe_mask(mask: np.ndarray) -> dict:
-    """`segmentation` (run lengths: exact, holes and all), `bbox` (x, y, w, h) in pixels, `area`, `iscrowd`."""
+    """`segmentation` (run lengths: exact, holes too), `bbox` (x, y, w, h) in pixels, `area`, `iscrowd`."""
     runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])

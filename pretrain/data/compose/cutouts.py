@@ -17,7 +17,7 @@ class Cutout:
     rgba: np.ndarray
 
     def render(self, photographs: list[Photograph], rng: np.random.Generator) -> np.ndarray:
-        """RGBA of one instance, uint8 (H, W, 4): the cut-out in slightly other light, `photographs` unused."""
+        """RGBA of one instance, uint8 (H, W, 4): the cut-out in other light; `photographs` unused."""
         gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
         rgba = self.rgba.copy()
         rgba[..., :3] = np.clip(rgba[..., :3] * gain + shift, 0, 255)

@@ -21,8 +21,9 @@ STREAMS = {"train": 0, "val": 1, "unlabeled": 2, "sources": 3}
 class Plan:
     """What to compose.
 
-    `train`, `val`, `unlabeled`: images in each split. `classes`: how many of the categories, None for all. `unseen`:
-    validation has objects and photographs of its own. `cutouts`, `photographs`: folders, None for what is installed.
+    `train`, `val`, `unlabeled`: images in each split. `classes`: how many of the categories, None for all.
+    `unseen`: validation has objects and photographs of its own. `cutouts`, `photographs`: folders, None for
+    what is installed.
     """
 
     train: int
@@ -37,7 +38,7 @@ class Plan:
 
 
 def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
-    """Category names, the kit of each split, and a line about each file left out. UserError on bad sources."""
+    """Category names, the kit of each split, a line about each file left out. UserError on bad sources."""
     rng = np.random.default_rng((plan.seed, STREAMS["sources"]))
     max_side, skipped = max(512, 3 * plan.layout.size), []
     if plan.photographs:
@@ -53,7 +54,7 @@ def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
 
 
 def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:
-    """What can be placed, by category, at twice the size of the largest object; a line about each file left out."""
+    """What can be placed, by category, at twice the largest object's size; a line about each file skipped."""
     side = min(max(round(2 * plan.layout.scale[1] * plan.layout.size), 64), 1024)
     if plan.cutouts is None:
         return load_pictographs(plan.classes, side), []

@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MAX_PHOTOGRAPHS = 500  # kept in memory, chosen with the seed when a folder has more
 
-# What lies inside the wheels. The rest of skimage.data would be downloaded; its motorcycle_right is the left again.
+# What lies inside the wheels. The rest of skimage.data is downloads; its motorcycle_right is the left again.
 _SKIMAGE = "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png"
 _SHIPPED = {
     "skimage/data": f"{_SKIMAGE} hubble_deep_field.jpg ihc.png motorcycle_left.png rocket.jpg".split(),
@@ -37,7 +37,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
-    """Decode `path` upright in `mode`, longer side at most `max_side` pixels. OSError or ValueError if broken."""
+    """Decode `path` upright in `mode`, longer side at most `max_side`. OSError, ValueError if broken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,7 +1,7 @@
 """Pictographs: silhouettes of a font's symbols, filled with photograph texture.
 
-They stand in for cut-outs where none are given. Colour, texture and light are drawn anew for each instance, so
-only the shape tells the category.
+They stand in for cut-outs where none are given. Colour, texture and light are drawn anew for each instance,
+so only the shape tells the category.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pretrain.data.compose.cutouts import trim
 from pretrain.data.compose.photographs import Photograph, random_crop
 from pretrain.errors import UserError
 
-# Characters of DejaVu Sans: silhouettes, which keep their holes; outlines to be filled, whose lines become ink.
+# Characters of DejaVu Sans: silhouettes that keep their holes; outlines to be filled, their lines as ink.
 CATEGORIES = {
     "star": ("★✶✦", "✭"),
     "cat": ("", "😺😼😽😸🙀"),
@@ -92,7 +92,7 @@ def load_pictographs(classes: int, side: int) -> dict[str, list[Pictograph]]:
     path = Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
     if path is None or not path.is_file():
         raise UserError(
-            "pictographs need the font DejaVu Sans that matplotlib ships; install matplotlib or give --cutouts."
+            "pictographs need the font DejaVu Sans that matplotlib ships; install it or give --cutouts."
         )
     font = ImageFont.truetype(str(path), 2 * side)
     return {

@@ -50,8 +50,8 @@ class Layout:
 class Scene:
     """One image and what is on it.
 
-    `image`: uint8 (S, S, 3) RGB. `categories`: index of each object's category. `masks`: bool (objects, S, S), the
-    visible pixels of each object, disjoint.
+    `image`: uint8 (S, S, 3) RGB. `categories`: index of each object's category. `masks`: bool
+    (objects, S, S), the visible pixels of each object, disjoint.
     """
 
     image: np.ndarray
@@ -69,8 +69,8 @@ def compose_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
         if scene.categories:
             return scene
     raise UserError(
-        f"no object fits: at {layout.size} pixels and a scale of {layout.scale[0]:g} to {layout.scale[1]:g} they are "
-        "too large or too thin; change --scale or --size."
+        f"no object fits: at {layout.size} pixels and a scale of {layout.scale[0]:g} to {layout.scale[1]:g} "
+        "they are too large or too thin; change --scale or --size."
     )
 
 
@@ -98,7 +98,7 @@ def _try_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
 
 
 def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
-    """Scale, flip and rotate: float32 (h, w, 4) in [0, 1], colours multiplied by alpha so that edges blend."""
+    """Scale, flip and rotate: float32 (h, w, 4) in [0, 1], colours multiplied by alpha so edges blend."""
     length = layout.size * np.exp(rng.uniform(*np.log(layout.scale)))
     angle = rng.uniform(-layout.rotation, layout.rotation)
     if rng.random() < 0.5:

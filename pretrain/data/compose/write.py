@@ -19,8 +19,10 @@ _DRAFT = ".draft"
 def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[str], None] = print) -> None:
     """Write `annotations/`, `train/`, `val/`, `unlabeled/` and `compose.json` into `output`.
 
-    All is drawn in a hidden folder inside `output` and moved into place at the end, so an interrupted call leaves
-    nothing that looks whole. The same plan a second time finds its work done. UserError: bad sources or output.
+    All is drawn in a hidden folder inside `output` and moved into place at the end, so an interrupted call
+    leaves nothing that looks whole. The same plan a second time finds its work done.
+
+    UserError: bad sources, or an output that cannot be written or holds other things.
     """
     refuse_foreign(output, overwrite)
     names, kits, skipped = load_kits(plan)
