@@ -54,7 +54,5 @@ def patch_attention(trunk: VisionTransformer, image: Tensor, queries: list[tuple
     probabilities = last_attention(trunk, image[None])[0].mean(0)  # (L, L)
     rows, columns = trunk.grid(image)
     first = probabilities.shape[0] - rows * columns
-    places = [
-        first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in queries
-    ]
+    places = [first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in queries]
     return probabilities[places, first:].unflatten(1, (rows, columns)) * probabilities.shape[1]

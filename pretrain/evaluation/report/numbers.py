@@ -73,8 +73,12 @@ def detection_budget(run: RunFiles) -> str:
 def average_precision(run: RunFiles) -> str:
     """The verdict and both tables."""
     if not aps(run, "bbox"):
-        return missing("No detector has been evaluated yet: detect_pretrained/result.json and detect_scratch/ are absent.")
-    classes = sorted({key for r in run.results.values() for task in r.values() for key in task if key.startswith("AP-")})
+        return missing(
+            "No detector has been evaluated yet: detect_pretrained/result.json and detect_scratch/ are absent."
+        )
+    classes = sorted(
+        {key for r in run.results.values() for task in r.values() for key in task if key.startswith("AP-")}
+    )
     parts = [f'<p class="verdict">{escape(verdict(run))}</p>', _ap_table(run, METRICS)]
     if classes:
         parts += ["<h3>AP of each class</h3>", _ap_table(run, {key: key.removeprefix("AP-") for key in classes})]
