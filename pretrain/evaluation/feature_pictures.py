@@ -21,12 +21,16 @@ def normalised(image: np.ndarray, patch_size: int) -> Tensor:
 def attention_picture(
     image: np.ndarray, attention: np.ndarray, query: tuple[float, float], top: float, side: int = 240
 ) -> np.ndarray:
-    """Attention (H, W), in multiples of uniform, laid over the image; white for `top` and more. The query is a dot."""
+    """Attention (H, W), in multiples of uniform, glowing on the darkened image: nothing up to 1, white from `top` on.
+
+    query: (x, y) in [0, 1], drawn as a dot.
+    """
     base = fit(image, side)
-    grey = np.repeat(base.mean(2, keepdims=True), 3, axis=2)
     size = (base.shape[1], base.shape[0])
-    heat = cv2.resize(colorize(attention, 0.0, top), size, interpolation=cv2.INTER_LINEAR)
-    picture = blend(grey, heat, 0.68)
+    dark = np.repeat(base.mean(2, keepdims=True), 3, axis=2) * 0.6
+    smooth = cv2.resize(attention.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    glow = np.clip((smooth - 1) / (top - 1), 0, 1)[..., None]
+    picture = blend(dark, colorize(smooth, 1.0, top), 0.85 * np.sqrt(glow))
     draw_dot(picture, (query[0] * size[0], query[1] * size[1]), (90, 220, 255), radius=5)
     return picture
 

@@ -41,7 +41,7 @@ def similarity_picture(pos_embed: Tensor, query: tuple[float, float], side: int 
     factor = max(1, side // len(cosines))
     picture = enlarge(colorize(cosines.numpy(), -1, 1, cv2.COLORMAP_VIRIDIS), factor)
     row, column = cell_at(query, cosines.shape)
-    draw_dot(picture, ((column + 0.5) * factor, (row + 0.5) * factor), (255, 80, 80), radius=4)
+    draw_dot(picture, ((column + 0.5) * factor, (row + 0.5) * factor), (255, 80, 80), radius=3)
     return picture
 
 
@@ -52,7 +52,7 @@ def cell_at(point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int
 
 
 def neighbour_similarity(pos_embed: Tensor) -> float:
-    """Mean cosine of cells beside or below each other, the field's mean taken off: near 0 for noise, near 1 if smooth."""
+    """Mean cosine of adjacent cells, the field's mean taken off: near 0 for noise, near 1 for a smooth field."""
     grid = as_grid(pos_embed.detach()).double()
     unit = F.normalize(grid - grid.mean((0, 1)), dim=-1)
     beside = (unit[:, 1:] * unit[:, :-1]).sum(-1).flatten()

@@ -15,6 +15,10 @@ from pretrain.evaluation.report.pretraining import Pretraining
 from pretrain.evaluation.report.run_files import RunFiles, read_json, read_run
 from pretrain.evaluation.report.template import PAGE, STYLE
 
+LEAD = (
+    "A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same budget: "
+    "once from that trunk, once from scratch."
+)
 NO_PRETRAINING = "pretrain/last.pth or pretrain/config.yaml is absent: nothing was pretrained here."
 NUM_DETECTION_IMAGES, NUM_SUBJECTS = 6, 3
 
@@ -57,10 +61,9 @@ def report_page(run: RunFiles, pretraining: Pretraining | None, val: dict | None
         ),
     }
     return PAGE.format(
-        title="Pretraining, then detection",
+        title="CropField: pretraining, then detection",
         style=STYLE,
-        lead="A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same "
-        "budget: once from that trunk, once from scratch.",
+        lead=LEAD,
         links="".join(f'<a href="#s{n}">{name}</a>' for n, name in enumerate(sections)),
         sections="".join(f'<h2 id="s{n}">{name}</h2>\n{body}\n' for n, (name, body) in enumerate(sections.items())),
     )

@@ -32,10 +32,11 @@ def pretraining_curves(run: RunFiles) -> str:
     ]
     return figure(
         f'<div class="charts">{"".join(charts)}</div>',
-        "Each loss falls from about the logarithm of the number of prototypes (where the student knows nothing) and "
-        "levels off. Only the shape matters: teacher and student move together, so a lower loss is not a better trunk.",
-        "A part that drops to zero in its first steps, or never leaves its start: every image then has the same "
-        "features. KoLeo that climbs says the same.",
+        "Each part leaves its start, where the student knows nothing (for class tokens near the logarithm of the number "
+        "of prototypes), and settles lower. Teacher and student move together, so a loss may rise for a while when the "
+        "teacher grows sharper, and a lower loss is not by itself a better trunk.",
+        "A part at zero after its first steps, or one that never leaves its start: every image then has the same "
+        "features. KoLeo that climbs and stays high says the same.",
     )
 
 
@@ -52,9 +53,10 @@ def detection_curves(run: RunFiles) -> str:
         charts.append(line_chart(DETECTION.get(loss, loss), series, "iteration"))
     return figure(
         f'<div class="charts">{"".join(charts)}</div>',
-        "The pretrained detector's curve lies below the other from early on; the gap is what pretraining saves.",
+        "Where pretraining helps, its total and class losses lie below the other's from early on. The loss of boxes' and "
+        "masks' places may rise at first, as more proposals meet an object.",
         "Curves that never part (the trunk's weights did not arrive, or taught nothing), or one that jumps up and stays "
-        "there (learning rate too high).",
+        "up (learning rate too high).",
     )
 
 

@@ -46,12 +46,13 @@ def figure(content: str, see: str, bad: str) -> str:
     return f"<figure>{content}<figcaption><b>To see:</b> {see} <b>A bad sign:</b> {bad}</figcaption></figure>"
 
 
-def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
+def table(head: list[str], rows: list[list[str]], kind: str = "", caption: str = "") -> str:
     """A table; cells of `rows` are whole `<td>` elements (see `cell`), the first of a row its heading."""
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     thead = f"<thead><tr>{top}</tr></thead>" if head else ""
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return f'<div class="wide"><table class="{kind}">{thead}<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table class="{kind}">{title}{thead}<tbody>{body}</tbody></table></div>'
 
 
 def heading(text: str) -> str:

@@ -13,6 +13,7 @@ from pretrain.evaluation.report.elements import Panel, figure, panels
 from pretrain.evaluation.report.pretraining import Pretraining
 
 BACKGROUND = "background"
+LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
 LARGEST_SIDE = 512  # pixels; attention grows with the fourth power of an image's side
 
 
@@ -43,25 +44,28 @@ def deepest(mask: np.ndarray) -> tuple[float, float]:
 
 
 def field_section(pretraining: Pretraining) -> str:
+    before, after = pretraining.untrained.pos_embed, pretraining.trained.pos_embed
     fields = {
-        "before": pretraining.untrained.pos_embed,
-        f"after {pretraining.steps:,} steps": pretraining.trained.pos_embed,
+        "before": before,
+        f"after {pretraining.steps:,} steps": after,
+        "what training added": after - before,
     }
     colored = [
-        Panel(field_picture(field), f"{when}; neighbours' cosine {neighbour_similarity(field):.2f}", cells=True)
-        for when, field in fields.items()
+        Panel(field_picture(field), f"{name}; neighbours alike: {neighbour_similarity(field):.2f}", cells=True)
+        for name, field in fields.items()
     ]
-    rows = "".join(
-        panels([Panel(similarity_picture(field, query), when) for query in QUERIES], len(QUERIES), 84, 200)
-        for when, field in fields.items()
-    )
+    rows = [
+        panels([Panel(similarity_picture(field, query), name, cells=True) for query in QUERIES], len(QUERIES), 76, 200)
+        for name, field in fields.items()
+    ]
     return figure(
-        panels(colored, 2, 140) + rows,
-        "Above, the three main directions of the field as red, green and blue, each field in its own directions: noise "
-        "before, colours that change smoothly over the image after. Below, the cosine of the position at the red dot "
-        "with every other (the field's mean taken off; yellow +1, green 0, dark −1): at first only the dot itself is "
-        "alike, later its surroundings are.",
-        "After training still noise (too few steps, or crops never sample the field), stripes or cells of one colour.",
+        panels(colored, 3, 105, 280) + "".join(rows),
+        "Above, the three main directions of the field as red, green and blue, each field in its own: first noise, in "
+        "the end colours that change smoothly over the image. The number is the mean cosine of adjacent cells, 0 in "
+        "noise. Below, the cosine of the position at the red dot with every other (the field's mean taken off; yellow "
+        "+1, green 0, dark −1): the dot's surroundings become like it. In a short run the noise of the start still "
+        "covers what was learned; the difference, after minus before, shows it.",
+        "A difference that is noise too (crops never sampled the field), stripes, or cells of one colour.",
     )
 
 
@@ -76,17 +80,17 @@ def attention_section(pretraining: Pretraining, subjects: list[Subject]) -> str:
         image = item.image[:height, :width]
         row = []
         for index, (name, point) in enumerate(item.queries):
-            top = max(before[index].max(), after[index].max())
+            top = max(LEAST_TOP, before[index].max(), after[index].max())
             for when, maps in (("before", before), ("after", after)):
                 picture = attention_picture(image, maps[index], point, top)
-                row.append(Panel(picture, f"{name}, {when}: at most {maps[index].max():.1f}×"))
+                row.append(Panel(picture, f"{name}, {when}: {maps[index].max():.1f}×"))
         rows.append(panels(row, 2 * len(item.queries), 120, 200))
     return figure(
         "".join(rows),
-        "Where the patch under the dot looks in the last layer (mean over heads), on the same scale before and after "
-        "training; the number is the largest value in multiples of uniform attention. An untrained trunk looks "
-        "everywhere alike (1×). After training, the glow gathers around the dot or on what belongs with it, and differs "
-        "between object and background.",
+        "Where the patch under the dot looks in the last layer (mean over heads), on one scale for each pair: dark up "
+        "to uniform attention, bright for the largest, which is the number, in multiples of uniform. An untrained "
+        "trunk looks everywhere alike (about 1×: nothing glows). After training, the glow gathers around the dot or on "
+        "what belongs with it, and differs between object and background.",
         "The same map whatever the query, all of it on a corner or border, or no change from before.",
     )
 
@@ -96,13 +100,12 @@ def features_section(pretraining: Pretraining, subjects: list[Subject]) -> str:
     before = feature_colors(pretraining.untrained, images)
     after = feature_colors(pretraining.trained, images)
     columns = [[Panel(fit(image, 240), "image") for image in images]]
-    columns += [
-        [Panel(p, when, cells=True) for p in pictures] for when, pictures in (("before", before), ("after", after))
-    ]
+    for when, pictures in (("before", before), ("after", after)):
+        columns.append([Panel(picture, when, cells=True) for picture in pictures])
     rows = [panels(list(triple), 3, 100, 220) for triple in zip(*columns, strict=True)]
     return figure(
         "".join(rows),
         "The three main directions of the patch features, the same for all images of a column. Patches of one colour "
-        "have like features: after training, objects should stand out from the ground, and like things be coloured alike.",
+        "have like features: after training, objects should stand out from the ground, and like things look alike.",
         "One colour everywhere (collapse), or the same pattern in every image (only the position is left).",
     )

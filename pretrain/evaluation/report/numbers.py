@@ -7,13 +7,17 @@ from pretrain.evaluation.report.elements import cell, heading, missing, table
 from pretrain.evaluation.report.run_files import RunFiles, number
 
 METRICS = {
-    "AP": "AP (IoU .50 to .95)",
+    "AP": "AP",
     "AP50": "AP50",
     "AP75": "AP75",
-    "APs": "AP small (< 32² px)",
+    "APs": "AP small",
     "APm": "AP medium",
-    "APl": "AP large (> 96² px)",
+    "APl": "AP large",
 }
+SIZES = (
+    '<p class="lead">COCO\'s measures, in percent: AP is the mean over IoU .50 to .95; small objects have less than '
+    "32² pixels, large ones more than 96².</p>"
+)
 TASKS = {"bbox": ("box", "box_ap"), "segm": ("mask", "mask_ap")}
 RUN_NAMES = ("pretrained", "scratch")
 NO_VALUE = "–"
@@ -79,9 +83,9 @@ def average_precision(run: RunFiles) -> str:
     classes = sorted(
         {key for r in run.results.values() for task in r.values() for key in task if key.startswith("AP-")}
     )
-    parts = [f'<p class="verdict">{escape(verdict(run))}</p>', _ap_table(run, METRICS)]
+    parts = [f'<p class="verdict">{escape(verdict(run))}</p>', _ap_tables(run, METRICS), SIZES]
     if classes:
-        parts += ["<h3>AP of each class</h3>", _ap_table(run, {key: key.removeprefix("AP-") for key in classes})]
+        parts += ["<h3>AP of each class</h3>", _ap_tables(run, {key: key.removeprefix("AP-") for key in classes})]
     return "".join(parts)
 
 
@@ -104,7 +108,7 @@ def verdict(run: RunFiles) -> str:
         return "Only one of the two detectors has been evaluated, so there is nothing to compare yet."
     gaps = {task: pair["pretrained"] - pair["scratch"] for task, pair in pairs.items()}
     numbers = ", ".join(
-        f"{task} AP {pair['pretrained']:.1f} against {pair['scratch']:.1f} from scratch ({gaps[task]:+.1f})"
+        f"{task} AP {pair['pretrained']:.1f} against {pair['scratch']:.1f} from scratch ({signed(gaps[task])})"
         for task, pair in pairs.items()
     )
     if all(gap > 0 for gap in gaps.values()):
@@ -118,18 +122,19 @@ def verdict(run: RunFiles) -> str:
     return f"{outcome}: {numbers}. This is one seed; a small gap can be chance."
 
 
-def _ap_table(run: RunFiles, metrics: dict[str, str]) -> str:
-    head = ["", "box: pretrained", "scratch", "gap", "mask: pretrained", "scratch", "gap"]
-    rows = []
-    for key, name in metrics.items():
-        cells = []
-        for task in TASKS:
+def _ap_tables(run: RunFiles, metrics: dict[str, str]) -> str:
+    """A table for boxes and one for masks, side by side where there is room. A metric without any value is left out."""
+    tables = []
+    for task, (name, _) in TASKS.items():
+        rows = []
+        for key, label in metrics.items():
             values = aps(run, task) if key == "AP" else {}
             pair = [values.get(r, number(run.results.get(r), task, key)) for r in RUN_NAMES]
-            cells += _pair_cells(*pair)
-        if any(NO_VALUE not in text for text in cells):
-            rows.append([heading(name), *cells])
-    return table(head, rows)
+            if any(value is not None for value in pair):
+                rows.append([heading(label), *_pair_cells(*pair)])
+        if rows:
+            tables.append(table(["", *RUN_NAMES, "gap"], rows, caption=f"{name} AP"))
+    return f'<div class="tables">{"".join(tables)}</div>'
 
 
 def _pair_cells(pretrained: float | None, scratch: float | None) -> list[str]:
@@ -138,7 +143,12 @@ def _pair_cells(pretrained: float | None, scratch: float | None) -> list[str]:
         return cell(NO_VALUE if value is None else f"{value:.1f}", "best" if best else "")
 
     gap = None if pretrained is None or scratch is None else pretrained - scratch
-    return [one(pretrained, scratch), one(scratch, pretrained), cell(NO_VALUE if gap is None else f"{gap:+.1f}", "gap")]
+    return [one(pretrained, scratch), one(scratch, pretrained), cell(NO_VALUE if gap is None else signed(gap), "gap")]
+
+
+def signed(gap: float) -> str:
+    """+1.2 or −1.2, with a true minus."""
+    return f"{gap:+.1f}".replace("-", "−")
 
 
 def stage_times(run: RunFiles) -> str:

@@ -30,10 +30,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; } thead th { color: var(--soft); font-weight: 500; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+caption { text-align: left; font-weight: 600; padding: .2rem 0; }
 table.facts td { text-align: left; white-space: normal; }
 td.best { font-weight: 700; color: var(--good); }
 td.gap { color: var(--soft); }
 .bar { display: block; height: .7rem; min-width: 2px; background: var(--c1); border-radius: 2px; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; }
 td.bars { width: 100%; min-width: 7rem; }
 figure { margin: 1rem 0; }
 figcaption { font-size: .92rem; color: var(--soft); max-width: 46rem; margin-top: .45rem; }

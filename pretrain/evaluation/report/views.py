@@ -15,9 +15,9 @@ def crops_section(pretraining: Pretraining) -> str:
     return figure(
         "".join(shown),
         "The same numbered boxes twice: where the crops were cut (left; the image is stretched to the unit square) and "
-        "where they read positions (right). t<sub>s</sub> moves and scales all crops of an image together, so that "
-        "neighbours stay neighbours while their place and scale in the field change from step to step. Dashed: the crop "
-        "was flipped, and so are its positions. Below are the crops themselves, with the colour changes that they train on.",
+        "where they read positions (right). tₛ moves and scales all crops of an image together, so that neighbours stay "
+        "neighbours while their place and scale in the field change from step to step. Dashed: the crop was flipped, "
+        "and so are its positions. Below are the crops themselves, with the colour changes that they train on.",
         "A box that leaves the square, boxes that moved against each other, or a crop that does not show what its box "
         "on the left holds.",
     )
@@ -38,7 +38,7 @@ def _crops_of_image(pretraining: Pretraining, image: int) -> str:
         kind = "global" if index < num_global else "local"
         flipped = bool(boxes[index][0] > boxes[index][2])
         tiles.append(Panel(crop_tile(crop, index, flipped), kind + (", flipped" if flipped else "")))
-    return panels(places, 2, 150) + panels(tiles, len(tiles), 84, 150)
+    return panels(places, 2, 150, 400) + panels(tiles, len(tiles), 84, 150)
 
 
 def masks_section(pretraining: Pretraining) -> str:
