@@ -31,10 +31,10 @@ def color_of(index: int) -> tuple[int, int, int]:
 
 def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
     """A uint8 image as (3, H, W) or (H, W, 3) -> a writable copy (H, W, 3)."""
-    array = np.array(crop)
+    array = crop.detach().cpu().numpy() if isinstance(crop, Tensor) else crop
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         array = array.transpose(1, 2, 0)
-    return np.ascontiguousarray(array)
+    return array.copy(order="C")
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
@@ -99,11 +99,12 @@ def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size:
     image[:] = np.asarray(picture)
 
 
-def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> None:
-    """Plain text, lines split at newlines, its upper left corner at `at`; in place."""
-    picture = Image.fromarray(image)
-    ImageDraw.Draw(picture).multiline_text(at, text, font=_font(size), fill=tuple(color), spacing=size // 3)
+def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
+    """Plain text, its upper left corner at `at`, in place. Returns the x at which it ends."""
+    picture, font = Image.fromarray(image), _font(size)
+    ImageDraw.Draw(picture).text(at, text, font=font, fill=tuple(color))
     image[:] = np.asarray(picture)
+    return at[0] + font.getlength(text)
 
 
 def _font(size: int):

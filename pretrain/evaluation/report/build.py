@@ -16,8 +16,8 @@ from pretrain.evaluation.report.run_files import RunFiles, read_json, read_run
 from pretrain.evaluation.report.template import PAGE, STYLE
 
 LEAD = (
-    "A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same budget: "
-    "once from that trunk, once from scratch."
+    "A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same "
+    "budget: once from that trunk, once from scratch."
 )
 NO_PRETRAINING = "pretrain/last.pth or pretrain/config.yaml is absent: nothing was pretrained here."
 NUM_DETECTION_IMAGES, NUM_SUBJECTS = 6, 3

@@ -32,11 +32,11 @@ def pretraining_curves(run: RunFiles) -> str:
     ]
     return figure(
         f'<div class="charts">{"".join(charts)}</div>',
-        "Each part leaves its start, where the student knows nothing (for class tokens near the logarithm of the number "
-        "of prototypes), and settles lower. Teacher and student move together, so a loss may rise for a while when the "
-        "teacher grows sharper, and a lower loss is not by itself a better trunk.",
-        "A part at zero after its first steps, or one that never leaves its start: every image then has the same "
-        "features. KoLeo that climbs and stays high says the same.",
+        "Each part leaves its start, where the student knows nothing (for class tokens near the logarithm of the "
+        "number of prototypes), and settles lower. Teacher and student move together, so a loss may rise for a while "
+        "when the teacher grows sharper, and a lower loss is not by itself a better trunk.",
+        "A class-token loss that returns to its start and stays there (the teacher says the same of every crop), or a "
+        "part at zero after a few steps (all crops have the same features). KoLeo that climbs and stays up says so.",
     )
 
 
@@ -53,10 +53,10 @@ def detection_curves(run: RunFiles) -> str:
         charts.append(line_chart(DETECTION.get(loss, loss), series, "iteration"))
     return figure(
         f'<div class="charts">{"".join(charts)}</div>',
-        "Where pretraining helps, its total and class losses lie below the other's from early on. The loss of boxes' and "
-        "masks' places may rise at first, as more proposals meet an object.",
-        "Curves that never part (the trunk's weights did not arrive, or taught nothing), or one that jumps up and stays "
-        "up (learning rate too high).",
+        "Where pretraining helps, its total and class losses lie below the other's from early on. The losses of places "
+        "and masks may rise at first, as more proposals meet an object.",
+        "Curves that never part (the trunk's weights did not arrive, or taught nothing), or one that jumps up and "
+        "stays up (learning rate too high).",
     )
 
 

@@ -50,10 +50,10 @@ def field_section(pretraining: Pretraining) -> str:
         f"after {pretraining.steps:,} steps": after,
         "what training added": after - before,
     }
-    colored = [
-        Panel(field_picture(field), f"{name}; neighbours alike: {neighbour_similarity(field):.2f}", cells=True)
-        for name, field in fields.items()
-    ]
+    colored = []
+    for name, field in fields.items():
+        alike = f"{neighbour_similarity(field):.2f}".replace("-", "−")
+        colored.append(Panel(field_picture(field), f"{name}; neighbours alike: {alike}", cells=True))
     rows = [
         panels([Panel(similarity_picture(field, query), name, cells=True) for query in QUERIES], len(QUERIES), 76, 200)
         for name, field in fields.items()

@@ -15,9 +15,10 @@ def crops_section(pretraining: Pretraining) -> str:
     return figure(
         "".join(shown),
         "The same numbered boxes twice: where the crops were cut (left; the image is stretched to the unit square) and "
-        "where they read positions (right). tₛ moves and scales all crops of an image together, so that neighbours stay "
-        "neighbours while their place and scale in the field change from step to step. Dashed: the crop was flipped, "
-        "and so are its positions. Below are the crops themselves, with the colour changes that they train on.",
+        "where they read positions (right; faded: what no crop covers). tₛ moves and scales all crops of an image "
+        "together, so neighbours stay neighbours while their place and scale in the field change from step to step. "
+        "Dashed: the crop was flipped, and so are its positions. Below are the crops, with the colour changes that "
+        "they train on.",
         "A box that leaves the square, boxes that moved against each other, or a crop that does not show what its box "
         "on the left holds.",
     )
