@@ -182,11 +182,11 @@ def _open(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BrokenImage(name, "not an image") from error
     except Exception as error:  # a hostile header can make a parser raise anything
-        raise BrokenImage(name, "cannot be decoded") from error
+        raise BrokenImage(name, _decoder_reason(error)) from error
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker after the last scan? OpenCV fills what is missing with grey and does not tell."""
+    """Is there an end marker after the last scan? OpenCV would fill what is missing with grey, unsaid."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
@@ -199,8 +199,11 @@ def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
-        kind = "truncated" if "truncated" in str(error) else "cannot be decoded"
-        raise BrokenImage(name, kind) from error
+        raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def _decoder_reason(error: Exception) -> str:
+    return "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
