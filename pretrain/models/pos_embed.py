@@ -1,8 +1,8 @@
 """The position field: absolute position embeddings sampled at a crop's place in its image (Sec. 3.2.1).
 
 The field is one learned grid of vectors whose extent is the image's extent. A patch reads it at the patch's centre,
-bicubic, with the conventions of `torch.nn.functional.interpolate(..., mode="bicubic", align_corners=False)`. So sampling
-the box (0, 0, 1, 1) *is* the usual interpolation of absolute position embeddings, and a detector needs no conversion.
+bicubic, with the conventions of `F.interpolate(..., mode="bicubic", align_corners=False)`. So sampling the box
+(0, 0, 1, 1) *is* the usual interpolation of absolute position embeddings, and a detector needs no conversion.
 """
 
 import math

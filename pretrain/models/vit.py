@@ -42,6 +42,8 @@ class VisionTransformer(nn.Module):
         self.patch_size = patch_size
         self.embed_dim = embed_dim
         self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim))
@@ -59,6 +61,20 @@ class VisionTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    @property
+    def shape(self) -> dict:
+        """The arguments that build a trunk which takes this trunk's state dict; checkpoints carry it."""
+        return {
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": len(self.blocks),
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "field_size": list(self.field_size),
+            "class_token": self.cls_token is not None,
+            "layer_scale": isinstance(self.blocks[0].ls1, LayerScale),
+        }
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """Content embeddings: normalised images (B, 3, H*p, W*p) -> (B, H*W, D)."""

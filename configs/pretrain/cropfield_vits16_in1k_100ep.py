@@ -1,0 +1,11 @@
+"""CropField, ViT-S/16, ImageNet-1K, 100 epochs (Table 6).
+
+    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_vits16_in1k_100ep.py \
+        dataloader.train.source.root=datasets/imagenet/train
+
+100 epochs of 1,281,167 // 512 = 2,502 steps. Paper, after 12 epochs of COCO: 44.8 box AP, 39.8 mask AP.
+"""
+
+from ..common.distillation import train
+
+train.output_dir = "outputs/cropfield_vits16_in1k_100ep"

@@ -1,0 +1,1 @@
+"""Composed detection data: cut-outs on photographs, with masks that are exact by construction."""

@@ -1,0 +1,179 @@
+"""Multi-crop: the crops' pixels, their boxes in the image, and their boxes in the position field.
+
+A box is (x0, y0, x1, y1), x to the right and y down, as shares of the image's (or field's) width and height.
+A crop that was flipped has x0 > x1: its left edge shows what lies at x0.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from pretrain.data.augment import Photometric, dinov2_photometric
+from pretrain.errors import UserError
+
+SCALE_DISTRIBUTIONS = {  # of s, the area of the crops' bounding rectangle in the field (Sec. 4.3, Table 4a)
+    "beta": lambda rng: 0.2 + 0.8 * rng.beta(2, 5),
+    "uniform": lambda rng: rng.uniform(0.2, 1.0),
+    "constant": lambda rng: 1.0,
+    "off": lambda rng: None,
+}
+
+
+def random_resized_crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Draw a crop of an image of height x width pixels -> (x0, y0, x1, y1) in whole pixels, x0 < x1, y0 < y1.
+
+    `scale`: range of the crop's area as a share of the image's, uniform. `aspect`: range of width / height,
+    log-uniform. When ten draws do not fit, the largest central crop whose aspect is in range. The
+    distribution is that of torchvision's `RandomResizedCrop`.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x0, y0 = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return x0, y0, x0 + w, y0 + h
+    w = min(width, max(1, round(height * aspect[1])))
+    h = min(height, max(1, round(width / aspect[0])))
+    x0, y0 = (width - w) // 2, (height - h) // 2
+    return x0, y0, x0 + w, y0 + h
+
+
+def sample_scale(distribution: str, rng: np.random.Generator) -> float | None:
+    """Draw the scale s of t_s: "beta" 0.2 + 0.8 Beta(2, 5), "uniform" on [0.2, 1], "constant" 1, "off" None
+    (Table 4a).
+
+    Raises `UserError` for another name.
+    """
+    if distribution not in SCALE_DISTRIBUTIONS:
+        names = ", ".join(SCALE_DISTRIBUTIONS)
+        raise UserError(f"scale_distribution {distribution!r} is unknown: use one of {names}")
+    return SCALE_DISTRIBUTIONS[distribution](rng)
+
+
+def place_in_field(boxes: np.ndarray, scale: float | None, rng: np.random.Generator) -> np.ndarray:
+    """t_s of Sec. 3.2.2: shift and scale all crops of one image together within the field.
+
+    boxes: (n, 4) float, in the image's [0, 1]^2; any may be flipped (x0 > x1). scale: s, the area that A
+    gets, A being the smallest rectangle around all boxes; None leaves the boxes as they are. Everything is
+    scaled by sqrt(s / |A|), or by less where A would not fit the field (its aspect is kept), and A is then
+    placed uniformly where it fits. The paper draws A around the two global crops; local crops read the field
+    too, so here A is around all of them.
+
+    -> (n, 4), the same dtype, every value in [0, 1]. Raises ValueError when A has no area.
+    """
+    if scale is None:
+        return boxes.copy()
+    corners = boxes.astype(np.float64).reshape(-1, 2, 2)  # (n, 2 corners, x and y)
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    size = high - low
+    if not size.min() > 0:
+        raise ValueError(f"the rectangle around the boxes has no area: {low} to {high}")
+    factor = min(np.sqrt(scale / size.prod()), *(1 / size))
+    origin = rng.random(2) * np.maximum(1 - factor * size, 0)
+    placed = origin + factor * (corners - low)
+    return np.clip(placed, 0, 1).reshape(-1, 4).astype(boxes.dtype)  # clip: round-off only
+
+
+def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """Cut `box` (pixels) out of uint8 (H, W, 3) and resize it, bicubic and antialiased -> uint8 (size, size,
+    3).
+
+    torch's uint8 kernel: Pillow's result to one grey level, in a third of its time. Of OpenCV's ways,
+    INTER_CUBIC is faster but aliases when it shrinks (off by 6 levels in the mean on a photograph at 0.5x),
+    and INTER_AREA and a blur before INTER_CUBIC are off by 1.5 and mostly slower.
+    """
+    x0, y0, x1, y1 = box
+    patch = torch.from_numpy(image[None, y0:y1, x0:x1].copy()).permute(
+        0, 3, 1, 2
+    )  # channels last, in and out
+    resized = torch.nn.functional.interpolate(patch, (size, size), mode="bicubic", antialias=True)
+    return resized.permute(0, 2, 3, 1)[0].numpy()
+
+
+class MultiCrop:
+    """Global and local crops of an image, with their boxes, flips and photometric augmentation (Table 6; Sec.
+    4.1).
+
+    Sizes are in pixels, scales are ranges of area as shares of the image, `flip` is a probability.
+    `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
+    `photometric`: three `Photometric`s, for the first global crop, further global crops and local crops; None
+    is DINOv2's. Raises `UserError` for values out of range.
+    """
+
+    def __init__(
+        self,
+        global_size: int = 224,
+        global_scale: tuple[float, float] = (0.32, 1.0),
+        num_global: int = 2,
+        local_size: int = 96,
+        local_scale: tuple[float, float] = (0.05, 0.32),
+        num_local: int = 8,
+        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        scale_distribution: str = "beta",
+        photometric: tuple[Photometric, Photometric, Photometric] | None = None,
+    ):
+        sample_scale(
+            scale_distribution, np.random.default_rng(0)
+        )  # an unknown name fails here, not in a worker
+        _check_range("global_scale", global_scale, 1.0)
+        _check_range("local_scale", local_scale, 1.0)
+        _check_range("aspect", aspect, np.inf)
+        if num_global < 1 or num_local < 0 or global_size < 1 or local_size < 1:
+            raise UserError(
+                f"{num_global} global crops of {global_size} and {num_local} local crops of {local_size} "
+                "pixels cannot be cut: give at least one global crop, and sizes of at least 1"
+            )
+        self.global_size, self.global_scale, self.num_global = global_size, global_scale, num_global
+        self.local_size, self.local_scale, self.num_local = local_size, local_scale, num_local
+        self.aspect, self.flip, self.scale_distribution = aspect, flip, scale_distribution
+        self.photometric = dinov2_photometric() if photometric is None else tuple(photometric)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """image: uint8 RGB (H, W, 3) -> dict, V = num_global and L = num_local (no local entries when L is
+        0):
+
+        `global_crops` uint8 (V, 3, Sg, Sg), `local_crops` uint8 (L, 3, Sl, Sl);
+        `global_image_boxes`, `local_image_boxes` float32 (V or L, 4): where each crop lies in the image;
+        `global_boxes`, `local_boxes` float32 (V or L, 4): where it lies in the field, after t_s.
+        """
+        height, width = image.shape[:2]
+        scales = [self.global_scale] * self.num_global + [self.local_scale] * self.num_local
+        pixel_boxes = [random_resized_crop_box(height, width, scale, self.aspect, rng) for scale in scales]
+        flips = rng.random(len(scales)) < self.flip
+        image_boxes = np.array(pixel_boxes) / (width, height, width, height)
+        image_boxes[flips] = image_boxes[flips][:, [2, 1, 0, 3]]
+        boxes = place_in_field(image_boxes, sample_scale(self.scale_distribution, rng), rng)
+
+        first, further, local = self.photometric
+        views = [first] + [further] * (self.num_global - 1) + [local] * self.num_local
+        sizes = [self.global_size] * self.num_global + [self.local_size] * self.num_local
+        crops = []
+        for box, flipped, size, photometric in zip(pixel_boxes, flips, sizes, views, strict=True):
+            crop = resize_crop(image, box, size)
+            crop = photometric(cv2.flip(crop, 1) if flipped else crop, rng)
+            crops.append(crop.transpose(2, 0, 1))
+
+        sample = {}
+        for kind, part in (("global", slice(self.num_global)), ("local", slice(self.num_global, None))):
+            if crops[part]:
+                sample[f"{kind}_crops"] = np.stack(crops[part])
+                sample[f"{kind}_image_boxes"] = image_boxes[part].astype(np.float32)
+                sample[f"{kind}_boxes"] = boxes[part].astype(np.float32)
+        return sample
+
+
+def _check_range(name: str, bounds: tuple[float, float], top: float) -> None:
+    low, high = bounds
+    if not 0 < low <= high <= top:
+        limit = f", at most {top:g}" if np.isfinite(top) else ""
+        raise UserError(
+            f"{name} {tuple(bounds)} is not a range: give two positive numbers, the smaller first{limit}"
+        )

@@ -1,0 +1,95 @@
+"""Training checkpoints: one file, replaced atomically, loaded without running code from it."""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from torch import nn
+
+from pretrain.errors import UserError
+
+LAST = "last.pth"
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write `state` beside `path` and then rename it into place: a reader sees the old file or the new one, whole.
+
+    Raises:
+        UserError: it could not be written (a full disk, say); the file that was at `path` is untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be saved ({error}); the last good checkpoint, if any, is kept") from error
+
+
+def load_checkpoint(path: Path) -> dict:
+    """The state in `path`, on the CPU.
+
+    Raises:
+        UserError: no such file, truncated, or not a plain checkpoint (one that would run code is refused).
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused, because it is no plain checkpoint of tensors and numbers") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint; it is truncated or of another kind") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
+    return state
+
+
+class PeriodicCheckpoint(HookBase):
+    """Saves the whole training state every `period` steps and at the end."""
+
+    def __init__(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, period: int):
+        self.path, self.model, self.optimizer, self.period = Path(path), model, optimizer, period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period == 0 or done == self.trainer.max_iter:
+            save_checkpoint(self.path, training_state(self.model, self.optimizer, done))
+
+
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict:
+    """Everything that the next step depends on. The data order needs no state: it is a function of seed and step."""
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "iteration": iteration,
+        "rng": rng,
+        **model.describe(),
+    }
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load a training state in place and return the number of steps that were done.
+
+    Raises:
+        UserError: the file belongs to another model.
+    """
+    state = load_checkpoint(path)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: was written by another model or config and cannot be resumed: {reason}") from error
+    torch.set_rng_state(state["rng"]["cpu"])
+    if "cuda" in state["rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    return state["iteration"]

@@ -1,0 +1,18 @@
+"""What this machine offers: a device, and whether bfloat16 pays on it."""
+
+import torch
+
+
+def default_device() -> str:
+    """ "cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def bf16_pays() -> bool:
+    """Whether bf16 matrix products are faster than fp32 here: Ampere or newer GPUs, CPUs with AMX tiles.
+
+    CPUs that only emulate bf16, or have AVX512-BF16 without AMX, gain little and are left in fp32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()

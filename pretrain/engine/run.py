@@ -1,0 +1,81 @@
+"""One pretraining run, from its config to its last checkpoint."""
+
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import hooks
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from pretrain.data.batches import CropLoader
+from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
+from pretrain.engine.trainer import PretrainTrainer
+from pretrain.engine.writers import ConsoleWriter
+from pretrain.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
+    """Run the pretraining that `cfg` describes and return its last checkpoint.
+
+    Raises:
+        UserError: bad data, a config that contradicts itself, or an output folder that holds another run.
+    """
+    output = Path(cfg.train.output_dir)
+    checkpoint = output / LAST
+    if checkpoint.exists() and not resume:
+        raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
+    loader = instantiate(cfg.dataloader.train)  # before any folder is made: bad data leaves no trace
+    output.mkdir(parents=True, exist_ok=True)
+    setup_logger(str(output), name="pretrain", abbrev_name="pretrain")
+    setup_logger(str(output), name="detectron2", abbrev_name="d2")
+    settle_length_and_lr(cfg, loader)
+    LazyConfig.save(cfg, str(output / "config.yaml"))
+
+    seed_all_rng(cfg.train.seed)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    trainer = PretrainTrainer(model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad)
+    trainer.register_hooks(make_hooks(cfg, model, optimizer, output))
+    start = restore(checkpoint, model, optimizer) if checkpoint.exists() else 0
+    trainer.train(start, cfg.train.max_iter)
+    return checkpoint
+
+
+def settle_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
+    """Fill in what depends on the data and the batch size, and log by which rule."""
+    images, batch_size = loader.images_per_epoch, loader.batch_size
+    if cfg.train.max_iter is None:
+        cfg.train.max_iter = cfg.train.epochs * max(1, images // batch_size)
+    if cfg.optimizer.lr is None:
+        cfg.optimizer.lr = scaled_lr(cfg.train.base_lr, batch_size)
+    logger.info(
+        f"{images:,} images, batch size {batch_size}: {cfg.train.max_iter:,} steps "
+        f"({cfg.train.max_iter * batch_size / images:.1f} epochs); peak learning rate {cfg.optimizer.lr:.3g} "
+        f"(rule: {cfg.train.base_lr:.3g} * sqrt({batch_size} / 1024)); device {cfg.train.device}, "
+        f"{'bf16 autocast' if cfg.train.amp.enabled else 'float32'}"
+    )
+
+
+def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:
+    schedule = OptimizerSchedule(
+        optimizer, instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay), cfg.train.freeze_prototypes
+    )
+    writers = [
+        ConsoleWriter(cfg.train.max_iter),
+        JSONWriter(str(output / "metrics.json")),
+        TensorboardXWriter(str(output)),
+    ]
+    return [
+        hooks.IterationTimer(),
+        schedule,
+        PeriodicCheckpoint(output / LAST, model, optimizer, cfg.train.checkpointer.period),
+        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+    ]

@@ -1,0 +1,51 @@
+"""Schedules as pure functions of progress (fvcore's), and the hook that sets them on the optimizer."""
+
+import math
+
+from detectron2.engine import HookBase
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
+
+
+def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
+    """Square-root rule: `base_lr * sqrt(batch_size / reference)`, as in DINOv2."""
+    return base_lr * math.sqrt(batch_size / reference)
+
+
+def warmup_cosine(peak: float, final: float, warmup: float) -> ParamScheduler:
+    """Linear from 0 to `peak` in the first `warmup` share of training, then cosine to `final`."""
+    cosine = CosineParamScheduler(peak, final)
+    if warmup <= 0:
+        return cosine
+    return CompositeParamScheduler(
+        [LinearParamScheduler(0.0, peak), cosine],
+        lengths=[warmup, 1 - warmup],
+        interval_scaling=["rescaled", "rescaled"],
+    )
+
+
+class OptimizerSchedule(HookBase):
+    """Before each step, sets learning rate and weight decay of every parameter group from training's progress.
+
+    Args:
+        lr, weight_decay: functions of progress in [0, 1).
+        freeze_prototypes: share of training during which prototypes keep their values (one epoch in Table 6's recipe).
+    """
+
+    def __init__(self, optimizer, lr: ParamScheduler, weight_decay: ParamScheduler, freeze_prototypes: float = 0.0):
+        self.optimizer = optimizer
+        self.lr, self.weight_decay = lr, weight_decay
+        self.freeze_prototypes = freeze_prototypes
+
+    def before_step(self) -> None:
+        progress = self.trainer.iter / self.trainer.max_iter
+        lr, weight_decay = self.lr(progress), self.weight_decay(progress)
+        for group in self.optimizer.param_groups:
+            frozen = group["name"] == "prototypes" and progress < self.freeze_prototypes
+            group["lr"] = 0.0 if frozen else lr
+            group["weight_decay"] = weight_decay if group["decay"] else 0.0
+        self.trainer.storage.put_scalars(lr=lr, weight_decay=weight_decay, smoothing_hint=False)

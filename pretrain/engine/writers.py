@@ -1,0 +1,40 @@
+"""The console line of a pretraining run."""
+
+import datetime
+import logging
+
+import torch
+from detectron2.utils.events import EventWriter, get_event_storage
+
+
+class ConsoleWriter(EventWriter):
+    """Progress, ETA, loss and its parts, learning rate, images/s, and the share of time spent waiting for data."""
+
+    def __init__(self, max_iter: int, window: int = 50):
+        self.max_iter, self.window = max_iter, window
+        self.logger = logging.getLogger(__name__)
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        done = storage.iter + 1
+        if storage.iter >= self.max_iter or "time" not in storage.histories():
+            return  # after the last step, and before the first is timed
+
+        def smooth(name: str) -> float:
+            return storage.history(name).avg(min(self.window, storage.count_samples(name, self.window)))
+
+        step_time = smooth("time")
+        eta = datetime.timedelta(seconds=int(step_time * (self.max_iter - done)))
+        parts = ", ".join(
+            f"{name.removeprefix('loss_')} {smooth(name):.3f}"
+            for name in storage.histories()
+            if name.startswith("loss_")
+        )
+        line = (
+            f"step {done}/{self.max_iter}  eta {eta}  loss {smooth('total_loss'):.3f} ({parts})  "
+            f"lr {storage.history('lr').latest():.2e}  {smooth('images') / step_time:.1f} images/s  "
+            f"waiting for data {smooth('data_time') / step_time:.0%}"
+        )
+        if torch.cuda.is_available():
+            line += f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        self.logger.info(line)

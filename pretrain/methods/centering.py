@@ -1,0 +1,67 @@
+"""Two ways to keep a teacher from giving every token to the same prototype.
+
+Both end in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class SoftmaxCentering(nn.Module):
+    """Centre = running mean of the teacher's logits (DINO). A step sees the centre of the steps before it.
+
+    The mean of a linear map is the linear map of the mean: one mean token a step is all that is kept.
+    """
+
+    def __init__(self, num_prototypes: int, bottleneck_dim: int, momentum: float = 0.9):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("centre", torch.zeros(num_prototypes))
+        self.register_buffer("token_sum", torch.zeros(bottleneck_dim), persistent=False)
+        self.register_buffer("token_count", torch.zeros(()), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        """Teacher tokens (n, bottleneck) of this step -> the centre (K,) to subtract now."""
+        self.token_sum += tokens.sum(0)
+        self.token_count += len(tokens)
+        return self.centre
+
+    @torch.no_grad()
+    def update(self, prototypes: Tensor) -> None:
+        """After the step: move the centre towards the mean logits of the tokens seen since the last call."""
+        if self.token_count > 0:
+            mean_logits = prototypes @ (self.token_sum / self.token_count)
+            self.centre.lerp_(mean_logits.to(self.centre.dtype), 1 - self.momentum)
+        self.token_sum.zero_()
+        self.token_count.zero_()
+
+
+class SinkhornKnopp(nn.Module):
+    """Centre under which this step's tokens spread evenly over all prototypes (SwAV; DINOv2's other choice).
+
+    Sinkhorn-Knopp scales rows and columns of exp(logits / temp) in turn. The last row scaling is the softmax itself,
+    so what remains is one factor a prototype, c_k, and `centre_k = -temp * log c_k`. In the log domain, in blocks.
+    """
+
+    def __init__(self, iterations: int = 3, block_rows: int = 256):
+        super().__init__()
+        self.iterations = iterations
+        self.block_rows = block_rows
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        """Teacher tokens (n, bottleneck) -> centre (K,)"""
+        log_c = torch.zeros(len(prototypes), dtype=tokens.dtype, device=tokens.device)
+        for iteration in range(self.iterations):
+            column = torch.full_like(log_c, -torch.inf)
+            for block in tokens.split(self.block_rows):
+                scores = (block @ prototypes.T).to(log_c.dtype) / temperature
+                if iteration:  # rows first: what each token gives sums to one
+                    scores = scores - torch.logsumexp(scores + log_c, dim=1, keepdim=True)
+                column = torch.logaddexp(column, torch.logsumexp(scores, dim=0))
+            log_c = -column
+        return -temperature * log_c
+
+    def update(self, prototypes: Tensor) -> None:
+        """Nothing is kept between steps."""

@@ -1,0 +1,201 @@
+"""Self-distillation with a position field: CropField, and by switches DINOv2, iBOT and DINO."""
+
+from copy import deepcopy
+
+import torch
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import Tensor, nn
+
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.errors import UserError
+from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
+from pretrain.methods.ema import update_teacher
+from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+from pretrain.models.attention import pack
+from pretrain.models.heads import ProjectionHead
+from pretrain.models.vit import VisionTransformer
+
+
+class SelfDistillation(nn.Module):
+    """Student and teacher, and the losses of Eq. 6: `L_image + L_content + lambda L_KoLeo + L_pos`.
+
+    The switches lead from method to method: without `field_sampling` and `position_loss` this is DINOv2, without KoLeo
+    (`koleo_weight=0`) too it is iBOT, without any patch loss (`content_loss=False`) it is DINO.
+
+    Args:
+        trunk: the student's trunk, with a class token; the teacher is a copy of it.
+        momentum: the teacher's momentum over training, from 0 to 1 (Table 6: cosine, 0.992 -> 1).
+        max_iter: length of training in steps.
+        field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
+        content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
+        loss_on: "masked" patches only, or "all" patches of a masked crop (Eqs. 4 and 5 to the letter).
+        koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
+        centering: "softmax" or "sinkhorn".
+        num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
+        student_temp, teacher_temp, centre_momentum: 0.1, 0.04 (Table 6), 0.9; the first and last are DINOv2's.
+        block_rows: rows of logits that the losses hold at a time.
+    """
+
+    def __init__(
+        self,
+        trunk: VisionTransformer,
+        momentum: ParamScheduler,
+        max_iter: int,
+        field_sampling: bool = True,
+        content_loss: bool = True,
+        position_loss: bool = True,
+        loss_on: str = "masked",
+        koleo_weight: float = 1.0,
+        centering: str = "softmax",
+        num_prototypes: int = 65536,
+        head_hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.04,
+        centre_momentum: float = 0.9,
+        block_rows: int = 64,
+    ):
+        super().__init__()
+        if trunk.cls_token is None:
+            raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
+        if loss_on not in ("masked", "all"):
+            raise UserError(f"model.loss_on: {loss_on!r} is neither 'masked' nor 'all'")
+        if centering not in ("softmax", "sinkhorn"):
+            raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn'")
+        self.momentum, self.max_iter = momentum, max_iter
+        self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
+        self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
+
+        heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
+        self.student = nn.ModuleDict({"trunk": trunk})
+        self.centering = nn.ModuleDict()
+        for name in heads:
+            self.student[f"{name}_head"] = ProjectionHead(
+                trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim
+            )
+            self.centering[name] = (
+                SoftmaxCentering(num_prototypes, bottleneck_dim, centre_momentum)
+                if centering == "softmax"
+                else SinkhornKnopp()
+            )
+        self.teacher = deepcopy(self.student).requires_grad_(False).eval()
+        # e_MASK and e_POS: part of training, not of the trunk; zero at the start.
+        self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if content_loss else None
+        self.pos_mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if position_loss else None
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True):
+        """The teacher stays in eval mode: it never drops a path."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """One step's losses, weighted, to be summed.
+
+        Args:
+            batch: global crops uint8 (V*B, 3, S, S) view-major with boxes (V*B, 4) and content and position masks
+                (V*B, N); local crops (L*B, 3, s, s) with boxes. See `pretrain.data.batches`.
+            step: number of the step, from 0.
+        """
+        masks = self.selected_masks(batch)
+        num_images = len(batch["index"])
+        with torch.no_grad():
+            teacher_cls, teacher_patches = self.teacher_features(batch)
+        student_cls, student_patches = self.student_features(batch, masks)
+
+        losses = {"loss_image": self.image_loss(student_cls, teacher_cls, num_images)}
+        for name, mask in masks.items():
+            losses[f"loss_{name}"] = self.patch_loss(name, student_patches, teacher_patches, mask)
+        if self.koleo_weight:
+            if num_images < 2:
+                raise UserError("KoLeo spreads the images of a batch and needs at least two; raise the batch size")
+            views = student_cls[: len(teacher_cls)].split(num_images)
+            losses["loss_koleo"] = self.koleo_weight * sum(koleo_loss(view) for view in views)
+        return losses
+
+    def after_step(self, step: int) -> None:
+        """Centres and teacher follow the student; call after the optimizer's step."""
+        for name, centering in self.centering.items():
+            centering.update(self.teacher[f"{name}_head"].prototypes())
+        update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
+
+    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by sub-module: gradients are clipped for each on its own, as in DINOv2."""
+        groups = {name: list(module.parameters()) for name, module in self.student.items()}
+        groups["trunk"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
+        return groups
+
+    def describe(self) -> dict:
+        """What a checkpoint says of the model: the method's name and the trunk's shape."""
+        return {"method": type(self).__name__, "trunk": self.student["trunk"].shape}
+
+    def selected_masks(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The masks (V*B, N) that this variant predicts; a crop whose kind is switched off stays unmasked."""
+        masks = {"content": batch.get("content_masks"), "position": batch.get("position_masks")}
+        return {name: mask for name, mask in masks.items() if f"{name}_head" in self.student}
+
+    def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
+        content = trunk.embed_patches((crops.float() - self.image_mean) / self.image_std)
+        positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
+        if "content" in masks:
+            content = torch.where(masks["content"][..., None], self.mask_token.to(content.dtype), content)
+        if "position" in masks:
+            positions = torch.where(masks["position"][..., None], self.pos_mask_token, positions)
+        return trunk.with_class_token(content + positions)
+
+    def teacher_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Unmasked global crops -> class tokens (V*B, D), patch tokens (V*B, N, D)."""
+        trunk = self.teacher["trunk"]
+        tokens, layout = pack([self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})])
+        (features,) = layout.split(trunk.encode(tokens, layout))
+        return features[:, 0], features[:, 1:]
+
+    def student_features(self, batch: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """All crops as one packed sequence -> class tokens of all ((V+L)*B, D), patch tokens of globals (V*B, N, D)."""
+        trunk = self.student["trunk"]
+        groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masks)]
+        if "local_crops" in batch:
+            groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
+        tokens, layout = pack(groups)
+        features = layout.split(trunk.encode(tokens, layout))
+        return torch.cat([group[:, 0] for group in features]), features[0][:, 1:]
+
+    def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
+        """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
+        student = self.student["image_head"](student_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
+        with torch.no_grad():
+            teacher = self.teacher["image_head"](teacher_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
+        pairing = student.new_ones(student.shape[1], teacher.shape[1])
+        pairing.fill_diagonal_(0)  # the first V student crops are the teacher's own views
+        weights = student.new_full((num_images,), 1 / num_images)
+        return self.cross_entropy("image", student, teacher, pairing / pairing.sum(), weights)
+
+    def patch_loss(self, name: str, student_patches: Tensor, teacher_patches: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 4 or 5: mean over a crop's masked patches, summed over crops, divided by all global crops."""
+        if self.loss_on == "all":
+            mask = mask.any(1, keepdim=True).expand_as(mask)
+        weights = (mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
+        student = self.student[f"{name}_head"](student_patches[mask])[:, None]
+        with torch.no_grad():
+            teacher = self.teacher[f"{name}_head"](teacher_patches[mask])[:, None]
+        return self.cross_entropy(name, student, teacher, student.new_ones(1, 1), weights)
+
+    def cross_entropy(self, name: str, student: Tensor, teacher: Tensor, pairing: Tensor, weights: Tensor) -> Tensor:
+        """Centre the teacher's tokens (n, V, d) and compare them with the student's (n, S, d)."""
+        teacher_prototypes = self.teacher[f"{name}_head"].prototypes()
+        centre = self.centering[name](teacher.flatten(0, 1), teacher_prototypes, self.teacher_temp)
+        return prototype_cross_entropy(
+            student,
+            self.student[f"{name}_head"].prototypes(),
+            teacher,
+            teacher_prototypes,
+            centre,
+            pairing,
+            weights,
+            self.student_temp,
+            self.teacher_temp,
+            self.block_rows,
+        )

@@ -1,0 +1,24 @@
+import torch
+from fvcore.common.param_scheduler import ConstantParamScheduler
+
+from pretrain.engine.param_groups import param_groups
+from pretrain.methods.distillation import SelfDistillation
+from pretrain.models.vit import VisionTransformer
+
+
+def test_every_trained_parameter_is_in_the_group_that_dinov2_gives_it():
+    trunk = VisionTransformer(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=3)
+    method = SelfDistillation(trunk, ConstantParamScheduler(0.9), 1, num_prototypes=8, head_hidden_dim=8)
+    names = {id(p): name for name, p in method.named_parameters()}
+    groups = {g["name"]: {names[id(p)] for p in g["params"]} for g in param_groups(method)}
+    trained = [name for name, p in method.named_parameters() if p.requires_grad]
+    assert sorted(name for group in groups.values() for name in group) == sorted(trained)
+    prefix = "student.trunk."
+    assert {f"{prefix}pos_embed", f"{prefix}cls_token", "mask_token", "pos_mask_token"} < groups["decay"]
+    assert {f"{prefix}blocks.0.ls1.gamma", f"{prefix}norm.weight", f"{prefix}blocks.0.norm1.weight"} < groups[
+        "no_decay"
+    ]
+    assert f"{prefix}blocks.0.attn.qkv.weight" in groups["decay"]
+    assert f"{prefix}blocks.0.attn.qkv.bias" in groups["no_decay"]
+    assert groups["prototypes"] == {f"student.{h}_head.prototypes.weight" for h in ("image", "content", "position")}
+    assert torch.optim.AdamW(param_groups(method)).param_groups[0]["decay"]

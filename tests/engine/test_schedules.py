@@ -1,0 +1,39 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from pretrain.engine.schedules import OptimizerSchedule, scaled_lr, warmup_cosine
+
+
+def test_warmup_then_cosine():
+    lr = warmup_cosine(peak=2.0, final=0.5, warmup=0.1)
+    for progress in (0.0, 0.05, 0.0999):
+        assert lr(progress) == pytest.approx(2.0 * progress / 0.1)
+    for progress in (0.1, 0.4, 0.9):
+        expected = 0.5 + 0.5 * (2.0 - 0.5) * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+        assert lr(progress) == pytest.approx(expected)
+    assert lr(1 - 1e-9) == pytest.approx(0.5)
+    assert warmup_cosine(2.0, 0.5, warmup=0.0)(0.0) == 2.0
+
+
+def test_square_root_rule():
+    assert scaled_lr(2e-3, 1024) == pytest.approx(2e-3)
+    assert scaled_lr(2e-3, 512) == pytest.approx(2e-3 / math.sqrt(2))
+
+
+def test_hook_sets_every_group():
+    names = ("decay", "no_decay", "prototypes")
+    groups = [{"name": n, "decay": n != "no_decay", "params": [torch.nn.Parameter(torch.zeros(1))]} for n in names]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    hook = OptimizerSchedule(optimizer, lambda p: 1 + p, CosineParamScheduler(0.04, 0.4), freeze_prototypes=0.25)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=4, storage=SimpleNamespace(put_scalars=lambda **_: None))
+    seen = []
+    for hook.trainer.iter in range(4):
+        hook.before_step()
+        seen.append([(g["lr"], g["weight_decay"]) for g in optimizer.param_groups])
+    assert seen[0] == [(1.0, pytest.approx(0.04)), (1.0, 0.0), (0.0, pytest.approx(0.04))]  # prototypes frozen
+    assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25]
+    assert seen[2][0][1] == pytest.approx(0.22)  # half way from 0.04 to 0.4

@@ -1,0 +1,55 @@
+import torch
+
+from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
+
+
+def test_centre_is_the_running_mean_of_logits_and_lags_one_step():
+    torch.manual_seed(0)
+    prototypes = torch.randn(10, 4)
+    centering = SoftmaxCentering(10, 4, momentum=0.9)
+    expected = torch.zeros(10)
+    for _ in range(3):
+        tokens = torch.randn(7, 4)
+        torch.testing.assert_close(centering(tokens, prototypes, 0.04), expected)  # this step's tokens do not count yet
+        centering.update(prototypes)
+        expected = 0.9 * expected + 0.1 * (tokens @ prototypes.T).mean(0)
+    torch.testing.assert_close(centering.centre, expected)
+
+
+def test_tokens_of_accumulated_batches_count_once_each():
+    prototypes, tokens = torch.randn(10, 4), torch.randn(9, 4)
+    once, twice = SoftmaxCentering(10, 4), SoftmaxCentering(10, 4)
+    once(tokens, prototypes, 0.04)
+    twice(tokens[:2], prototypes, 0.04)
+    twice(tokens[2:], prototypes, 0.04)
+    once.update(prototypes)
+    twice.update(prototypes)
+    torch.testing.assert_close(once.centre, twice.centre)
+
+
+def test_a_step_without_tokens_leaves_the_centre():
+    centering = SoftmaxCentering(3, 2)
+    centering.centre.fill_(1.0)
+    centering(torch.zeros(0, 2), torch.randn(3, 2), 0.04)
+    centering.update(torch.randn(3, 2))
+    assert torch.equal(centering.centre, torch.ones(3))
+
+
+def sinkhorn_plain(logits, temperature, iterations=3):
+    """Alternate scaling of the matrix itself."""
+    q = torch.exp(logits / temperature)
+    for _ in range(iterations):
+        q = q / q.sum(0, keepdim=True)
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def test_softmax_with_the_sinkhorn_centre_is_sinkhorn_knopp():
+    torch.manual_seed(0)
+    tokens, prototypes = torch.randn(11, 4).double(), torch.randn(6, 4).double()
+    centre = SinkhornKnopp(block_rows=3)(tokens, prototypes, 0.5)
+    ours = torch.softmax((tokens @ prototypes.T - centre) / 0.5, dim=1)
+    torch.testing.assert_close(ours, sinkhorn_plain(tokens @ prototypes.T, 0.5))
+    many = SinkhornKnopp(iterations=200)(tokens, prototypes, 0.5)
+    even = torch.softmax((tokens @ prototypes.T - many) / 0.5, dim=1)
+    torch.testing.assert_close(even.sum(0), torch.full((6,), 11 / 6).double(), atol=1e-3, rtol=0)

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
+
+from pretrain.errors import UserError
+from pretrain.methods.distillation import SelfDistillation
+from pretrain.models.vit import VisionTransformer
+
+IMAGES, LOCALS, PATCHES = 4, 3, 16
+
+
+def make_method(**changes) -> SelfDistillation:
+    torch.manual_seed(0)
+    trunk = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=0.5)
+    options = dict(
+        momentum=CosineParamScheduler(0.9, 1.0), max_iter=10, num_prototypes=64, head_hidden_dim=32, bottleneck_dim=16
+    )
+    return SelfDistillation(trunk, **{**options, **changes})
+
+
+def make_batch(seed: int = 0) -> dict:
+    g = torch.Generator().manual_seed(seed)
+    content = torch.zeros(2 * IMAGES, PATCHES, dtype=torch.bool)
+    position = content.clone()
+    for crop in range(2 * IMAGES):
+        chosen = torch.randperm(PATCHES, generator=g)[: 3 + crop % 4]
+        (content if crop % 2 else position)[crop, chosen] = True
+    return dict(
+        global_crops=torch.randint(0, 256, (2 * IMAGES, 3, 32, 32), dtype=torch.uint8, generator=g),
+        local_crops=torch.randint(0, 256, (LOCALS * IMAGES, 3, 16, 16), dtype=torch.uint8, generator=g),
+        global_boxes=torch.rand(2 * IMAGES, 4, generator=g),
+        local_boxes=torch.rand(LOCALS * IMAGES, 4, generator=g),
+        content_masks=content,
+        position_masks=position,
+        index=torch.arange(IMAGES),
+    )
+
+
+def assignments(head, tokens, temperature):
+    return torch.softmax(head(tokens) @ head.prototypes().T / temperature, dim=-1)
+
+
+def test_losses_equal_equations_written_out():
+    """Eqs. 1, 4, 5 and 6 by loops over crops, pairs and patches; centres are still zero in the first step."""
+    method, batch = make_method(koleo_weight=0.5), make_batch()
+    with torch.no_grad():
+        losses = method(batch, 0)
+        t_cls, t_patch = method.teacher_features(batch)
+        s_cls, s_patch = method.student_features(batch, method.selected_masks(batch))
+        s, t = method.student, method.teacher
+        log_p = assignments(s["image_head"], s_cls, 0.1).log()
+        target = assignments(t["image_head"], t_cls, 0.04)
+        views = 2 + LOCALS
+        pairs = [
+            -(target[v * IMAGES + i] * log_p[c * IMAGES + i]).sum()
+            for i in range(IMAGES)
+            for c in range(views)
+            for v in range(2)
+            if c != v
+        ]
+        assert len(pairs) == IMAGES * (2 + 2 * LOCALS)
+        torch.testing.assert_close(losses["loss_image"], torch.stack(pairs).mean(), atol=1e-4, rtol=1e-4)
+        for name in ("content", "position"):
+            log_p = assignments(s[f"{name}_head"], s_patch, 0.1).log()
+            target = assignments(t[f"{name}_head"], t_patch, 0.04)
+            per_patch = -(target * log_p).sum(-1)
+            crops = [per_patch[c][m].mean() for c, m in enumerate(batch[f"{name}_masks"]) if m.any()]
+            torch.testing.assert_close(losses[f"loss_{name}"], sum(crops) / (2 * IMAGES), atol=1e-4, rtol=1e-4)
+
+
+def test_each_variant_has_its_terms():
+    keys = {
+        "CropField": ({}, {"loss_image", "loss_content", "loss_position", "loss_koleo"}),
+        "DINOv2": (dict(field_sampling=False, position_loss=False), {"loss_image", "loss_content", "loss_koleo"}),
+        "iBOT": (dict(field_sampling=False, position_loss=False, koleo_weight=0), {"loss_image", "loss_content"}),
+        "DINO": (dict(position_loss=False, content_loss=False, koleo_weight=0), {"loss_image"}),
+    }
+    for switches, expected in keys.values():
+        assert make_method(**switches)(make_batch(), 0).keys() == expected
+
+
+def test_without_field_sampling_every_crop_reads_the_whole_field():
+    method, batch = make_method(field_sampling=False, position_loss=False), make_batch()
+    before = method(batch, 0)
+    batch["global_boxes"] = torch.rand_like(batch["global_boxes"])
+    after = method(batch, 0)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trunk, crops = method.student["trunk"], batch["local_crops"]
+    pixels = (crops.float() - method.image_mean) / method.image_std
+    expected = trunk.embed_patches(pixels) + trunk.sample_positions(None, (2, 2))
+    torch.testing.assert_close(method.embed(trunk, crops, batch["local_boxes"], {})[:, 1:], expected)
+
+
+def test_masking_replaces_content_or_position_and_nothing_else():
+    method, batch = make_method(), make_batch()
+    with torch.no_grad():
+        method.mask_token.fill_(0.3)
+        method.pos_mask_token.fill_(0.7)
+        trunk, crops, boxes = method.student["trunk"], batch["global_crops"], batch["global_boxes"]
+        content = trunk.embed_patches((crops.float() - method.image_mean) / method.image_std)
+        positions = trunk.sample_positions(boxes, (4, 4))
+        tokens = method.embed(trunk, crops, boxes, method.selected_masks(batch))[:, 1:]
+    c, p = batch["content_masks"], batch["position_masks"]
+    torch.testing.assert_close(tokens[c], 0.3 + positions[c])
+    torch.testing.assert_close(tokens[p], content[p] + 0.7)
+    torch.testing.assert_close(tokens[~(c | p)], (content + positions)[~(c | p)])
+
+
+def test_gradient_reaches_everything_trained_and_nothing_of_the_teacher():
+    method = make_method().train()
+    sum(method(make_batch(), 0).values()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters() if p.requires_grad)
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
+    assert not any(module.training for module in method.teacher.modules())
+    trained = {id(p) for p in method.parameters() if p.requires_grad}
+    clipped = [id(p) for group in method.clip_groups().values() for p in group]
+    assert sorted(clipped) == sorted(trained)  # each trained parameter is clipped exactly once
+
+
+def test_teacher_follows_the_ema_exactly_and_reaches_momentum_one():
+    method = make_method(momentum=ConstantParamScheduler(0.75))
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(1.0)
+    before = [p.clone() for p in method.teacher.parameters()]
+    method.after_step(0)
+    for old, new, student in zip(before, method.teacher.parameters(), method.student.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * student, atol=1e-6, rtol=1e-6)
+    schedule = make_method().momentum
+    assert schedule(0.0) == pytest.approx(0.9) and schedule(1.0) == pytest.approx(1.0)
+
+
+def test_loss_on_all_counts_every_patch_of_a_masked_crop():
+    method, batch = make_method(loss_on="all"), make_batch()
+    full = dict(batch, content_masks=batch["content_masks"].any(1, keepdim=True).expand(-1, PATCHES))
+    masked_inputs = method.selected_masks(batch)
+    with torch.no_grad():
+        _, t_patch = method.teacher_features(batch)
+        _, s_patch = method.student_features(batch, masked_inputs)
+        everywhere = method.patch_loss("content", s_patch, t_patch, batch["content_masks"])
+        expected = make_method().patch_loss("content", s_patch, t_patch, full["content_masks"])
+    torch.testing.assert_close(everywhere, expected)
+
+
+def test_bad_settings_are_refused_with_a_sentence():
+    with pytest.raises(UserError, match="neither 'masked' nor 'all'"):
+        make_method(loss_on="some")
+    with pytest.raises(UserError, match="neither 'softmax' nor 'sinkhorn'"):
+        make_method(centering="mean")
+    one_image = make_batch()
+    for name, value in one_image.items():
+        one_image[name] = value[: len(value) // IMAGES]
+    with pytest.raises(UserError, match="KoLeo"):
+        make_method()(one_image, 0)
+
+
+def test_sinkhorn_variant_trains():
+    losses = make_method(centering="sinkhorn")(make_batch(), 0)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())

@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+
+DOUBLE = torch.float64
+
+
+def inputs(groups, per_group, views, dim=8, prototypes=20):
+    torch.manual_seed(0)
+    return dict(
+        student=torch.randn(groups, per_group, dim, dtype=DOUBLE, requires_grad=True),
+        student_prototypes=torch.randn(prototypes, dim, dtype=DOUBLE, requires_grad=True),
+        teacher=torch.randn(groups, views, dim, dtype=DOUBLE),
+        teacher_prototypes=torch.randn(prototypes, dim, dtype=DOUBLE),
+        centre=torch.randn(prototypes, dtype=DOUBLE),
+        pairing=torch.rand(per_group, views, dtype=DOUBLE),
+        weights=torch.rand(groups, dtype=DOUBLE),
+    )
+
+
+def plain(student, student_prototypes, teacher, teacher_prototypes, centre, pairing, weights):
+    """The formula with full logits."""
+    targets = torch.softmax((teacher @ teacher_prototypes.T - centre) / 0.04, dim=-1)
+    log_p = torch.log_softmax(student @ student_prototypes.T / 0.1, dim=-1)
+    pairs = -torch.einsum("nvk,nsk->nsv", targets, log_p)
+    return (pairs * pairing * weights[:, None, None]).sum()
+
+
+@pytest.mark.parametrize("groups,per_group,views", [(7, 10, 2), (13, 1, 1)])
+@pytest.mark.parametrize("block_rows", [1, 5, 1000])
+def test_blocks_equal_full_logits_in_value_and_gradient(groups, per_group, views, block_rows):
+    args = inputs(groups, per_group, views)
+    ours = prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04, block_rows=block_rows)
+    expected = plain(**args)
+    torch.testing.assert_close(ours, expected)
+    wanted = (args["student"], args["student_prototypes"])
+    for a, b in zip(torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * expected, wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_gradient_reaches_the_teacher():
+    args = inputs(4, 1, 1)
+    for name in ("teacher", "teacher_prototypes", "centre"):
+        args[name].requires_grad_()
+    prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04).backward()
+    assert all(args[name].grad is None for name in ("teacher", "teacher_prototypes", "centre"))
+    assert args["student"].grad.abs().sum() > 0
+
+
+def test_no_masked_token_at_all_is_a_loss_of_zero():
+    args = inputs(0, 1, 1)
+    loss = prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04)
+    loss.backward()
+    assert loss == 0 and not args["student_prototypes"].grad.any()
+
+
+def test_loss_is_softmaxed_in_float32_under_autocast():
+    args = {name: value.detach().float() for name, value in inputs(9, 2, 2).items()}
+    full = prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04)
+    assert half.dtype == torch.float32
+    assert 0 < abs(half - full) / full < 0.02  # bf16 products were used, and no worse than bf16 is
+
+
+def test_koleo_equals_its_formula_and_pushes_neighbours_apart():
+    torch.manual_seed(0)
+    tokens = torch.randn(6, 4, dtype=DOUBLE, requires_grad=True)
+    points = torch.nn.functional.normalize(tokens, dim=1)
+    total = 0.0
+    for i in range(6):
+        total -= math.log(min((points[i] - points[j]).norm().item() for j in range(6) if j != i))
+    loss = koleo_loss(tokens)
+    assert loss.item() == pytest.approx(total / 6, abs=1e-6)
+    loss.backward()
+    moved = (tokens - 0.01 * tokens.grad).detach()
+    assert koleo_loss(moved) < loss
+
+
+def test_koleo_is_float32_under_autocast():
+    tokens = torch.randn(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = koleo_loss(tokens)
+    torch.testing.assert_close(half, koleo_loss(tokens))

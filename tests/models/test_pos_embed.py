@@ -1,0 +1,65 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.models.pos_embed import interpolation_matrix, sample_pos_embed
+
+FIELD = torch.randn(1, 50 * 50, 8, generator=torch.Generator().manual_seed(0))
+WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (50, 50), (64, 64), (32, 48)])
+def test_whole_box_is_bicubic_interpolation(grid):
+    image = FIELD.view(1, 50, 50, 8).permute(0, 3, 1, 2)
+    expected = F.interpolate(image, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(sample_pos_embed(FIELD, WHOLE, grid), expected, atol=1e-4, rtol=0)
+
+
+def test_flipped_box_is_the_mirrored_embedding():
+    box = torch.tensor([[0.1, 0.2, 0.7, 0.5]])
+    mirrored = sample_pos_embed(FIELD, box[:, [2, 1, 0, 3]], (5, 7)).view(5, 7, 8)
+    straight = sample_pos_embed(FIELD, box, (5, 7)).view(5, 7, 8)
+    torch.testing.assert_close(mirrored, straight.flip(1), atol=1e-4, rtol=0)
+
+
+def test_same_place_same_position_whatever_the_crop():
+    """A 2x2 crop inside a 4x4 crop, with patches of equal size: their patch centres coincide."""
+    outer = sample_pos_embed(FIELD, torch.tensor([[0.2, 0.3, 0.6, 0.7]]), (4, 4)).view(4, 4, 8)
+    inner = sample_pos_embed(FIELD, torch.tensor([[0.3, 0.4, 0.5, 0.6]]), (2, 2)).view(2, 2, 8)
+    torch.testing.assert_close(inner, outer[1:3, 1:3], atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_are_sampled_independently_and_field_need_not_be_square():
+    field = torch.randn(1, 6, 9, 4)
+    boxes = torch.rand(5, 4)
+    together = sample_pos_embed(field, boxes, (3, 2))
+    alone = torch.cat([sample_pos_embed(field, box[None], (3, 2)) for box in boxes])
+    torch.testing.assert_close(together, alone)
+    with pytest.raises(ValueError, match="54 positions is not square"):
+        sample_pos_embed(field.flatten(1, 2), boxes, (3, 2))
+
+
+def test_equals_grid_sample_inside_the_field():
+    """Far enough from the border that no clamping takes part, torch's grid_sample is an independent reference."""
+    box = torch.tensor([[0.15, 0.25, 0.8, 0.6]])
+    ys = 0.25 + (torch.arange(4) + 0.5) / 4 * (0.6 - 0.25)
+    xs = 0.15 + (torch.arange(6) + 0.5) / 6 * (0.8 - 0.15)
+    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)[None] * 2 - 1
+    image = FIELD.view(1, 50, 50, 8).permute(0, 3, 1, 2)
+    expected = F.grid_sample(image, points, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(sample_pos_embed(FIELD, box, (4, 6)), expected, atol=1e-4, rtol=0)
+
+
+def test_weights_sum_to_one_even_at_and_beyond_the_border():
+    weights = interpolation_matrix(torch.tensor([-0.2, 0.0]), torch.tensor([0.3, 1.0]), 9, 7)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 9))
+
+
+def test_gradient_reaches_the_field_and_stays_float32_under_autocast():
+    field = FIELD.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        samples = sample_pos_embed(field, WHOLE, (5, 5))
+    assert samples.dtype == torch.float32
+    torch.testing.assert_close(samples, sample_pos_embed(FIELD, WHOLE, (5, 5)))
+    samples.sum().backward()
+    torch.testing.assert_close(field.grad.sum(), torch.tensor(5.0 * 5 * 8))  # weights sum to one

@@ -1,0 +1,90 @@
+import pytest
+import timm
+import torch
+
+from pretrain.models.attention import pack
+from pretrain.models.vit import Block, VisionTransformer
+
+SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=6, layer_scale=0.5)
+
+
+def randomized(**changes) -> VisionTransformer:
+    """A small trunk whose every parameter matters: biases, norms and gammas random too."""
+    torch.manual_seed(0)
+    trunk = VisionTransformer(**{**SMALL, **changes})
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return trunk
+
+
+def test_state_dict_and_features_are_timms():
+    ours = randomized(field_size=4).eval()
+    theirs = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=0, init_values=1.0,
+        no_embed_class=True, global_pool="",
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        cls, patches = ours(images)
+        expected = theirs.forward_features(images)
+    torch.testing.assert_close(torch.cat([cls[:, None], patches], 1), expected, atol=1e-4, rtol=0)
+
+
+def test_packed_forward_equals_crop_by_crop():
+    trunk = randomized().eval()
+    crops = [torch.randn(2, 3, 48, 48), torch.randn(5, 3, 24, 24)]
+    boxes = [torch.rand(2, 4), torch.rand(5, 4)]
+
+    def embed(images, box):
+        return trunk.with_class_token(trunk.embed_patches(images) + trunk.sample_positions(box, trunk.grid(images)))
+
+    tokens, layout = pack([embed(c, b) for c, b in zip(crops, boxes, strict=True)])
+    with torch.no_grad():
+        groups = layout.split(trunk.encode(tokens, layout))
+        for images, box, features in zip(crops, boxes, groups, strict=True):
+            for i in range(len(images)):
+                cls, patches = trunk(images[i : i + 1], box[i : i + 1])
+                torch.testing.assert_close(features[i, :1], cls, atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(features[i, 1:], patches[0], atol=1e-5, rtol=1e-4)
+
+
+def test_drop_path_is_drawn_per_crop_and_equals_crop_by_crop(monkeypatch):
+    block = Block(16, 2, 4.0, drop_path=0.5, layer_scale=1.0)
+    crops = [torch.randn(3, 5, 16), torch.randn(4, 2, 16)]
+    draws = torch.rand(2, 7, 1)  # attention and MLP branch of each of the seven crops
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: queue.pop(0))
+    tokens, layout = pack(crops)
+    queue = list(draws)
+    packed = layout.split(block(tokens, layout))
+    for offset, group, result in ((0, crops[0], packed[0]), (3, crops[1], packed[1])):
+        for i in range(len(group)):
+            queue = [draw[offset + i : offset + i + 1] for draw in draws]
+            one, own = pack([group[i : i + 1]])
+            torch.testing.assert_close(block(one, own), result[i], atol=1e-5, rtol=1e-4)
+    kept = draws < 0.5
+    both_dropped = [i for i in range(7) if not kept[:, i].any()]
+    flat = [*packed[0], *packed[1]]
+    inputs = [*crops[0], *crops[1]]
+    for i in both_dropped:
+        torch.testing.assert_close(flat[i], inputs[i])
+
+
+def test_drop_path_keeps_the_expectation():
+    block = Block(4, 1, 4.0, drop_path=0.3, layer_scale=None)
+    _, layout = pack([torch.zeros(20000, 1, 4)])
+    dropped = block.drop(torch.ones(20000, 4), layout)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert torch.equal(block.eval().drop(torch.ones(20000, 4), layout), torch.ones(20000, 4))
+
+
+def test_drop_path_grows_linearly_with_depth():
+    rates = [block.drop_path for block in VisionTransformer(**SMALL, drop_path_rate=0.1).blocks]
+    assert rates == pytest.approx([0.0, 0.05, 0.1])
+
+
+def test_an_image_that_does_not_divide_into_patches_is_refused():
+    with pytest.raises(ValueError, match="30x32 does not divide into patches of 8"):
+        VisionTransformer(**SMALL)(torch.zeros(1, 3, 30, 32))

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Compose a COCO-format dataset: cut-outs placed on photographs, with exact boxes and masks.
+
+    python tools/compose_coco.py --output outputs/scenes --train 1000 --val 200
+    python tools/compose_coco.py --output outputs/mine --cutouts my/cutouts --photos my/photos --preset hard
+
+With neither --cutouts nor --photos it uses what installed packages ship, and downloads nothing. Masks are run
+lengths, exact with holes and occlusion, so Detectron2 needs `INPUT.MASK_FORMAT = "bitmask"` (yaml) or
+`instance_mask_format="bitmask"` (LazyConfig's mapper).
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.data.compose.dataset import Plan
+from pretrain.data.compose.scene import Layout
+from pretrain.data.compose.write import compose_dataset
+from pretrain.errors import UserError, run_main
+
+# easy: small pictures, few objects, all seen in training. hard: clutter, and other objects in validation.
+PRESETS = {
+    "easy": dict(
+        size=128, classes=6, objects=(1, 4), scale=(0.25, 0.55), rotation=15.0, occlusion=0.25, unseen=False
+    ),
+    "hard": dict(
+        size=256, classes=8, objects=(2, 8), scale=(0.1, 0.5), rotation=30.0, occlusion=0.5, unseen=True
+    ),
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options, with the preset's values where none were given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder to write: annotations/, train/, val/, unlabeled/")
+    add(
+        "--cutouts",
+        type=Path,
+        metavar="DIR",
+        help="RGBA files, a sub-folder for each category (default: pictographs)",
+    )
+    add(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="photographs, any sub-folders (default: those that packages ship)",
+    )
+    add("--train", type=int, default=1000, metavar="N", help="training images (default: 1000)")
+    add("--val", type=int, default=200, metavar="N", help="validation images (default: 200)")
+    add(
+        "--unlabeled",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further images as in training, without annotations",
+    )
+    add("--preset", choices=PRESETS, default="easy", help="values for the options below (default: easy)")
+    add("--size", type=int, metavar="PX", help="side of the square images")
+    add(
+        "--objects", type=int, nargs=2, metavar=("LO", "HI"), help="objects in an image, where they find room"
+    )
+    add(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="longer side of an object relative to the image",
+    )
+    add("--occlusion", type=float, metavar="SHARE", help="greatest hidden share of an object, 0 to 0.9")
+    add("--rotation", type=float, metavar="DEG", help="greatest rotation, either way")
+    add("--classes", type=int, metavar="K", help="categories, the first K (default with --cutouts: all)")
+    add(
+        "--unseen",
+        action=argparse.BooleanOptionalAction,
+        help="validation has objects and photographs of its own",
+    )
+    add("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    add("--overwrite", action="store_true", help="replace a dataset that an earlier call wrote")
+    options = parser.parse_args(arguments)
+    for name, value in PRESETS[options.preset].items():
+        if getattr(options, name) is None and not (name == "classes" and options.cutouts):
+            setattr(options, name, value)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError on a value out of range."""
+    (few, many), (small, large) = options.objects, options.scale
+    wrong = {
+        "--train and --val: at least 1 image each": min(options.train, options.val) < 1,
+        "--unlabeled: not below 0": options.unlabeled < 0,
+        "--size: from 32 to 4096 pixels": not 32 <= options.size <= 4096,
+        "--objects: two numbers, 1 <= LO <= HI": not 1 <= few <= many,
+        "--scale: two numbers, 0 < LO <= HI <= 1": not 0 < small <= large <= 1,
+        "--occlusion: from 0 to 0.9": not 0 <= options.occlusion <= 0.9,
+        "--rotation: from 0 to 180 degrees": not 0 <= options.rotation <= 180,
+        "--classes: at least 1": options.classes is not None and options.classes < 1,
+        "--seed: not below 0": options.seed < 0,
+    }
+    for rule, broken in wrong.items():
+        if broken:
+            raise UserError(f"{rule}; got another value.")
+
+
+def main() -> None:
+    options = parse_arguments()
+    check(options)
+    layout = Layout(
+        options.size, tuple(options.objects), tuple(options.scale), options.rotation, options.occlusion
+    )
+    plan = Plan(
+        train=options.train,
+        val=options.val,
+        unlabeled=options.unlabeled,
+        layout=layout,
+        classes=options.classes,
+        unseen=options.unseen,
+        seed=options.seed,
+        cutouts=options.cutouts,
+        photographs=options.photos,
+    )
+    compose_dataset(plan, options.output, options.overwrite)
+
+
+if __name__ == "__main__":
+    run_main(main)
