@@ -173,6 +173,4 @@ def _check_range(name: str, bounds: tuple[float, float], top: float) -> None:
     low, high = bounds
     if not 0 < low <= high <= top:
         limit = f", at most {top:g}" if np.isfinite(top) else ""
-        raise UserError(
-            f"{name} {tuple(bounds)} is not a range: give two positive numbers, the smaller first{limit}"
-        )
+        raise UserError(f"{name} {tuple(bounds)} is not a range: give two positive numbers, the smaller first{limit}")

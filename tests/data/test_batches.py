@@ -72,10 +72,7 @@ def test_order_is_view_major():
     batch = next(CropLoader(source, crops, CropMasks((4, 4)), 2).batches())
     assert batch["global_crops"][:, 0, 0, 0].tolist() == [10, 10, 20, 20]
     # t_s is one scale and shift per image: crops i, i + b, i + 2b... belong together.
-    sizes = [
-        (boxes[:, 3] - boxes[:, 1]).reshape(-1, 2)
-        for boxes in (batch["local_boxes"], batch["local_image_boxes"])
-    ]
+    sizes = [(boxes[:, 3] - boxes[:, 1]).reshape(-1, 2) for boxes in (batch["local_boxes"], batch["local_image_boxes"])]
     factors = sizes[0] / sizes[1]
     torch.testing.assert_close(factors, factors[:1].expand_as(factors))
     assert abs(factors[0, 0] - factors[0, 1]) > 1e-3
@@ -90,9 +87,7 @@ def test_workers_change_nothing():
 
 def test_ranks_share_the_batch_of_one_process():
     whole = loader(Pictures(7, broken=[2]), batch_size=4)
-    for whole_batch, *parts in islice(
-        zip(*(whole.batches(2, *r) for r in ((0, 1), (0, 2), (1, 2))), strict=True), 3
-    ):
+    for whole_batch, *parts in islice(zip(*(whole.batches(2, *r) for r in ((0, 1), (0, 2), (1, 2))), strict=True), 3):
         for key, value in whole_batch.items():
             if key == "skipped":
                 assert value == parts[0][key] + parts[1][key]

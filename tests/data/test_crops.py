@@ -149,9 +149,7 @@ def test_a_crops_box_is_where_its_pixels_come_from(flip):
     crops = MultiCrop(64, num_local=8, local_size=32, flip=flip, photometric=PLAIN)
     sample = crops(ramps(375, 500), np.random.default_rng(0))
     for kind in ("global", "local"):
-        for crop, (x0, y0, x1, y1) in zip(
-            sample[f"{kind}_crops"], sample[f"{kind}_image_boxes"], strict=True
-        ):
+        for crop, (x0, y0, x1, y1) in zip(sample[f"{kind}_crops"], sample[f"{kind}_image_boxes"], strict=True):
             assert (x0 > x1) == bool(flip)
             centres = (np.arange(crop.shape[-1]) + 0.5) / crop.shape[-1]
             expected_x = 255 * (x0 + centres * (x1 - x0))

@@ -51,9 +51,7 @@ def test_a_small_cross_has_even_arms_around_its_centre():
         mask = cross_mask((14, 14), 9, np.random.default_rng(seed))
         rows, columns = mask.sum(axis=1), mask.sum(axis=0)
         row, column = rows.argmax(), columns.argmax()
-        assert (
-            mask[row, column] and rows[row] + columns[column] == 10
-        )  # nothing outside one row and one column
+        assert mask[row, column] and rows[row] + columns[column] == 10  # nothing outside one row and one column
         reach = [abs(y - row) + abs(x - column) for y, x in zip(*np.nonzero(mask), strict=True)]
         if 2 <= row < 12 and 2 <= column < 12:
             assert max(reach) == 2
