@@ -6,7 +6,7 @@ The paper's recipe with the sizes scaled down, a shorter and hotter schedule, an
 1e-5 needs far more steps than there are here.
 """
 
-from ..common.distillation import dataloader, lr_multiplier, model, train, weight_decay
+from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.trunk.update(
     patch_size=8, embed_dim=192, depth=6, num_heads=3, field_size=16, drop_path_rate=0.0, layer_scale=0.1

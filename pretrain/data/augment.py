@@ -38,9 +38,7 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by `shift` in [-0.5, 0.5] of a full circle."""
-    hsv = cv2.cvtColor(
-        image, cv2.COLOR_RGB2HSV_FULL
-    )  # "full": the circle is 256 levels, so uint8 wraps rightly
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # "full": the circle is 256 levels, so uint8 wraps rightly
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 

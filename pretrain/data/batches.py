@@ -102,9 +102,7 @@ class BatchDataset(Dataset):
             else:
                 sample = self.crops(image, random_stream(self.seed, CROPS, position))
                 return sample | {"index": np.int64(index)}
-        raise UserError(
-            f"no readable image in {1 + MAX_TRIES} tries: {_summary(skipped)}. Mend or remove the files"
-        )
+        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {_summary(skipped)}. Mend or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict[str, torch.Tensor]:
         """The plan is made for all ranks; each crop's mask has its own random numbers."""
@@ -179,9 +177,7 @@ class CropLoader:
             )
         if any(crops.global_size % side for side in masks.grid):
             grid = f"{masks.grid[0]} x {masks.grid[1]}"
-            raise UserError(
-                f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches"
-            )
+            raise UserError(f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches")
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
         self.num_workers, self.max_broken, self.pin_memory = num_workers, max_broken, pin_memory
 
@@ -203,9 +199,7 @@ class CropLoader:
         that is not about the user's input is raised with its traceback.
         """
         if self.batch_size % world_size:
-            raise UserError(
-                f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one"
-            )
+            raise UserError(f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one")
         if not 0 <= rank < world_size or start_step < 0:
             raise ValueError(f"start_step {start_step}, rank {rank} of {world_size}")
         return self._stream((step, rank, world_size) for step in itertools.count(start_step))

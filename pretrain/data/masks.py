@@ -101,9 +101,7 @@ class CropMasks:
             if name not in MASKS:
                 raise UserError(f"mask {name!r} is unknown: use one of {', '.join(MASKS)}")
         if grid[0] * grid[1] < 2:
-            raise UserError(
-                f"a grid of {grid[0]} x {grid[1]} patches cannot be masked in part: use larger crops"
-            )
+            raise UserError(f"a grid of {grid[0]} x {grid[1]} patches cannot be masked in part: use larger crops")
         self.grid, self.ratio = tuple(grid), tuple(ratio)
         self.content_share, self.position_share = content_share, position_share
         self.samplers = {CONTENT: MASKS[content_mask], POSITION: MASKS[position_mask]}

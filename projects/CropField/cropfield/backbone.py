@@ -1,7 +1,5 @@
 """CropField's trunk as a Detectron2 backbone, and the simple feature pyramid over it."""
 
-from contextlib import nullcontext
-
 import torch
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
@@ -21,8 +19,6 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: name of the one output.
         final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
-        bfloat16: run the blocks in bfloat16 autocast wherever the model is; the output is float32. Pays on CPUs with
-            AMX or AVX512-BF16. On GPUs `train.amp` does this for the whole model.
         square_pad: pad images to squares of so many pixels; 0 pads to multiples of the patch.
         trunk: the other arguments of `VisionTransformer`.
     """
@@ -34,13 +30,11 @@ class CropFieldViT(VisionTransformer, Backbone):
         final_norm: bool = False,
         class_token: bool = False,
         activation_checkpointing: bool = False,
-        bfloat16: bool = False,
         square_pad: int = 0,
         **trunk,
     ):
         super().__init__(final_norm=final_norm, class_token=class_token, **trunk)
         self.activation_checkpointing = activation_checkpointing
-        self.bfloat16 = bfloat16
         self.square_pad = square_pad
         self._out_features = [out_feature]
         self._out_feature_channels = {out_feature: self.embed_dim}
@@ -55,15 +49,13 @@ class CropFieldViT(VisionTransformer, Backbone):
         return {"size_divisibility": self.patch_size, "square_size": self.square_pad}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}, float32 when `bfloat16` is set."""
+        """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}."""
         grid = self.grid(images)
-        with self._precision(images.device.type):
-            patches = self.embed_patches(images) + self.sample_positions(None, grid)
-            packed, layout = pack([self.with_class_token(patches)])
-            (tokens,) = layout.split(self.encode(packed, layout))
+        patches = self.embed_patches(images) + self.sample_positions(None, grid)
+        packed, layout = pack([self.with_class_token(patches)])
+        (tokens,) = layout.split(self.encode(packed, layout))
         patches = tokens if self.cls_token is None else tokens[:, 1:]
-        features = patches.transpose(1, 2).unflatten(2, grid)
-        return {self._out_features[0]: features.float() if self.bfloat16 else features}
+        return {self._out_features[0]: patches.transpose(1, 2).unflatten(2, grid)}
 
     def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
         """Packed tokens (T, D) -> (T, D). The loop is checkpointed, not the modules, so no key changes its name."""
@@ -72,10 +64,6 @@ class CropFieldViT(VisionTransformer, Backbone):
         for block in self.blocks:
             tokens = checkpoint(block, tokens, layout, use_reentrant=False)
         return self.norm(tokens)
-
-    def _precision(self, device_type: str):
-        """bfloat16 autocast, or whatever the caller has set."""
-        return torch.autocast(device_type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
 class CropFieldFeaturePyramid(SimpleFeaturePyramid):
