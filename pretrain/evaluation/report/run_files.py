@@ -9,7 +9,15 @@ import yaml
 
 from pretrain.errors import UserError
 
-RUNS = {"pretrained": "detect_pretrained", "scratch": "detect_scratch"}
+# Where a detector's files are: the first of these folders that exists.
+RUNS = {"pretrained": ("detect_pretrained", "detect"), "scratch": ("detect_scratch",)}
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Reads what is plain in a YAML file; Python objects, which Detectron2 writes into configs, become None."""
+
+
+PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, tag, node: None)
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ def read_run(folder: Path) -> RunFiles:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the output folder of a run, such as outputs/demo")
-    parts = {"pretrain": folder / "pretrain"} | {run: folder / name for run, name in RUNS.items()}
+    parts = {"pretrain": folder / "pretrain"}
+    for run, names in RUNS.items():
+        parts[run] = next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
     settings = {part: read_yaml(path / "config.yaml") for part, path in parts.items()}
     metrics = {part: read_metrics(path / "metrics.json") for part, path in parts.items()}
     results = {run: read_json(parts[run] / "result.json") for run in RUNS}
@@ -57,9 +67,9 @@ def read_json(path: Path):
 
 
 def read_yaml(path: Path):
-    """A plain YAML file's content, or None; tags that would make Python objects are not followed."""
+    """A YAML file's plain content, or None. Nothing in it is run."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return None
 

@@ -36,7 +36,7 @@ td.best { font-weight: 700; color: var(--good); }
 td.gap { color: var(--soft); }
 .bar { display: block; height: .7rem; min-width: 2px; background: var(--c1); border-radius: 2px; }
 .tables { display: flex; flex-wrap: wrap; gap: 0 3rem; }
-td.bars { width: 100%; min-width: 7rem; }
+td.bars { width: 100%; min-width: 3rem; padding-right: 0; }
 figure { margin: 1rem 0; }
 figcaption { font-size: .92rem; color: var(--soft); max-width: 46rem; margin-top: .45rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
