@@ -182,7 +182,7 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker after the last scan? OpenCV would fill what is missing with grey, unsaid."""
+    """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
