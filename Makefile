@@ -57,7 +57,8 @@ $(UV):
 $(INSTALLED): requirements/base.txt requirements/detectron2.txt setup.py | $(UV)
 	@rm -f $(INSTALLED)
 	@test ! -e $(BUSY) || echo "The last installation did not finish: installing everything anew."
-	anew=$$(test ! -e $(BUSY) || echo --reinstall); touch $(BUSY); set -e; \
+	@echo "Installing the pinned packages into $(VENV) ..."
+	@anew=$$(test ! -e $(BUSY) || echo --reinstall); touch $(BUSY); set -e; \
 	$(UV) pip install --python $(PY) $$anew --require-hashes -r requirements/base.txt; \
 	site=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	$(OWN_DETECTRON2) 2>/dev/null || $(UV) pip install --python-version 3.10 --target "$$site" $$anew --no-deps \
