@@ -41,8 +41,8 @@ lock: $(UV)  ## renew requirements/base.txt from base.in; ARGS=--upgrade for new
 	$(UV) pip compile --python $(PY) --generate-hashes --custom-compile-command "make lock" $(ARGS) \
 		--quiet --output-file requirements/base.txt requirements/base.in
 
-clean:  ## remove the environment, outputs and caches
-	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache
+clean:  ## remove the environment and caches; outputs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
