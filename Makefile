@@ -41,8 +41,8 @@ lock: $(UV)  ## renew requirements/base.txt from base.in; ARGS=--upgrade for new
 	$(UV) pip compile --python $(PY) --generate-hashes --custom-compile-command "make lock" $(ARGS) \
 		--quiet --output-file requirements/base.txt requirements/base.in
 
-clean:  ## remove the environment, outputs and caches
-	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache
+clean:  ## remove the environment and caches; outputs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
@@ -57,7 +57,8 @@ $(UV):
 $(INSTALLED): requirements/base.txt requirements/detectron2.txt setup.py | $(UV)
 	@rm -f $(INSTALLED)
 	@test ! -e $(BUSY) || echo "The last installation did not finish: installing everything anew."
-	anew=$$(test ! -e $(BUSY) || echo --reinstall); touch $(BUSY); set -e; \
+	@echo "Installing the pinned packages into $(VENV) ..."
+	@anew=$$(test ! -e $(BUSY) || echo --reinstall); touch $(BUSY); set -e; \
 	$(UV) pip install --python $(PY) $$anew --require-hashes -r requirements/base.txt; \
 	site=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	$(OWN_DETECTRON2) 2>/dev/null || $(UV) pip install --python-version 3.10 --target "$$site" $$anew --no-deps \

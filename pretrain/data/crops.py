@@ -46,9 +46,9 @@ def random_resized_crop_box(
 
 
 def sample_scale(distribution: str, rng: np.random.Generator) -> float | None:
-    """Draw the scale s of t_s: "beta" 0.2 + 0.8 Beta(2, 5), "uniform" on [0.2, 1], "constant" 1, "off" None
-    (Table 4a).
+    """Draw the scale s of t_s (Sec. 4.3, Table 4a).
 
+    "beta": 0.2 + 0.8 Beta(2, 5); "uniform": on [0.2, 1]; "constant": 1; "off": None.
     Raises `UserError` for another name.
     """
     if distribution not in SCALE_DISTRIBUTIONS:
@@ -82,8 +82,7 @@ def place_in_field(boxes: np.ndarray, scale: float | None, rng: np.random.Genera
 
 
 def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """Cut `box` (pixels) out of uint8 (H, W, 3) and resize it, bicubic and antialiased -> uint8 (size, size,
-    3).
+    """Cut out `box` (in pixels) and resize it: uint8 (H, W, 3) -> (size, size, 3); bicubic, antialiased.
 
     torch's uint8 kernel: Pillow's result to one grey level, in a third of its time. Of OpenCV's ways,
     INTER_CUBIC is faster but aliases when it shrinks (off by 6 levels in the mean on a photograph at 0.5x),
@@ -129,9 +128,9 @@ class MultiCrop:
         ):
             if value < least:
                 raise UserError(f"{name} is {value}: it must be at least {least}")
-        self.global_size, self.global_scale, self.num_global = global_size, global_scale, num_global
-        self.local_size, self.local_scale, self.num_local = local_size, local_scale, num_local
-        self.aspect, self.flip, self.scale_distribution = aspect, flip, scale_distribution
+        self.global_size, self.global_scale, self.num_global = global_size, tuple(global_scale), num_global
+        self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
+        self.aspect, self.flip, self.scale_distribution = tuple(aspect), flip, scale_distribution
         self.photometric = dinov2_photometric() if photometric is None else tuple(photometric)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:

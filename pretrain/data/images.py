@@ -74,10 +74,10 @@ class ImageFolder(ImageFiles):
 
 
 class ImageList(ImageFiles):
-    """Images listed in a text file, one path a line, relative to that file's folder (or absolute); blank
-    lines are skipped.
+    """Images listed in a text file, one path a line, relative to that file's folder or absolute.
 
-    The order is the file's. A listed file that is absent is a `BrokenImage` when its turn comes.
+    The order is the file's; blank lines are skipped. A listed file that is absent is a `BrokenImage` when its
+    turn comes.
     Raises `UserError` when the list is missing, is not UTF-8 text, or is empty.
     """
 
@@ -97,9 +97,7 @@ class ImageList(ImageFiles):
 
 
 def _walk(root: str | os.PathLike, endings: tuple[str, ...]) -> list[str]:
-    """Paths, relative to `root` and with "/" between parts, of the files below it that end in one of
-    `endings`.
-    """
+    """Files below `root` with one of `endings`: paths relative to it, "/" between their parts."""
 
     def fail(error: OSError):
         raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions") from error
@@ -165,7 +163,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     """Read the header only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata, and suspected bombs, which `decode_image` counts itself
+            warnings.simplefilter("ignore")  # of odd metadata, and of size, which `decode_image` judges
             return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BrokenImage(name, "too many pixels") from error
@@ -176,7 +174,7 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker after the last scan? OpenCV would fill what is missing with grey, unsaid."""
+    """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
@@ -186,7 +184,7 @@ def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
             warnings.simplefilter("ignore")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
         raise BrokenImage(name, _decoder_reason(error)) from error
 
 

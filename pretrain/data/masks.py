@@ -72,8 +72,7 @@ def _empty(grid: tuple[int, int], count: int) -> np.ndarray:
 
 
 class CropMasks:
-    """Which global crops of a batch get which kind of mask, how large, and the masks (footnotes 2 and 3;
-    Table 5).
+    """Which global crops of a batch get which kind of mask, and how large a one (footnotes 2, 3; Table 5).
 
     grid: (H, W) in patches. ratio: range of the masked share of patches. content_share, position_share:
     shares of the batch's global crops; a crop has one kind or none. content_mask, position_mask: names in

@@ -1,3 +1,4 @@
+import traceback
 from collections import Counter
 from itertools import islice
 
@@ -168,10 +169,12 @@ def test_too_many_broken_images_end_the_reading():
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_our_own_mistakes_keep_their_traceback(num_workers):
-    with pytest.raises(ZeroDivisionError, match="our own mistake") as error:
+    try:
         list(islice(loader(Pictures(3, faulty=1), num_workers=num_workers).batches(), 2))
-    if num_workers:
-        assert "in load" in str(error.value)
+    except ZeroDivisionError as error:
+        message = "".join(traceback.format_exception(error))
+        error.__traceback__ = None  # it holds torch's iterator in a cycle, and then the worker takes 5 s to end
+    assert "our own mistake" in message and "in load" in message
 
 
 def test_values_out_of_range_are_refused_at_once():

@@ -133,12 +133,13 @@ def test_truncated_files_are_found_out(kind):
         )  # TIFF: header at the end
 
 
-def test_a_jpeg_without_its_last_part_is_truncated_even_with_a_whole_thumbnail_before():
+def test_a_jpeg_without_its_last_part_is_truncated_even_with_a_whole_thumbnail_before(monkeypatch):
     thumbnail = encode(scene(8, 8), "JPEG")
     exif = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = encode(scene(), "JPEG", progressive=True)
     data = data[:2] + exif + data[2:]
     decode_image(data)
+    monkeypatch.setattr("cv2.imdecode", lambda *_: scene())  # as if OpenCV filled in what is missing
     assert reason(data[: int(0.8 * len(data))]) == "truncated"
 
 
