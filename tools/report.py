@@ -2,7 +2,7 @@
 
     python tools/report.py outputs/demo
 
-Reads what is there (README of the demo's layout: `pretrain/evaluation/report/run_files.py`) and says what is absent.
+Reads what is there (`pretrain/evaluation/report/run_files.py` says where it looks) and says what is absent.
 """
 
 import argparse
