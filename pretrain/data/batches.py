@@ -172,6 +172,11 @@ class CropLoader:
         self.num_workers, self.max_broken, self.pin_memory = num_workers, max_broken, pin_memory
 
     @property
+    def source(self) -> ImageSource:
+        """Where the images come from."""
+        return self.dataset.source
+
+    @property
     def batch_size(self) -> int:
         """Images a step, over all processes."""
         return self.dataset.batch_size
@@ -179,7 +184,7 @@ class CropLoader:
     @property
     def images_per_epoch(self) -> int:
         """Number of images in the source, broken ones included."""
-        return len(self.dataset.source)
+        return len(self.source)
 
     def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.

@@ -1,0 +1,119 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from PIL import Image
+
+from pretrain.engine.lazy_config import load_config
+from pretrain.engine.run import pretrain
+from pretrain.errors import UserError
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
+SMALL = (
+    "model.trunk.embed_dim=32", "model.trunk.depth=2", "model.trunk.num_heads=2", "model.trunk.drop_path_rate=0.2",
+    "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
+    "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.amp.enabled=False",
+    "train.max_iter=4", "train.log_period=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    return folder
+
+
+def config(images, output, *overrides):
+    root = f"dataloader.train.source.root={images}"
+    return load_config(CONFIG, [root, f"train.output_dir={output}", *SMALL, *overrides])
+
+
+def assert_equal(a, b):
+    assert type(a) is type(b)
+    if torch.is_tensor(a):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    else:
+        assert a == b
+
+
+def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(images, tmp_path, monkeypatch):
+    whole = torch.load(pretrain(config(images, tmp_path / "whole")), weights_only=True)
+
+    calls = []
+
+    def cut_power(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    from pretrain.engine.trainer import PretrainTrainer
+
+    original = PretrainTrainer.run_step
+    monkeypatch.setattr(PretrainTrainer, "run_step", cut_power)
+    again = config(images, tmp_path / "cut", "train.checkpointer.period=1")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(again)
+    torch.rand(7)  # whatever happened in between must not matter
+    again = config(images, tmp_path / "cut", "train.checkpointer.period=1")
+    resumed = torch.load(pretrain(again, resume=True), weights_only=True)
+    assert resumed["iteration"] == 4
+    assert_equal(whole, resumed)
+
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 3]
+    assert lines[-1]["loss_position"] > 0 and lines[-1]["broken_images"] == 1
+    assert any(name.startswith("events") for name in os.listdir(tmp_path / "whole"))
+
+
+def test_an_earlier_run_is_not_overwritten(images, tmp_path):
+    (tmp_path / "last.pth").write_bytes(b"precious")
+    with pytest.raises(UserError, match="add --resume"):
+        pretrain(config(images, tmp_path))
+    assert (tmp_path / "last.pth").read_bytes() == b"precious"
+
+
+def test_another_models_checkpoint_is_not_resumed(images, tmp_path):
+    pretrain(config(images, tmp_path, "train.max_iter=1"))
+    with pytest.raises(UserError, match="another model or config"):
+        pretrain(config(images, tmp_path, "model.trunk.depth=1"), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_path, monkeypatch):
+    from pretrain.methods.distillation import SelfDistillation
+
+    forward = SelfDistillation.forward
+
+    def diverge(self, batch, step):
+        losses = forward(self, batch, step)
+        return losses if step < 2 else {**losses, "loss_image": losses["loss_image"] * float("nan")}
+
+    monkeypatch.setattr(SelfDistillation, "forward", diverge)
+    with pytest.raises(UserError, match=r"step 2: the loss is not finite .*loss_image nan.*\.jpg"):
+        pretrain(config(images, tmp_path, "train.checkpointer.period=1"))
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["iteration"] == 2
+
+
+def test_length_and_learning_rate_follow_data_and_batch_size(images, tmp_path):
+    from pretrain.engine.run import settle_length_and_lr
+
+    cfg = config(images, tmp_path, "train.max_iter=null", "train.epochs=5", "train.base_lr=0.01")
+    settle_length_and_lr(cfg, instantiate(cfg.dataloader.train))
+    assert cfg.train.max_iter == 5 * (7 // 4)
+    assert cfg.optimizer.lr == pytest.approx(0.01 * (4 / 1024) ** 0.5)

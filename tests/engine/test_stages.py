@@ -1,0 +1,47 @@
+import pytest
+
+from pretrain.engine.stages import Chain, Stage
+from pretrain.errors import UserError
+
+
+def script(tmp_path, name, text):
+    file = tmp_path / f"{name}.py"
+    file.write_text(text)
+    return file
+
+
+def test_a_stage_runs_once_and_is_remembered(tmp_path, capsys):
+    marks = tmp_path / "marks"
+    stage = Stage("mark", (str(script(tmp_path, "mark", f"open({str(marks)!r}, 'a').write('x'); print('hello')")),))
+    chain = Chain(tmp_path / "out")
+    chain.run(stage)
+    Chain(tmp_path / "out").run(stage)
+    assert marks.read_text() == "x"
+    assert "mark | hello" in capsys.readouterr().out
+    assert (tmp_path / "out" / "mark.log").read_text() == "hello\n"
+    assert Chain(tmp_path / "out").seconds["mark"] > 0
+
+
+def test_another_command_for_a_begun_stage_is_refused(tmp_path):
+    file = str(script(tmp_path, "ok", ""))
+    Chain(tmp_path / "out").run(Stage("work", (file,)))
+    with pytest.raises(UserError, match="of another command"):
+        Chain(tmp_path / "out").run(Stage("work", (file, "other")))
+
+
+def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):
+    file = script(tmp_path, "fail", "import sys; print('error: no such thing'); sys.exit(2)")
+    good = Stage("good", (str(script(tmp_path, "good", "")),))
+    with pytest.raises(UserError, match="the fail stage stopped: no such thing"):
+        Chain(tmp_path / "out").run(Stage("fail", (str(file),)), good)
+    assert Chain(tmp_path / "out").seconds.keys() == {"good"}  # its neighbour went on to its end
+    file.write_text("print('fine now')")
+    Chain(tmp_path / "out").run(Stage("fail", (str(file),)))
+    assert "fine now" in capsys.readouterr().out
+
+
+def test_only_matching_lines_are_shown_but_all_are_kept(tmp_path, capsys):
+    text = "print('iter: 1'); print('noise')"
+    Chain(tmp_path).run(Stage("quiet", (str(script(tmp_path, "quiet", text)),), show="iter"))
+    assert "noise" not in capsys.readouterr().out
+    assert "noise" in (tmp_path / "quiet.log").read_text()

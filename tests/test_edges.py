@@ -1,0 +1,43 @@
+"""Which room may know which: imports, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {
+    "pretrain/data": ("detectron2", "cropfield", "pretrain.methods", "pretrain.engine", "pretrain.evaluation"),
+    "pretrain/models": ("detectron2", "cropfield", "pretrain.data", "pretrain.methods", "pretrain.engine"),
+    "pretrain/methods": ("detectron2", "cropfield", "pretrain.engine", "pretrain.evaluation"),
+    "pretrain/engine": ("cropfield",),
+    "pretrain/evaluation": ("detectron2", "cropfield", "pretrain.engine"),
+    "projects/CropField/cropfield": ("pretrain.data", "pretrain.methods", "pretrain.engine", "pretrain.evaluation"),
+    ".": ("tools",),  # another package of that name may lie in site-packages
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_room_knows_only_whom_it_may(room):
+    files = [f for f in (ROOT / room).rglob("*.py") if not any(p.startswith(".") for p in f.relative_to(ROOT).parts)]
+    assert files
+    for file in files:
+        for name in imports(file):
+            for forbidden in FORBIDDEN[room]:
+                assert name != forbidden and not name.startswith(forbidden + "."), f"{file} imports {name}"
+
+
+def test_the_trainer_names_no_method():
+    for name in ("trainer.py", "checkpoint.py", "schedules.py", "run.py"):
+        text = (ROOT / "pretrain" / "engine" / name).read_text().lower()
+        assert not any(word in text for word in ("distillation", "jepa", "teacher", "student", "cropfield"))
