@@ -2,10 +2,13 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
+from numbers import Number
 from pathlib import Path
 from pydoc import locate
 
 from detectron2.config import LazyConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,10 +28,19 @@ def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
     cfg = LazyConfig.load(str(path))
     for override in overrides:
         _check_key(cfg, override)
+    before = {key: OmegaConf.select(cfg, key) for key in (override.partition("=")[0] for override in overrides)}
     try:
-        return LazyConfig.apply_overrides(cfg, overrides)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"cannot apply the overrides {overrides}: {error}") from error
+        cfg = LazyConfig.apply_overrides(cfg, overrides)
+    except (OmegaConfBaseException, HydraException, ValueError) as error:
+        raise UserError(
+            f"cannot apply the overrides {overrides}: {error}; a value with special characters needs quotes of its "
+            "own: 'key=\"value\"'"
+        ) from error
+    for key, old in before.items():
+        new = OmegaConf.select(cfg, key)
+        if isinstance(old, Number) and isinstance(new, str):
+            raise UserError(f"{key} is a number ({old}) and cannot be {new!r}")
+    return cfg
 
 
 def _check_key(cfg: DictConfig, override: str) -> None:
@@ -51,7 +63,20 @@ def _is_argument(cfg: DictConfig, key: str) -> bool:
     section, _, name = key.rpartition(".")
     target = OmegaConf.select(cfg, f"{section}._target_" if section else "_target_", default=None)
     target = locate(target) if isinstance(target, str) else target
-    return callable(target) and name in inspect.signature(target).parameters
+    return callable(target) and name in _arguments(target)
+
+
+def _arguments(target: Callable) -> set[str]:
+    """Names of a callable's arguments; where a class passes **kwargs on, also those of its base classes."""
+    names = set()
+    for cls in inspect.getmro(target) if inspect.isclass(target) else (target,):
+        if inspect.isclass(cls) and "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return names - {"self"}
 
 
 def _all_keys(node, prefix: str = "") -> list[str]:
