@@ -33,6 +33,7 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.logger import setup_logger
 
 from pretrain.engine.config import load_config
 from pretrain.errors import UserError, run_main
@@ -121,6 +122,7 @@ def run(args) -> None:
     """One process of the run."""
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, comm.get_rank(), name="cropfield")
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
         box, mask = results["bbox"]["AP"], results.get("segm", {}).get("AP", math.nan)

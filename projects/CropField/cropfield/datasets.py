@@ -1,6 +1,7 @@
 """Any COCO-format dataset, from a json file and an image folder, for LazyConfig files: nothing to register by hand."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -116,6 +117,9 @@ def check_coco_file(json_file: str, images: str) -> Counter:
     if not content["categories"]:
         raise UserError(f'{json_file} has an empty list "categories"; name the classes that its annotations use')
     _check_images(json_file, content["images"], images)
+    polygons = any(isinstance(annotation.get("segmentation"), list) for annotation in content["annotations"])
+    if polygons and importlib.util.find_spec("shapely") is None:
+        raise UserError(f"{json_file} has polygon masks, and Detectron2 crops those with shapely: pip install shapely")
     faults = _check_annotations(json_file, content)
     for fault, count in faults.items():
         logger.warning("%s: %d %s", json_file, count, fault)
