@@ -19,20 +19,14 @@ from pretrain.errors import UserError, run_main
 
 # easy: small pictures, few objects, all seen in training. hard: clutter, and other objects in validation.
 PRESETS = {
-    "easy": dict(
-        size=128, classes=6, objects=(1, 4), scale=(0.25, 0.55), rotation=15.0, occlusion=0.25, unseen=False
-    ),
-    "hard": dict(
-        size=256, classes=8, objects=(2, 8), scale=(0.1, 0.5), rotation=30.0, occlusion=0.5, unseen=True
-    ),
+    "easy": dict(size=128, classes=6, objects=(1, 4), scale=(0.25, 0.55), rotation=15.0, occlusion=0.25, unseen=False),
+    "hard": dict(size=256, classes=8, objects=(2, 8), scale=(0.1, 0.5), rotation=30.0, occlusion=0.5, unseen=True),
 }
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options, with the preset's values where none were given."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write: annotations/, train/, val/, unlabeled/")
     add(
@@ -58,9 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--preset", choices=PRESETS, default="easy", help="values for the options below (default: easy)")
     add("--size", type=int, metavar="PX", help="side of the square images")
-    add(
-        "--objects", type=int, nargs=2, metavar=("LO", "HI"), help="objects in an image, where they find room"
-    )
+    add("--objects", type=int, nargs=2, metavar=("LO", "HI"), help="objects in an image, where they find room")
     add(
         "--scale",
         type=float,
@@ -107,9 +99,7 @@ def check(options: argparse.Namespace) -> None:
 def main() -> None:
     options = parse_arguments()
     check(options)
-    layout = Layout(
-        options.size, tuple(options.objects), tuple(options.scale), options.rotation, options.occlusion
-    )
+    layout = Layout(options.size, tuple(options.objects), tuple(options.scale), options.rotation, options.occlusion)
     plan = Plan(
         train=options.train,
         val=options.val,

@@ -35,7 +35,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 
-from pretrain.engine.config import load_config
+from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 
 logger = logging.getLogger("detectron2")

@@ -20,7 +20,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from pretrain.engine.config import load_config
+    from pretrain.engine.lazy_config import load_config
     from pretrain.engine.run import pretrain
 
     pretrain(load_config(args.config_file, args.overrides), resume=args.resume)

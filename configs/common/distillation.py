@@ -3,11 +3,11 @@
 import torch
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CosineParamScheduler
+
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import ImageFolder
 from pretrain.data.masks import CropMasks
-
 from pretrain.engine.devices import bf16_pays, default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine

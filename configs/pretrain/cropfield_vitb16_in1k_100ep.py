@@ -6,7 +6,7 @@
 100 epochs of 1,281,167 // 512 = 2,502 steps. Paper, after 12 epochs of COCO: 49.2 box AP, 43.8 mask AP.
 """
 
-from ..common.distillation import model, train
+from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.trunk.embed_dim = 768
 model.trunk.num_heads = 12

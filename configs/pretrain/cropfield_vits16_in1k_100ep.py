@@ -6,6 +6,6 @@
 100 epochs of 1,281,167 // 512 = 2,502 steps. Paper, after 12 epochs of COCO: 44.8 box AP, 39.8 mask AP.
 """
 
-from ..common.distillation import train
+from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 train.output_dir = "outputs/cropfield_vits16_in1k_100ep"

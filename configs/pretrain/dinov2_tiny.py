@@ -3,7 +3,7 @@
 python tools/pretrain_net.py --config-file configs/pretrain/dinov2_tiny.py dataloader.train.source.root=DIR
 """
 
-from .cropfield_tiny import model, train
+from .cropfield_tiny import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.field_sampling = False
 model.position_loss = False

@@ -6,7 +6,7 @@
 Paper, after 12 epochs of COCO: 41.3 box AP, 37.2 mask AP.
 """
 
-from .cropfield_vits16_in1k_100ep import model, train
+from .cropfield_vits16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.field_sampling = False
 model.position_loss = False

@@ -1,8 +1,7 @@
-"""Photometric augmentation on uint8 RGB images (H, W, 3): look-up tables and OpenCV calls, never a float
-image.
+"""Photometric augmentation on uint8 RGB images (H, W, 3), by OpenCV calls that never make a float image.
 
-Each operation means what torchvision's operation of that name means, to within a grey level or two (hue: a
-few). The recipe is DINOv2's, on which the first paper builds (Sec. 4.1, App. B.1).
+Each operation means what torchvision's operation of that name means, to one grey level (hue: to the 256 steps
+of an 8-bit hue). The recipe is DINOv2's, on which the first paper builds (Sec. 4.1, App. B.1).
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import numpy as np
 
 from pretrain.errors import UserError
 
-LEVELS = np.arange(256, dtype=np.float64)
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 BLUR_PROBS = {  # (first global crop, further global crops, local crops)
     "effect": (0.0, 0.9, 0.5),
@@ -22,13 +20,13 @@ BLUR_PROBS = {  # (first global crop, further global crops, local crops)
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply every level by `factor` >= 0."""
-    return cv2.LUT(image, np.clip(LEVELS * factor, 0, 255).astype(np.uint8))
+    return cv2.convertScaleAbs(image, alpha=factor)  # half the time of a look-up table
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Move every level away from (`factor` > 1) or towards (< 1) the image's mean grey."""
     mean = int(GREY_WEIGHTS @ cv2.mean(image)[:3] + 0.5)
-    return cv2.LUT(image, np.clip(mean + factor * (LEVELS - mean), 0, 255).astype(np.uint8))
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
@@ -38,9 +36,7 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by `shift` in [-0.5, 0.5] of a full circle."""
-    hsv = cv2.cvtColor(
-        image, cv2.COLOR_RGB2HSV_FULL
-    )  # "full": the circle is 256 levels, so uint8 wraps rightly
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # "full": the circle has 256 levels, and uint8 wraps
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
@@ -51,11 +47,10 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, kernel_size: int = 9) -> np.ndarray:
-    """Blur with a Gaussian of `sigma` pixels cut to `kernel_size`; the border is mirrored without its edge
-    pixel.
+    """Blur with a Gaussian of `sigma` pixels, cut to `kernel_size`; beyond the border the image is mirrored.
 
-    `cv2.sepFilter2D` takes little more than half the time of `cv2.GaussianBlur` here and differs by one level
-    at most.
+    `cv2.sepFilter2D` takes little more than half the time of `cv2.GaussianBlur` and differs by one level at
+    most.
     """
     kernel = cv2.getGaussianKernel(kernel_size, sigma)
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
@@ -63,10 +58,11 @@ def gaussian_blur(image: np.ndarray, sigma: float, kernel_size: int = 9) -> np.n
 
 def solarize(image: np.ndarray, threshold: int = 128) -> np.ndarray:
     """Invert every level at or above `threshold`."""
-    return cv2.LUT(image, np.where(LEVELS >= threshold, 255 - LEVELS, LEVELS).astype(np.uint8))
+    levels = np.arange(256)
+    return cv2.LUT(image, np.where(levels >= threshold, 255 - levels, levels).astype(np.uint8))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Photometric:
     """Colour jitter, grey, blur and solarise, in this order, each with its own probability.
 
@@ -83,6 +79,9 @@ class Photometric:
     blur_kernel: int = 9
     solarize_prob: float = 0.0
     solarize_threshold: int = 128
+
+    def __post_init__(self):
+        self.jitter, self.blur_sigma = tuple(self.jitter), tuple(self.blur_sigma)  # a config's lists are slow
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 (H, W, 3) -> uint8 (H, W, 3); `image` is left as it was."""

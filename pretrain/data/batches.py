@@ -1,5 +1,4 @@
-"""Batches as a pure function of (seed, step): what the trainer gets is the same after a resume and on any
-number of processes.
+"""Batches as a pure function of (seed, step): the same after a resume, and on any number of processes.
 
 A *position* is one integer: step * batch_size + offset in the global batch. It gives the image (a permutation
 per epoch), and the random numbers of its crops and masks. Nothing depends on workers, ranks or on what came
@@ -46,17 +45,10 @@ def random_stream(seed: int, stream: int, place: int, view: int = 0) -> np.rando
     return np.random.default_rng((seed, stream, place, view))
 
 
-class PositionSampler:
-    """position -> index of the image: every epoch (n positions) is a permutation of all n images, drawn from
-    (seed, epoch).
-    """
-
-    def __init__(self, num_images: int, seed: int):
-        self.num_images, self.seed = num_images, seed
-
-    def __call__(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_images)
-        return int(_permutation(self.num_images, self.seed, epoch)[place])
+def image_at(position: int, num_images: int, seed: int) -> int:
+    """The image's index. Each `num_images` positions are an epoch: a permutation drawn from (seed, epoch)"""
+    epoch, place = divmod(position, num_images)
+    return int(_permutation(num_images, seed, epoch)[place])
 
 
 @functools.lru_cache(maxsize=4)  # a batch may span epochs
@@ -65,8 +57,7 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class BatchDataset(Dataset):
-    """Key (step, rank, world_size) -> that rank's slice of the step's batch, a dict of tensors: see
-    `CropLoader`.
+    """Key (step, rank, world_size) -> that rank's slice of the step's batch: the dict of `CropLoader`.
 
     A worker makes whole batches. A `UserError` is returned, not raised: on its way out of a worker torch
     would write the traceback into its message.
@@ -75,7 +66,6 @@ class BatchDataset(Dataset):
     def __init__(self, source: ImageSource, crops: MultiCrop, masks: CropMasks, batch_size: int, seed: int):
         self.source, self.crops, self.masks = source, crops, masks
         self.batch_size, self.seed = batch_size, seed
-        self.sampler = PositionSampler(len(source), seed)
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict | UserError:
         step, rank, world_size = key
@@ -92,7 +82,7 @@ class BatchDataset(Dataset):
     def _sample(self, position: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
         """Crop the position's image; broken ones are noted in `skipped` and replaced."""
         substitutes = random_stream(self.seed, SUBSTITUTE, position)
-        index = self.sampler(position)
+        index = image_at(position, len(self.source), self.seed)
         for _ in range(1 + MAX_TRIES):
             try:
                 image = self.source.load(index)
@@ -102,9 +92,7 @@ class BatchDataset(Dataset):
             else:
                 sample = self.crops(image, random_stream(self.seed, CROPS, position))
                 return sample | {"index": np.int64(index)}
-        raise UserError(
-            f"no readable image in {1 + MAX_TRIES} tries: {_summary(skipped)}. Mend or remove the files"
-        )
+        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {_summary(skipped)}. Mend or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict[str, torch.Tensor]:
         """The plan is made for all ranks; each crop's mask has its own random numbers."""
@@ -179,9 +167,7 @@ class CropLoader:
             )
         if any(crops.global_size % side for side in masks.grid):
             grid = f"{masks.grid[0]} x {masks.grid[1]}"
-            raise UserError(
-                f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches"
-            )
+            raise UserError(f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches")
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
         self.num_workers, self.max_broken, self.pin_memory = num_workers, max_broken, pin_memory
 
@@ -203,9 +189,7 @@ class CropLoader:
         that is not about the user's input is raised with its traceback.
         """
         if self.batch_size % world_size:
-            raise UserError(
-                f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one"
-            )
+            raise UserError(f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one")
         if not 0 <= rank < world_size or start_step < 0:
             raise ValueError(f"start_step {start_step}, rank {rank} of {world_size}")
         return self._stream((step, rank, world_size) for step in itertools.count(start_step))

@@ -46,9 +46,9 @@ def random_resized_crop_box(
 
 
 def sample_scale(distribution: str, rng: np.random.Generator) -> float | None:
-    """Draw the scale s of t_s: "beta" 0.2 + 0.8 Beta(2, 5), "uniform" on [0.2, 1], "constant" 1, "off" None
-    (Table 4a).
+    """Draw the scale s of t_s (Sec. 4.3, Table 4a).
 
+    "beta": 0.2 + 0.8 Beta(2, 5); "uniform": on [0.2, 1]; "constant": 1; "off": None.
     Raises `UserError` for another name.
     """
     if distribution not in SCALE_DISTRIBUTIONS:
@@ -82,24 +82,20 @@ def place_in_field(boxes: np.ndarray, scale: float | None, rng: np.random.Genera
 
 
 def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """Cut `box` (pixels) out of uint8 (H, W, 3) and resize it, bicubic and antialiased -> uint8 (size, size,
-    3).
+    """Cut out `box` (in pixels) and resize it: uint8 (H, W, 3) -> (size, size, 3); bicubic, antialiased.
 
     torch's uint8 kernel: Pillow's result to one grey level, in a third of its time. Of OpenCV's ways,
     INTER_CUBIC is faster but aliases when it shrinks (off by 6 levels in the mean on a photograph at 0.5x),
     and INTER_AREA and a blur before INTER_CUBIC are off by 1.5 and mostly slower.
     """
     x0, y0, x1, y1 = box
-    patch = torch.from_numpy(image[None, y0:y1, x0:x1].copy()).permute(
-        0, 3, 1, 2
-    )  # channels last, in and out
+    patch = torch.from_numpy(image[None, y0:y1, x0:x1].copy()).permute(0, 3, 1, 2)  # channels last
     resized = torch.nn.functional.interpolate(patch, (size, size), mode="bicubic", antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()
 
 
 class MultiCrop:
-    """Global and local crops of an image, with their boxes, flips and photometric augmentation (Table 6; Sec.
-    4.1).
+    """Global and local crops of an image, with boxes, flips and photometric augmentation (Sec. 4.1).
 
     Sizes are in pixels, scales are ranges of area as shares of the image, `flip` is a probability.
     `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
@@ -120,29 +116,31 @@ class MultiCrop:
         scale_distribution: str = "beta",
         photometric: tuple[Photometric, Photometric, Photometric] | None = None,
     ):
-        sample_scale(
-            scale_distribution, np.random.default_rng(0)
-        )  # an unknown name fails here, not in a worker
+        sample_scale(scale_distribution, np.random.default_rng(0))  # so that an unknown name fails here
         _check_range("global_scale", global_scale, 1.0)
         _check_range("local_scale", local_scale, 1.0)
         _check_range("aspect", aspect, np.inf)
-        if num_global < 1 or num_local < 0 or global_size < 1 or local_size < 1:
-            raise UserError(
-                f"{num_global} global crops of {global_size} and {num_local} local crops of {local_size} "
-                "pixels cannot be cut: give at least one global crop, and sizes of at least 1"
-            )
-        self.global_size, self.global_scale, self.num_global = global_size, global_scale, num_global
-        self.local_size, self.local_scale, self.num_local = local_size, local_scale, num_local
-        self.aspect, self.flip, self.scale_distribution = aspect, flip, scale_distribution
+        for name, value, least in (
+            ("num_global", num_global, 1),
+            ("num_local", num_local, 0),
+            ("global_size", global_size, 1),
+            ("local_size", local_size, 1),
+        ):
+            if value < least:
+                raise UserError(f"{name} is {value}: it must be at least {least}")
+        self.global_size, self.global_scale, self.num_global = global_size, tuple(global_scale), num_global
+        self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
+        self.aspect, self.flip, self.scale_distribution = tuple(aspect), flip, scale_distribution
         self.photometric = dinov2_photometric() if photometric is None else tuple(photometric)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """image: uint8 RGB (H, W, 3) -> dict, V = num_global and L = num_local (no local entries when L is
-        0):
+        """image: uint8 RGB (H, W, 3) -> dict, with V = num_global and L = num_local:
 
         `global_crops` uint8 (V, 3, Sg, Sg), `local_crops` uint8 (L, 3, Sl, Sl);
         `global_image_boxes`, `local_image_boxes` float32 (V or L, 4): where each crop lies in the image;
         `global_boxes`, `local_boxes` float32 (V or L, 4): where it lies in the field, after t_s.
+
+        No local entries when L is 0.
         """
         height, width = image.shape[:2]
         scales = [self.global_scale] * self.num_global + [self.local_scale] * self.num_local
@@ -159,7 +157,7 @@ class MultiCrop:
         for box, flipped, size, photometric in zip(pixel_boxes, flips, sizes, views, strict=True):
             crop = resize_crop(image, box, size)
             crop = photometric(cv2.flip(crop, 1) if flipped else crop, rng)
-            crops.append(crop.transpose(2, 0, 1))
+            crops.append(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
         sample = {}
         for kind, part in (("global", slice(self.num_global)), ("local", slice(self.num_global, None))):
@@ -174,6 +172,4 @@ def _check_range(name: str, bounds: tuple[float, float], top: float) -> None:
     low, high = bounds
     if not 0 < low <= high <= top:
         limit = f", at most {top:g}" if np.isfinite(top) else ""
-        raise UserError(
-            f"{name} {tuple(bounds)} is not a range: give two positive numbers, the smaller first{limit}"
-        )
+        raise UserError(f"{name} {tuple(bounds)} is not a range: give two positive numbers, the smaller first{limit}")

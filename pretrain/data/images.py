@@ -64,9 +64,7 @@ class ImageFolder(ImageFiles):
 
     def __init__(self, root: str | os.PathLike, endings: tuple[str, ...] = ENDINGS):
         if not os.path.isdir(root):
-            raise UserError(
-                f"image folder {root} does not exist or is not a folder: give a folder that holds images"
-            )
+            raise UserError(f"image folder {root} does not exist or is not a folder: give a folder that holds images")
         names = sorted(_walk(root, tuple(ending.lower() for ending in endings)))
         if not names:
             raise UserError(
@@ -76,10 +74,10 @@ class ImageFolder(ImageFiles):
 
 
 class ImageList(ImageFiles):
-    """Images listed in a text file, one path a line, relative to that file's folder (or absolute); blank
-    lines are skipped.
+    """Images listed in a text file, one path a line, relative to that file's folder or absolute.
 
-    The order is the file's. A listed file that is absent is a `BrokenImage` when its turn comes.
+    The order is the file's; blank lines are skipped. A listed file that is absent is a `BrokenImage` when its
+    turn comes.
     Raises `UserError` when the list is missing, is not UTF-8 text, or is empty.
     """
 
@@ -91,26 +89,18 @@ class ImageList(ImageFiles):
                 f"image list {file} cannot be read ({error.strerror}): give a text file of paths"
             ) from error
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"image list {file} is not UTF-8 text: give a text file with one path a line"
-            ) from error
+            raise UserError(f"image list {file} is not UTF-8 text: give a text file with one path a line") from error
         names = [line.strip() for line in lines if line.strip()]
         if not names:
-            raise UserError(
-                f"image list {file} is empty: give one image path a line, relative to {Path(file).parent}"
-            )
+            raise UserError(f"image list {file} is empty: give one image path a line, relative to {Path(file).parent}")
         super().__init__(Path(file).parent, names)
 
 
 def _walk(root: str | os.PathLike, endings: tuple[str, ...]) -> list[str]:
-    """Paths, relative to `root` and with "/" between parts, of the files below it that end in one of
-    `endings`.
-    """
+    """Files below `root` with one of `endings`: paths relative to it, "/" between their parts."""
 
     def fail(error: OSError):
-        raise UserError(
-            f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions"
-        ) from error
+        raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions") from error
 
     names, seen = [], {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=fail):
@@ -173,20 +163,18 @@ def _open(data: bytes, name: str) -> Image.Image:
     """Read the header only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # odd metadata, and suspected bombs, which `decode_image` counts itself
+            warnings.simplefilter("ignore")  # of odd metadata, and of size, which `decode_image` judges
             return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BrokenImage(name, "too many pixels") from error
     except UnidentifiedImageError as error:
         raise BrokenImage(name, "not an image") from error
     except Exception as error:  # a hostile header can make a parser raise anything
-        raise BrokenImage(name, "cannot be decoded") from error
+        raise BrokenImage(name, _decoder_reason(error)) from error
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker after the last scan? OpenCV fills what is missing with grey and does not tell."""
+    """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
@@ -196,11 +184,12 @@ def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
             warnings.simplefilter("ignore")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
-        kind = "truncated" if "truncated" in str(error) else "cannot be decoded"
-        raise BrokenImage(name, kind) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
+        raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def _decoder_reason(error: Exception) -> str:
+    return "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -72,8 +72,7 @@ def _empty(grid: tuple[int, int], count: int) -> np.ndarray:
 
 
 class CropMasks:
-    """Which global crops of a batch get which kind of mask, how large, and the masks (footnotes 2 and 3;
-    Table 5).
+    """Which global crops of a batch get which kind of mask, and how large a one (footnotes 2, 3; Table 5).
 
     grid: (H, W) in patches. ratio: range of the masked share of patches. content_share, position_share:
     shares of the batch's global crops; a crop has one kind or none. content_mask, position_mask: names in
@@ -101,9 +100,7 @@ class CropMasks:
             if name not in MASKS:
                 raise UserError(f"mask {name!r} is unknown: use one of {', '.join(MASKS)}")
         if grid[0] * grid[1] < 2:
-            raise UserError(
-                f"a grid of {grid[0]} x {grid[1]} patches cannot be masked in part: use larger crops"
-            )
+            raise UserError(f"a grid of {grid[0]} x {grid[1]} patches cannot be masked in part: use larger crops")
         self.grid, self.ratio = tuple(grid), tuple(ratio)
         self.content_share, self.position_share = content_share, position_share
         self.samplers = {CONTENT: MASKS[content_mask], POSITION: MASKS[position_mask]}

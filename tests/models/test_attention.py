@@ -28,6 +28,13 @@ def test_no_attention_between_sequences():
     torch.testing.assert_close(packed_attention(q, k, v, layout), expected)
 
 
+def test_short_bfloat16_sequences_on_the_cpu_equal_sdpa():
+    q, k, v = torch.randn(3, 2, 4, 37, 16).bfloat16()
+    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    ours = packed_attention(*(t.transpose(1, 2).flatten(0, 1) for t in (q, k, v)), Layout(((2, 37),)))
+    torch.testing.assert_close(ours.unflatten(0, (2, 37)).transpose(1, 2).float(), expected, atol=0.02, rtol=0.02)
+
+
 def test_attention_equals_torch_multihead_attention():
     ours, reference = Attention(16, 4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
     with torch.no_grad():

@@ -34,9 +34,7 @@ def annotation_file(images: Iterator[tuple[str, Scene]], categories: list[str], 
         "licenses": [],
         "images": [],
         "annotations": [],
-        "categories": [
-            {"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(categories, 1)
-        ],
+        "categories": [{"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(categories, 1)],
     }
     for image_id, (name, scene) in enumerate(images, 1):
         height, width = scene.image.shape[:2]

@@ -30,9 +30,7 @@ def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], 
     UserError: no folder, no sub-folder with images, or no file with transparency anywhere.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category."
-        )
+        raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category.")
     categories, skipped = {}, []
     for place in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         cutouts = []
@@ -50,9 +48,7 @@ def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], 
             f"--cutouts: none of the {len(skipped)} images under {folder} is a cut-out ({skipped[0]}); "
             "they need an alpha channel that is transparent around the object."
         )
-    raise UserError(
-        f"--cutouts: no image in the sub-folders of {folder}; put each category's RGBA files in its own."
-    )
+    raise UserError(f"--cutouts: no image in the sub-folders of {folder}; put each category's RGBA files in its own.")
 
 
 def _read_cutout(path: Path, max_side: int) -> np.ndarray:

@@ -60,9 +60,7 @@ def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:
         return load_pictographs(plan.classes, side), []
     found, skipped = load_cutouts(plan.cutouts, side)
     if plan.classes and len(found) < plan.classes:
-        raise UserError(
-            f"--classes {plan.classes}: {plan.cutouts} has cut-outs of {len(found)} categories only."
-        )
+        raise UserError(f"--classes {plan.classes}: {plan.cutouts} has cut-outs of {len(found)} categories only.")
     return dict(list(found.items())[: plan.classes]), skipped
 
 

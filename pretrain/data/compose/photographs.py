@@ -50,9 +50,7 @@ def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
     return image
 
 
-def load_photographs(
-    folder: Path, max_side: int, rng: np.random.Generator
-) -> tuple[list[Photograph], list[str]]:
+def load_photographs(folder: Path, max_side: int, rng: np.random.Generator) -> tuple[list[Photograph], list[str]]:
     """Photographs of `folder` and a line about each file left out. UserError if none can be read."""
     if not folder.is_dir():
         raise UserError(f"--photos: there is no folder {folder}; give a folder of photographs.")
@@ -94,9 +92,7 @@ def shipped_photographs(max_side: int) -> list[Photograph]:
     return photographs
 
 
-def random_crop(
-    photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5
-) -> np.ndarray:
+def random_crop(photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5) -> np.ndarray:
     """A square of a random photograph, flipped or not, uint8 (size, size, 3).
 
     Its side in the photograph is from `low` to 1 of the shorter side.

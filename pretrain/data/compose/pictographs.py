@@ -91,13 +91,10 @@ def load_pictographs(classes: int, side: int) -> dict[str, list[Pictograph]]:
     spec = find_spec("matplotlib")
     path = Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
     if path is None or not path.is_file():
-        raise UserError(
-            "pictographs need the font DejaVu Sans that matplotlib ships; install it or give --cutouts."
-        )
+        raise UserError("pictographs need the font DejaVu Sans that matplotlib ships; install it or give --cutouts.")
     font = ImageFont.truetype(str(path), 2 * side)
     return {
-        name: [_draw(c, font, side, fill=False) for c in solid]
-        + [_draw(c, font, side, fill=True) for c in outlined]
+        name: [_draw(c, font, side, fill=False) for c in solid] + [_draw(c, font, side, fill=True) for c in outlined]
         for name, (solid, outlined) in list(CATEGORIES.items())[:classes]
     }
 
@@ -111,9 +108,7 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -
     ratio = side / max(lines.shape)
     shape = [max(round(n * ratio), 1) for n in lines.shape[::-1]]
     whole, ink = (_fill(lines), lines) if fill else (lines, np.zeros_like(lines))
-    coverage, ink = (
-        cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink)
-    )
+    coverage, ink = (cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink))
     depth = cv2.GaussianBlur(coverage, (0, 0), side / 24, borderType=cv2.BORDER_CONSTANT)
     return Pictograph(f"U+{ord(character):04X}", coverage, ink, depth)
 

@@ -108,22 +108,16 @@ def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndar
     # twice the final size through the rotation, then down by area: antialiased at any scale
     ratio = 2 * length / max(rgba.shape[:2])
     width, height = (max(round(n * ratio), 2) for n in (rgba.shape[1], rgba.shape[0]))
-    pixels = cv2.resize(
-        pixels, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
-    )
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
-    half_w, half_h = (
-        int(np.ceil(n / 2)) + 1 for n in (width * cos + height * sin, width * sin + height * cos)
-    )
+    half_w, half_h = (int(np.ceil(n / 2)) + 1 for n in (width * cos + height * sin, width * sin + height * cos))
     matrix[:, 2] += (half_w - 0.5 - (width - 1) / 2, half_h - 0.5 - (height - 1) / 2)
     turned = cv2.warpAffine(pixels, matrix, (2 * half_w, 2 * half_h))
     return cv2.resize(turned, (half_w, half_h), interpolation=cv2.INTER_AREA)
 
 
-def _find_place(
-    solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator
-):
+def _find_place(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator):
     """Slices of the image and of the patch where `solid` (h, w) may go, or None."""
     (height, width), total, size = solid.shape, int(solid.sum()), layout.size
     if total < MIN_PIXELS:

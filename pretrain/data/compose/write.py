@@ -33,9 +33,7 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
         say(f"{output} already holds this dataset; --overwrite composes it again.")
         return
     if not overwrite and (output / RECORD).exists():
-        raise UserError(
-            f"{output} holds another dataset; give --overwrite to replace it, or another --output."
-        )
+        raise UserError(f"{output} holds another dataset; give --overwrite to replace it, or another --output.")
     draft = output / _DRAFT
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -44,9 +42,7 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
         coco.write_json(record, draft / RECORD)
         _move_into_place(draft, output)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {output}: {error.strerror or error}; give another --output."
-        ) from error
+        raise UserError(f"cannot write to {output}: {error.strerror or error}; give another --output.") from error
 
 
 def refuse_foreign(output: Path, overwrite: bool) -> None:
@@ -63,9 +59,7 @@ def refuse_foreign(output: Path, overwrite: bool) -> None:
         raise UserError(f"{output} is not empty; give --overwrite to write into it, or another --output.")
     if present & set(_OURS):
         held = ", ".join(sorted(present & set(_OURS)))
-        raise UserError(
-            f"{output} holds {held}, not of this tool's making: not overwritten; give another --output."
-        )
+        raise UserError(f"{output} holds {held}, not of this tool's making: not overwritten; give another --output.")
 
 
 def _record(plan: Plan, names: list[str], kits: dict[str, Kit]) -> dict:
@@ -73,9 +67,7 @@ def _record(plan: Plan, names: list[str], kits: dict[str, Kit]) -> dict:
     options = asdict(plan) | {"cutouts": bool(plan.cutouts), "photographs": bool(plan.photographs)}
     sources = {
         split: {
-            "objects": {
-                n: [d.name for d in group] for n, group in zip(names, kits[split].categories, strict=True)
-            },
+            "objects": {n: [d.name for d in group] for n, group in zip(names, kits[split].categories, strict=True)},
             "photographs": [photograph.name for photograph in kits[split].photographs],
         }
         for split in ("train", "val")
@@ -90,16 +82,12 @@ def _read_record(output: Path) -> dict | None:
         return None
 
 
-def _write_splits(
-    plan: Plan, names: list[str], kits: dict[str, Kit], folder: Path, say: Callable[[str], None]
-) -> None:
+def _write_splits(plan: Plan, names: list[str], kits: dict[str, Kit], folder: Path, say: Callable[[str], None]) -> None:
     for split in ("train", "val", "unlabeled"):
         count = getattr(plan, split)
         if not count and split == "unlabeled":
             continue
-        images = coco.write_images(
-            draw_scenes(kits[split], plan.layout, split, plan.seed, count), folder / split
-        )
+        images = coco.write_images(draw_scenes(kits[split], plan.layout, split, plan.seed, count), folder / split)
         content = coco.annotation_file(images, names, f"composed scenes, {split}, seed {plan.seed}")
         objects = ""
         if split != "unlabeled":

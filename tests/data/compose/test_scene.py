@@ -39,9 +39,7 @@ def test_a_mask_is_the_pixels_that_show_the_object(seed):
 
 
 def test_a_hole_is_not_in_the_mask():
-    scene = compose_scene(
-        kit(block(hole=True)), layout(objects=(1, 1), occlusion=0), np.random.default_rng(0)
-    )
+    scene = compose_scene(kit(block(hole=True)), layout(objects=(1, 1), occlusion=0), np.random.default_rng(0))
     rows, columns = np.nonzero(scene.masks[0])
     centre = scene.masks[0][(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]
     assert scene.masks[0].any() and not centre

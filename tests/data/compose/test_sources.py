@@ -74,9 +74,7 @@ def test_the_shipped_photographs_are_there():
 
 
 def test_pictographs_are_in_the_font_and_differ():
-    font = TTFont(
-        find_spec("matplotlib").submodule_search_locations[0] + "/mpl-data/fonts/ttf/DejaVuSans.ttf"
-    )
+    font = TTFont(find_spec("matplotlib").submodule_search_locations[0] + "/mpl-data/fonts/ttf/DejaVuSans.ttf")
     assert {ord(c) for pair in CATEGORIES.values() for c in "".join(pair)} <= set(font.getBestCmap())
     seen = set()
     for group in load_pictographs(len(CATEGORIES), 32).values():

@@ -1,0 +1,87 @@
+"""A finished pretraining run brought back to be looked at: its trunk before and after, and its first batch."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import yaml
+from detectron2.config import instantiate
+from detectron2.utils.env import seed_all_rng
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from pretrain.data.batches import CropLoader, ImageSource
+from pretrain.data.images import BrokenImage, ImageFolder
+from pretrain.engine.checkpoint import LAST, load_checkpoint
+from pretrain.errors import UserError
+from pretrain.evaluation.report.pretraining import Pretraining
+from pretrain.models.vit import VisionTransformer
+
+TEACHER_TRUNK = "teacher.trunk."
+NUM_IMAGES = 4
+
+
+def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining | None:
+    """What the report shows of the run in `folder`; None where the run left no checkpoint or config.
+
+    Args:
+        folder: train.output_dir of the run.
+        images: where its images are now; None: where the config says.
+
+    Raises:
+        UserError: the checkpoint or the config is broken, they do not belong together, or the images are gone.
+    """
+    if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
+        return None
+    cfg = read_config(folder / "config.yaml")
+    untrained, trained, steps = trunks(cfg, folder / LAST)
+    source = ImageFolder(images) if images else instantiate(cfg.dataloader.train.source)
+    batch, shown = first_batch(cfg, source)
+    return Pretraining(untrained, trained, steps, batch, shown)
+
+
+def read_config(path: Path) -> DictConfig:
+    """The config that a run saved; plain YAML, so that reading it runs no code."""
+    try:
+        return OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as the config of a run: {str(error).splitlines()[0]}") from error
+
+
+def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
+    """The trunk with its initial values, made again from the run's seed; the teacher's trunk; the steps it was trained.
+
+    Raises:
+        UserError: the checkpoint is broken or of another config.
+    """
+    state = load_checkpoint(checkpoint)
+    seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
+    untrained = instantiate(cfg.model).teacher["trunk"].eval().requires_grad_(False)
+    weights = {
+        name.removeprefix(TEACHER_TRUNK): value
+        for name, value in state["model"].items()
+        if name.startswith(TEACHER_TRUNK)
+    }
+    trained = deepcopy(untrained)
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint}: does not belong to the config beside it: {reason}") from error
+    return untrained, trained, state["iteration"]
+
+
+def first_batch(cfg: DictConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:
+    """The batch that the run's first step saw, and its first images."""
+    train = cfg.dataloader.train
+    crops, masks = instantiate(train.crops), instantiate(train.masks)
+    loader = CropLoader(source, crops, masks, train.batch_size, num_workers=0, seed=train.seed)
+    batch = next(loader.batches(0))
+    images = []
+    for index in batch["index"].tolist()[:NUM_IMAGES]:
+        try:
+            images.append(source.load(index))
+        except BrokenImage as error:
+            raise UserError(f"{error}: an image of the first step is broken now; restore it") from error
+    return batch, images

@@ -1,0 +1,58 @@
+"""Attention probabilities of a trunk's last block, which its fused kernels never show."""
+
+import torch
+from torch import Tensor
+
+from pretrain.models.attention import Layout, pack
+from pretrain.models.vit import Block, VisionTransformer
+
+
+@torch.no_grad()
+def tokens_before_last_block(
+    trunk: VisionTransformer, images: Tensor, boxes: Tensor | None = None
+) -> tuple[Tensor, Layout]:
+    """The packed tokens (T, D) that enter the last block, and their layout. Arguments as in `trunk.forward`."""
+    tokens = trunk.embed_patches(images) + trunk.sample_positions(boxes, trunk.grid(images))
+    packed, layout = pack([trunk.with_class_token(tokens)])
+    for block in trunk.blocks[:-1]:
+        packed = block(packed, layout)
+    return packed, layout
+
+
+@torch.no_grad()
+def attention_probabilities(block: Block, tokens: Tensor, length: int) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) of one block for sequences of one length.
+
+    Args:
+        tokens: (B*length, D), what enters the block.
+
+    Returns:
+        (B, heads, length, length) float32; a row is a query and sums to one.
+    """
+    attn = block.attn
+    q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
+    q, k = (t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))  # (B, heads, length, head_dim)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+
+
+def last_attention(trunk: VisionTransformer, images: Tensor, boxes: Tensor | None = None) -> Tensor:
+    """Final-layer attention of equally large images (B, 3, H*p, W*p) -> (B, heads, L, L), class token first if any."""
+    tokens, layout = tokens_before_last_block(trunk, images, boxes)
+    return attention_probabilities(trunk.blocks[-1], tokens, layout.lengths[0])
+
+
+def patch_attention(trunk: VisionTransformer, image: Tensor, queries: list[tuple[float, float]]) -> Tensor:
+    """How much the patches at some points of an image look at each patch, in the final layer, mean over heads.
+
+    Args:
+        image: (3, H*p, W*p), normalised.
+        queries: (x, y) in [0, 1].
+
+    Returns:
+        (len(queries), H, W), in multiples of uniform attention: 1 is what a patch gets that is like any other.
+    """
+    probabilities = last_attention(trunk, image[None])[0].mean(0)  # (L, L)
+    rows, columns = trunk.grid(image)
+    first = probabilities.shape[0] - rows * columns
+    places = [first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in queries]
+    return probabilities[places, first:].unflatten(1, (rows, columns)) * probabilities.shape[1]

@@ -1,0 +1,129 @@
+"""Drawing on RGB uint8 arrays (H, W, 3): enlarge, colour maps, boxes, text, tiles side by side."""
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+# Eight hues that stay apart for colour-blind readers too (Okabe and Ito's, the yellow darkened, black left out), and
+# a few more for datasets with many categories.
+PALETTE = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 85, 160),
+    (213, 94, 0),
+    (86, 180, 233),
+    (150, 120, 20),
+    (120, 81, 169),
+    (170, 30, 60),
+    (90, 150, 30),
+    (70, 70, 200),
+    (20, 140, 150),
+)
+INK, PAPER = (34, 34, 34), (250, 250, 248)
+
+
+def color_of(index: int) -> tuple[int, int, int]:
+    """The palette's colour number `index`, round and round."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
+    """A uint8 image as (3, H, W) or (H, W, 3) -> a writable copy (H, W, 3)."""
+    array = crop.detach().cpu().numpy() if isinstance(crop, Tensor) else crop
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    return array.copy(order="C")
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel becomes a square of `factor` pixels."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize smoothly so that the longer side is `side` pixels."""
+    scale = side / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+
+
+def colorize(values: np.ndarray, low: float, high: float, colors: int = cv2.COLORMAP_INFERNO) -> np.ndarray:
+    """Numbers (H, W) as colours of an OpenCV colour map, clipped to [low, high] -> (H, W, 3)."""
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return cv2.applyColorMap(np.rint(share * 255).astype(np.uint8), colors)[..., ::-1].copy()
+
+
+def blend(image: np.ndarray, other: np.ndarray | tuple, share: float | np.ndarray) -> np.ndarray:
+    """`share` of `other` over `image`; `share` may differ from pixel to pixel (H, W, 1)."""
+    mixed = image * (1.0 - share) + np.asarray(other, dtype=np.float64) * share
+    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+
+
+def draw_box(image: np.ndarray, box, color, thickness: int = 2, dashed: bool = False) -> None:
+    """Outline (x0, y0, x1, y1), in pixels and in any order, in place."""
+    height, width = image.shape[:2]
+    xs = np.clip(np.rint([min(box[0], box[2]), max(box[0], box[2])]), 0, width - 1).astype(int)
+    ys = np.clip(np.rint([min(box[1], box[3]), max(box[1], box[3])]), 0, height - 1).astype(int)
+    if not dashed:
+        cv2.rectangle(image, (int(xs[0]), int(ys[0])), (int(xs[1]), int(ys[1])), color, thickness)
+        return
+    dash = 4 * thickness
+    for x in range(xs[0], xs[1], 2 * dash):
+        for y in ys:
+            cv2.line(image, (int(x), int(y)), (int(min(x + dash, xs[1])), int(y)), color, thickness)
+    for y in range(ys[0], ys[1], 2 * dash):
+        for x in xs:
+            cv2.line(image, (int(x), int(y)), (int(x), int(min(y + dash, ys[1]))), color, thickness)
+
+
+def draw_dot(image: np.ndarray, point: tuple[float, float], color=(255, 255, 255), radius: int = 6) -> None:
+    """A ringed dot at (x, y) in pixels, in place; visible on light and dark."""
+    at = (round(point[0]), round(point[1]))
+    cv2.circle(image, at, radius + 2, INK, -1, cv2.LINE_AA)
+    cv2.circle(image, at, radius, color, -1, cv2.LINE_AA)
+
+
+def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size: int = 14) -> None:
+    """White text on a patch of `color` whose upper left corner is `at`, moved so that it lies inside; in place."""
+    font = _font(size)
+    left, top, right, bottom = font.getbbox(text)
+    width, height = right - left + 8, bottom - top + 6
+    x = int(np.clip(at[0], 0, max(0, image.shape[1] - width)))
+    y = int(np.clip(at[1], 0, max(0, image.shape[0] - height)))
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=tuple(color))
+    draw.text((x + 4 - left, y + 3 - top), text, font=font, fill=(255, 255, 255))
+    image[:] = np.asarray(picture)
+
+
+def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
+    """Plain text, its upper left corner at `at`, in place. Returns the x at which it ends."""
+    picture, font = Image.fromarray(image), _font(size)
+    ImageDraw.Draw(picture).text(at, text, font=font, fill=tuple(color))
+    image[:] = np.asarray(picture)
+    return at[0] + font.getlength(text)
+
+
+def _font(size: int):
+    return ImageFont.load_default(size)
+
+
+def row(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
+    """Tiles side by side, top-aligned."""
+    height = max(tile.shape[0] for tile in tiles)
+    width = sum(tile.shape[1] for tile in tiles) + gap * (len(tiles) - 1)
+    canvas = np.full((height, width, 3), background, dtype=np.uint8)
+    x = 0
+    for tile in tiles:
+        canvas[: tile.shape[0], x : x + tile.shape[1]] = tile
+        x += tile.shape[1] + gap
+    return canvas
+
+
+def column(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
+    """Tiles below each other, left-aligned."""
+    turned = [tile.transpose(1, 0, 2) for tile in tiles]
+    return np.ascontiguousarray(row(turned, gap, background).transpose(1, 0, 2))

@@ -1,0 +1,106 @@
+"""From unlabeled images and a COCO-format dataset to a detector and its AP.
+
+    python tools/pretrain_then_detect.py --images DIR \
+        --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
+
+Pretrains (OUTPUT/pretrain), exports the trunk (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
+(OUTPUT/detect) and writes OUTPUT/result.json. Stages that OUTPUT already holds are skipped; an interrupted one goes on.
+Overrides say which half they mean: pretrain.train.max_iter=500, detect.train.max_iter=300.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from pretrain.errors import UserError, run_main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PRESETS = {
+    "tiny": ("cropfield_tiny.py", "mask_rcnn_cropfield_tiny.py"),
+    "vits": ("cropfield_vits16_in1k_100ep.py", "mask_rcnn_cropfield_vits_12ep.py"),
+    "vitb": ("cropfield_vitb16_in1k_100ep.py", "mask_rcnn_cropfield_vitb_12ep.py"),
+}
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="unlabeled images, any sub-folders")
+    for split, use in (("train", "to fine-tune on"), ("val", "to measure AP on")):
+        parser.add_argument(f"--{split}-json", required=True, metavar="FILE", help=f"COCO-format annotations {use}")
+        parser.add_argument(f"--{split}-images", required=True, metavar="DIR", help="folder of their images")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the trunk (default: tiny)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
+    return parser.parse_intermixed_args(argv)
+
+
+def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the pretraining config and of the detector's, without their prefixes."""
+    halves = {"pretrain": [], "detect": []}
+    for override in overrides:
+        half, _, rest = override.partition(".")
+        if half not in halves or not rest:
+            raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
+        halves[half].append(rest)
+    return halves["pretrain"], halves["detect"]
+
+
+def make_stages(args: argparse.Namespace):
+    """The chain's commands; each one can be typed by hand as well."""
+    from pretrain.engine.stages import Stage
+
+    pretrain_config, detect_config = PRESETS[args.preset]
+    for_pretrain, for_detect = split_overrides(args.overrides)
+    tools, configs = REPOSITORY / "tools", REPOSITORY / "configs"
+    dataset = [f"dataset.{k}={getattr(args, k)}" for k in ("train_json", "train_images", "val_json", "val_images")]
+    backbone = args.output / "backbone.safetensors"
+    pretrain = [
+        str(tools / "pretrain_net.py"), "--resume", "--config-file", str(configs / "pretrain" / pretrain_config),
+        f"dataloader.train.source.root={args.images}", f"train.output_dir={args.output / 'pretrain'}", *for_pretrain,
+    ]  # fmt: skip
+    export = [str(tools / "export_backbone.py"), str(args.output / "pretrain" / "last.pth"), "-o", str(backbone)]
+    detect = [
+        str(tools / "lazyconfig_train_net.py"), "--resume", "--config-file", str(configs / "COCO" / detect_config),
+        *dataset, f"train.init_checkpoint={backbone}", f"train.output_dir={args.output / 'detect'}", *for_detect,
+    ]  # fmt: skip
+    return (
+        Stage("pretrain", tuple(pretrain), show=r"pretrain\."),
+        Stage("export", tuple(export)),
+        Stage("detect", tuple(detect), show=r"iter: |Inference done|AP|matched"),
+    )
+
+
+def check_inputs(args: argparse.Namespace, stages) -> None:
+    """Everything that can be known to fail, before the first stage."""
+    from cropfield.datasets import check_coco_file, check_same_categories
+
+    from pretrain.data.images import ImageFolder
+    from pretrain.engine.lazy_config import load_config
+
+    for stage in (stages[0], stages[-1]):
+        config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
+        load_config(config, overrides)
+    ImageFolder(str(args.images))
+    check_coco_file(args.train_json, args.train_images)
+    check_coco_file(args.val_json, args.val_images)
+    check_same_categories(args.train_json, args.val_json)
+
+
+def main() -> None:
+    args = parse_args()
+    stages = make_stages(args)
+    check_inputs(args, stages)
+    from pretrain.engine.stages import Chain
+
+    chain = Chain(args.output)
+    chain.check(list(stages))
+    for stage in stages:
+        chain.run(stage)
+    result = json.loads((args.output / "detect" / "result.json").read_text())
+    (args.output / "result.json").write_text(json.dumps({**result, "seconds": chain.seconds}, indent=2) + "\n")
+    mask = f", mask AP {result['segm']['AP']:.2f}" if "segm" in result else ""
+    print(f"box AP {result['bbox']['AP']:.2f}{mask}: {args.output / 'result.json'}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,43 @@
+"""Write OUT_DIR/report.html: what a pretrain-then-detect run did, in numbers, curves and pictures.
+
+    python tools/report.py outputs/demo
+
+Reads what is there (`pretrain/evaluation/report/run_files.py` says where it looks) and says what is absent.
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import UserError, run_main
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="output folder of a run")
+    parser.add_argument(
+        "--images", type=Path, help="the unlabeled images (default: OUT_DIR/data/unlabeled, or the config's)"
+    )
+    parser.add_argument("--val-json", type=Path, help="default: OUT_DIR/data/annotations/instances_val.json")
+    parser.add_argument("--val-images", type=Path, help="default: OUT_DIR/data/val")
+    args = parser.parse_args(argv)
+    data = args.folder / "data"
+    if args.images is None and (data / "unlabeled").is_dir():
+        args.images = data / "unlabeled"
+    args.val_json = args.val_json or data / "annotations" / "instances_val.json"
+    args.val_images = args.val_images or data / "val"
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if not args.folder.is_dir():
+        raise UserError(f"{args.folder} is not a folder; give the output folder of a run, such as outputs/demo")
+    from pretrain.engine.rebuild import rebuild_pretraining
+    from pretrain.evaluation.report.build import write_report
+
+    pretraining = rebuild_pretraining(args.folder / "pretrain", args.images)
+    print(write_report(args.folder, pretraining, args.val_json, args.val_images))
+
+
+if __name__ == "__main__":
+    run_main(main)
