@@ -19,6 +19,7 @@ setup(
         "pycocotools",
         "opencv-python",
         "safetensors",
+        "shapely",
         "numpy",
     ],
     extras_require={"cuda": ["xformers"], "demo": ["scikit-image", "scikit-learn", "matplotlib"]},

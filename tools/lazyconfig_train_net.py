@@ -16,8 +16,8 @@ import os
 from pathlib import Path
 
 import torch
-from cropfield.datasets import check_same_categories
-from cropfield.weights import load_weights, read_tensors
+from cropfield.datasets import check_registered, check_same_categories
+from cropfield.weights import load_weights
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.engine import (
@@ -33,6 +33,7 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.logger import setup_logger
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
@@ -44,15 +45,14 @@ def check(cfg, args) -> None:
     """Everything that can be known to fail before the first iteration, as a UserError."""
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
-    if not args.eval_only:
-        instantiate(cfg.dataloader.train.dataset.names)
-    instantiate(cfg.dataloader.test.dataset.names)
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
+    for part in ("test",) if args.eval_only else ("train", "test"):
+        check_registered(instantiate(cfg.dataloader[part].dataset.names))
     if "dataset" in cfg and cfg.dataset.train_json and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
     if cfg.train.init_checkpoint:
-        read_tensors(cfg.train.init_checkpoint)
-    elif args.eval_only:
-        raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
+        load_weights(instantiate(cfg.model), cfg.train.init_checkpoint)
 
 
 def evaluate(cfg, model) -> dict:
@@ -122,6 +122,7 @@ def run(args) -> None:
     """One process of the run."""
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, comm.get_rank(), name="cropfield")
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
         box, mask = results["bbox"]["AP"], results.get("segm", {}).get("AP", math.nan)

@@ -7,9 +7,11 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tin
 from functools import partial
 
 import detectron2.data.transforms as T
-from cropfield.autocast import cpu_detector
+from cropfield.autocast import BFloat16RCNN
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
+
+from pretrain.engine.devices import bf16_pays
 
 from ..common.coco_dataset import dataloader, dataset  # noqa: F401
 from ..common.detection_optim import optimizer, step_schedule, train
@@ -18,15 +20,15 @@ from ..common.mask_rcnn_cropfield import model
 image_size = 128
 channels = 96
 
-# Mixed precision where only a CPU is there, and one that has it in hardware.
-model._target_ = cpu_detector()
+if train.device == "cpu" and bf16_pays():
+    model._target_ = BFloat16RCNN
 
 # The trunk of configs/pretrain/cropfield_tiny.py.
 model.backbone.net.patch_size = 8
 model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3
-model.backbone.net.field_size = 50
+model.backbone.net.field_size = 16
 model.backbone.net.drop_path_rate = 0.0
 
 # Two levels, strides 8 and 16: objects of 20 to 100 pixels.

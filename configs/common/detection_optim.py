@@ -2,16 +2,17 @@
 
 from functools import partial
 
-import torch
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from pretrain.engine.devices import default_device
+
 train = model_zoo.get_config("common/train.py").train
-train.device = "cuda" if torch.cuda.is_available() else "cpu"
-train.amp.enabled = torch.cuda.is_available()
+train.device = default_device()
+train.amp.enabled = train.device == "cuda"
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: another one each time
 

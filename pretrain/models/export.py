@@ -34,6 +34,19 @@ def extract_trunk(checkpoint: dict) -> dict[str, Tensor]:
     return state
 
 
+def describe_trunk(checkpoint: dict) -> dict[str, str]:
+    """What a file's tensors do not say or say late, as text: method, patch and field size, width, depth, heads."""
+    shape = checkpoint["trunk"]
+    facts = {name: shape[name] for name in ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")}
+    facts |= {
+        "method": checkpoint.get("method", "unknown"),
+        "iteration": checkpoint.get("iteration", "unknown"),
+        "field_size": "x".join(str(side) for side in shape["field_size"]),
+        "layer_scale": "kept" if shape.get("layer_scale", True) else "none",
+    }
+    return {name: str(value) for name, value in facts.items()}
+
+
 def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same function without LayerScale: gamma goes into the linear layer before it, `gamma * (W x + b)`."""
     folded = {name: value for name, value in state.items() if not name.endswith(".gamma")}

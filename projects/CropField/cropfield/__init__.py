@@ -1,5 +1,18 @@
-"""CropField for Detectron2: the pretrained trunk as a backbone."""
+"""CropField for Detectron2: the pretrained trunk as a backbone, from LazyConfig files or yaml."""
 
+from cropfield.autocast import BFloat16RCNN
 from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT
+from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
+from cropfield.weights import LoadReport, load_backbone, load_weights
 
-__all__ = ["CropFieldFeaturePyramid", "CropFieldViT"]
+__all__ = [
+    "BFloat16RCNN",
+    "CropFieldFeaturePyramid",
+    "CropFieldViT",
+    "LoadReport",
+    "add_cropfield_config",
+    "build_cropfield_vit_backbone",
+    "build_cropfield_vit_fpn_backbone",
+    "load_backbone",
+    "load_weights",
+]

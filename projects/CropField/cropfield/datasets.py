@@ -1,6 +1,7 @@
 """Any COCO-format dataset, from a json file and an image folder, for LazyConfig files: nothing to register by hand."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -57,6 +58,18 @@ def class_names(json_file: str) -> list[str]:
     return [category["name"] for category in categories]
 
 
+def check_registered(name: str) -> None:
+    """Raise UserError unless `name` is a dataset that Detectron2 knows and whose annotation file is there."""
+    if name not in DatasetCatalog.list():
+        raise UserError(f"Detectron2 knows no dataset {name!r}; register it, or give dataset.train_json and the like")
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file and not os.path.isfile(json_file):
+        raise UserError(
+            f"the dataset {name} is not on this machine (no {json_file}): set DETECTRON2_DATASETS to the folder that "
+            "holds it, or give your own by dataset.train_json, train_images, val_json and val_images"
+        )
+
+
 def check_same_categories(train_json: str, val_json: str) -> None:
     """Raise UserError unless both files number the same categories in the same way."""
     if class_names(os.path.abspath(train_json)) != class_names(os.path.abspath(val_json)):
@@ -104,6 +117,9 @@ def check_coco_file(json_file: str, images: str) -> Counter:
     if not content["categories"]:
         raise UserError(f'{json_file} has an empty list "categories"; name the classes that its annotations use')
     _check_images(json_file, content["images"], images)
+    polygons = any(isinstance(annotation.get("segmentation"), list) for annotation in content["annotations"])
+    if polygons and importlib.util.find_spec("shapely") is None:
+        raise UserError(f"{json_file} has polygon masks, and Detectron2 crops those with shapely: pip install shapely")
     faults = _check_annotations(json_file, content)
     for fault, count in faults.items():
         logger.warning("%s: %d %s", json_file, count, fault)

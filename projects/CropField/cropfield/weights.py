@@ -37,7 +37,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.path}: all {self.matched} tensors of the trunk loaded ({self.parameters / 1e6:.1f} M parameters)"
+            f"{self.path}: all {self.matched} tensors of the trunk matched ({self.parameters / 1e6:.1f} M parameters)"
         ]
         parts += [f"{change} (bicubic)" for change in self.resized] + self.converted
         expected = [name for name in self.left_over if name in _EXPECTED_LEFTOVERS]

@@ -1,0 +1,71 @@
+"""CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT
+
+
+def add_cropfield_config(cfg: CfgNode) -> None:
+    """Add MODEL.CROPFIELD with the values of ViT-B/16. Names and meanings are `CropFieldViT`'s."""
+    cfg.MODEL.CROPFIELD = node = CfgNode()
+    node.PATCH_SIZE = 16
+    node.EMBED_DIM = 768
+    node.DEPTH = 12
+    node.NUM_HEADS = 12
+    node.MLP_RATIO = 4.0
+    node.FIELD_SIZE = [50, 50]
+    node.DROP_PATH_RATE = 0.1
+    node.LAYER_SCALE = 1.0  # initial value; 0 builds blocks without
+    node.FINAL_NORM = False
+    node.CLASS_TOKEN = False
+    node.ACTIVATION_CHECKPOINTING = False
+    node.OUT_FEATURE = "last_feat"
+    node.SQUARE_PAD = 0  # pixels; 0 pads only to whole strides
+    # The simple feature pyramid of build_cropfield_vit_fpn_backbone.
+    node.FPN_CHANNELS = 256
+    node.FPN_SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
+    node.FPN_NORM = "LN"
+    node.FPN_TOP_LEVEL = True  # one more level, by max pooling, for the RPN
+
+
+@BACKBONE_REGISTRY.register()
+def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldViT:
+    """The plain trunk: one feature map at the patch's stride.
+
+    Args:
+        input_shape: what Detectron2 passes; images have three channels in any case.
+    """
+    node = cfg.MODEL.CROPFIELD
+    return CropFieldViT(
+        patch_size=node.PATCH_SIZE,
+        embed_dim=node.EMBED_DIM,
+        depth=node.DEPTH,
+        num_heads=node.NUM_HEADS,
+        mlp_ratio=node.MLP_RATIO,
+        field_size=tuple(node.FIELD_SIZE),
+        drop_path_rate=node.DROP_PATH_RATE,
+        layer_scale=node.LAYER_SCALE or None,
+        final_norm=node.FINAL_NORM,
+        class_token=node.CLASS_TOKEN,
+        activation_checkpointing=node.ACTIVATION_CHECKPOINTING,
+        out_feature=node.OUT_FEATURE,
+        square_pad=node.SQUARE_PAD,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldFeaturePyramid:
+    """The trunk under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
+    node = cfg.MODEL.CROPFIELD
+    return CropFieldFeaturePyramid(
+        net=build_cropfield_vit_backbone(cfg, input_shape),
+        in_feature=node.OUT_FEATURE,
+        out_channels=node.FPN_CHANNELS,
+        scale_factors=node.FPN_SCALE_FACTORS,
+        top_block=LastLevelMaxPool() if node.FPN_TOP_LEVEL else None,
+        norm=node.FPN_NORM,
+        square_pad=node.SQUARE_PAD,
+    )

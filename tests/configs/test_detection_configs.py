@@ -1,0 +1,106 @@
+"""The detector's configs: they load, they hold the paper's recipe, and the models they describe can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cropfield import BFloat16RCNN, CropFieldViT
+from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "COCO"
+COCO_IMAGES = 118000
+NAMES = sorted(path.stem for path in CONFIGS.glob("mask_rcnn_cropfield_*.py"))
+
+
+def load(name: str):
+    return LazyConfig.load(str(CONFIGS / f"{name}.py"))
+
+
+def test_the_five_configs_are_there():
+    recipe = {f"mask_rcnn_cropfield_vit{size}_{epochs}ep" for size in "sb" for epochs in (12, 50)}
+    assert set(NAMES) == recipe | {"mask_rcnn_cropfield_tiny"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_has_detectron2s_keys_and_fits_the_machine(name):
+    cfg = load(name)
+    assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= cfg.keys()
+    assert cfg.train.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert cfg.train.amp.enabled == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("size, lr, width", [("s", 1e-4, 384), ("b", 3e-4, 768)])
+def test_the_papers_recipe(size, lr, width):
+    cfg = load(f"mask_rcnn_cropfield_vit{size}_12ep")
+    assert cfg.train.max_iter == 22128 and cfg.dataloader.train.total_batch_size == 64
+    assert list(cfg.lr_multiplier.scheduler.milestones) == [19667, 21306]
+    assert cfg.optimizer.lr == lr and cfg.optimizer.weight_decay == 0.1
+    net = cfg.model.backbone.net
+    assert (net.embed_dim, net.depth, net.num_heads, net.patch_size) == (width, 12, width // 64, 16)
+    assert not {"window_size", "use_rel_pos"} & net.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schedule_steps_where_it_should(name):
+    cfg = load(name)
+    factor = instantiate(cfg.lr_multiplier)
+    last = cfg.train.max_iter
+    assert factor(0) < 0.01
+    for count, milestone in enumerate(cfg.lr_multiplier.scheduler.milestones):
+        assert factor((milestone - 1) / last) == pytest.approx(0.1**count)
+        assert factor((milestone + 1) / last) == pytest.approx(0.1 ** (count + 1))
+
+
+@pytest.mark.parametrize("size", "sb")
+def test_50_epochs_are_12_stretched(size):
+    short, long = (load(f"mask_rcnn_cropfield_vit{size}_{epochs}ep") for epochs in (12, 50))
+    assert short.train.max_iter * 64 / COCO_IMAGES == pytest.approx(12, abs=0.01)
+    assert long.train.max_iter * 64 / COCO_IMAGES == pytest.approx(50, abs=0.01)
+    for a, b in zip(short.lr_multiplier.scheduler.milestones, long.lr_multiplier.scheduler.milestones, strict=True):
+        assert a / short.train.max_iter == pytest.approx(b / long.train.max_iter, abs=1e-4)
+    assert long.optimizer.lr == short.optimizer.lr
+
+
+def test_the_small_recipe_builds_with_its_parameter_groups():
+    cfg = load("mask_rcnn_cropfield_vits_12ep")
+    cfg.model.backbone.net.depth = 1
+    model = instantiate(cfg.model)
+    assert isinstance(model.backbone.net, CropFieldViT) and model.roi_heads.num_classes == 80
+    assert [f for f in model.backbone.output_shape()] == ["p2", "p3", "p4", "p5", "p6"]
+    cfg.optimizer.params.model = model
+    decay = {id(p): g["weight_decay"] for g in instantiate(cfg.optimizer).param_groups for p in g["params"]}
+    by_name = {name: decay[id(p)] for name, p in model.named_parameters()}
+    free = {"backbone.net.pos_embed", "backbone.net.blocks.0.ls1.gamma", "backbone.net.blocks.0.norm1.weight"}
+    assert all(by_name[name] == 0 for name in free)
+    assert by_name["backbone.net.blocks.0.attn.qkv.weight"] == 0.1
+
+
+def test_the_tiny_model_is_tiny():
+    cfg = load("mask_rcnn_cropfield_tiny")
+    model = instantiate(cfg.model)
+    assert type(model) in (GeneralizedRCNN, BFloat16RCNN)
+    assert sum(p.numel() for p in model.parameters()) < 6e6
+    strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
+    assert [strides[level] for level in cfg.model.proposal_generator.in_features] == list(
+        cfg.model.proposal_generator.anchor_generator.strides
+    )
+
+
+def test_mixed_precision_is_for_training_only():
+    cfg = load("mask_rcnn_cropfield_tiny")
+    cfg.model._target_ = BFloat16RCNN
+    model = instantiate(cfg.model)
+    dtypes = []
+    model.backbone.net.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
+    target = Instances((128, 128), gt_boxes=Boxes([[10.0, 10, 60, 60]]), gt_classes=torch.tensor([3]))
+    target.gt_masks = BitMasks(torch.ones(1, 128, 128, dtype=torch.bool))
+    images = [{"image": torch.randint(0, 255, (3, 128, 128)), "height": 128, "width": 128, "instances": target}]
+    with EventStorage():
+        losses = model(images)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    with torch.no_grad():
+        scores = model.eval()(images)[0]["instances"].scores
+    assert dtypes == [torch.bfloat16, torch.float32] and scores.dtype == torch.float32

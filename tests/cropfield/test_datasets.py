@@ -1,0 +1,118 @@
+"""COCO files: names, classes, and a sentence for each fault."""
+
+import json
+
+import pytest
+from cropfield.datasets import check_coco_file, check_registered, check_same_categories, dataset_name, num_classes
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from pretrain.errors import UserError
+
+
+def coco(**changes) -> dict:
+    """A COCO file of one image with one box; ids do not count from one."""
+    return {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "categories": [{"id": 9, "name": "cat"}, {"id": 4, "name": "ant"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 9, "bbox": [2, 3, 10, 10], "iscrowd": 0, "area": 100}],
+    } | changes
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a COCO file and its image folder; returns both paths as text."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+
+    def write_file(content, name="labels.json"):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(tmp_path / name), str(tmp_path / "images")
+
+    return write_file
+
+
+def box(*values) -> dict:
+    return coco()["annotations"][0] | {"bbox": list(values)}
+
+
+def test_a_dataset_is_registered_once_under_a_name_of_its_own(write):
+    json_file, images = write(coco())
+    name = dataset_name(json_file, images, otherwise="coco_2017_train")
+    assert name == dataset_name(json_file, images, otherwise="coco_2017_train")
+    assert name.startswith("labels-")
+    (record,) = DatasetCatalog.get(name)
+    assert record["annotations"][0]["category_id"] == 1  # 9 is the second id
+    assert MetadataCatalog.get(name).thing_classes == ["ant", "cat"]
+
+
+def test_without_a_file_the_default_holds():
+    assert dataset_name("", "", otherwise="coco_2017_val") == "coco_2017_val"
+    assert num_classes("", otherwise=80) == 80
+
+
+def test_classes_are_counted_in_the_file(write):
+    assert num_classes(write(coco())[0], otherwise=80) == 2
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ('{ "images": [', "not whole JSON"),
+        ("[]", 'no list "images"'),
+        ({"images": [], "categories": []}, 'no list "annotations"'),
+        (coco(annotations=[]), "has no annotations"),
+        (coco(categories=[]), 'empty list "categories"'),
+        (coco(images=[{"id": 7, "height": 1, "width": 1}]), '"images" has no "file_name"'),
+        (coco(annotations=[{"image_id": 7, "category_id": 9}]), '"annotations" has no "bbox"'),
+        (coco(annotations=[box(1, 2, 3)]), "not four numbers"),
+        (coco(annotations=[box(1, 2, 3, "x")]), "not four numbers"),
+        (coco(annotations=[box(0, 0, 5, 5) | {"category_id": 3}]), "category_id 3"),
+        (coco(images=[{"id": 7, "file_name": "b.jpg", "height": 20, "width": 30}]), "1 of 1 images"),
+    ],
+)
+def test_what_cannot_be_used_gets_a_sentence(write, content, words):
+    json_file, images = write(content)
+    with pytest.raises(UserError) as refused:
+        dataset_name(json_file, images, otherwise="")
+    assert words in str(refused.value) and "labels.json" in str(refused.value)
+
+
+def test_absent_file_and_absent_folder(write, tmp_path):
+    with pytest.raises(UserError, match="absent.json"):
+        dataset_name(str(tmp_path / "absent.json"), str(tmp_path), otherwise="")
+    with pytest.raises(UserError, match="not a folder"):
+        dataset_name(write(coco())[0], str(tmp_path / "nowhere"), otherwise="")
+
+
+@pytest.mark.parametrize(
+    "annotation, words",
+    [
+        (box(2, 3, 0, 10), "without area"),
+        (box(40, 3, 5, 5), "wholly outside"),
+        (box(25, 3, 10, 5), "beyond their image"),
+        (box(2, 3, 10, 10) | {"image_id": 8}, "images that the file does not list"),
+    ],
+)
+def test_harmless_faults_are_counted(write, annotation, words):
+    faults = check_coco_file(*write(coco(annotations=[box(2, 3, 10, 10), annotation, annotation])))
+    ((fault, count),) = faults.items()
+    assert words in fault and count == 2
+
+
+def test_both_files_must_number_the_same_categories(write):
+    train, _ = write(coco(), "train.json")
+    same, _ = write(coco(), "same.json")
+    check_same_categories(train, same)
+    other, _ = write(coco(categories=[{"id": 9, "name": "cat"}, {"id": 4, "name": "bee"}]), "other.json")
+    with pytest.raises(UserError, match="different categories"):
+        check_same_categories(train, other)
+
+
+def test_a_registered_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="knows no dataset"):
+        check_registered("no_such_dataset")
+    name = f"absent-{tmp_path.name}"
+    register_coco_instances(name, {}, str(tmp_path / "none.json"), str(tmp_path))
+    with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
+        check_registered(name)

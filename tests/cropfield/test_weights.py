@@ -1,0 +1,199 @@
+"""Backbone files into trunks: what matches, what is converted, what is refused."""
+
+import pickle
+
+import pytest
+import torch
+from cropfield import CropFieldViT, load_backbone, load_weights
+from safetensors.torch import save_file
+from torch import nn
+
+from pretrain.errors import UserError
+from pretrain.models.export import fold_layer_scale, write_backbone
+from pretrain.models.vit import VisionTransformer
+
+SHAPE = dict(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4)
+IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
+
+
+def pretrained(**changes) -> dict[str, torch.Tensor]:
+    """A trunk's state as pretraining leaves it: class token, final norm, gammas of all sizes."""
+    torch.manual_seed(1)
+    state = VisionTransformer(**SHAPE | changes).state_dict()
+    return {name: value.uniform_(-0.5, 0.5) for name, value in state.items()}
+
+
+def features(trunk: CropFieldViT) -> torch.Tensor:
+    with torch.no_grad():
+        return trunk.eval()(IMAGES)["last_feat"]
+
+
+@pytest.fixture
+def reference() -> torch.Tensor:
+    trunk = CropFieldViT(**SHAPE)
+    trunk.load_state_dict(pretrained(), strict=False)
+    return features(trunk)
+
+
+def file_of(tmp_path, name: str, state, metadata=None):
+    write_backbone(tmp_path / name, state, metadata or {})
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["trunk.safetensors", "trunk.pth"])
+def test_a_file_loads_whole_and_says_so(tmp_path, name, reference):
+    trunk = CropFieldViT(**SHAPE)
+    report = load_backbone(trunk, file_of(tmp_path, name, pretrained()))
+    assert torch.equal(features(trunk), reference)
+    assert report.matched == len(trunk.state_dict())
+    assert report.parameters == sum(p.numel() for p in trunk.parameters())
+    assert report.left_over == ["cls_token", "norm.bias", "norm.weight"]
+    assert "all 31 tensors" in str(report) and "unused, as expected: cls_token" in str(report)
+
+
+def test_a_bare_state_dict_loads_too(tmp_path, reference):
+    torch.save(pretrained(), tmp_path / "bare.pth")
+    trunk = CropFieldViT(**SHAPE)
+    load_backbone(trunk, tmp_path / "bare.pth")
+    assert torch.equal(features(trunk), reference)
+
+
+def test_folding_layer_scale_is_exact():
+    state = {name: value.double() for name, value in pretrained().items()}
+    unfolded, folded = CropFieldViT(**SHAPE).double(), CropFieldViT(**SHAPE, layer_scale=None).double()
+    unfolded.load_state_dict(state, strict=False)
+    folded.load_state_dict(fold_layer_scale(state), strict=False)
+    images = IMAGES.double()
+    difference = unfolded(images)["last_feat"] - folded(images)["last_feat"]
+    assert difference.abs().max() < 1e-5  # positions are sampled in float32
+    assert not any(name.endswith(".gamma") for name in fold_layer_scale(state))
+
+
+def test_folded_file_into_an_unfolded_trunk(tmp_path, reference):
+    trunk = CropFieldViT(**SHAPE)
+    report = load_backbone(trunk, file_of(tmp_path, "folded.safetensors", fold_layer_scale(pretrained())))
+    torch.testing.assert_close(features(trunk), reference)
+    assert all((p == 1).all() for n, p in trunk.named_parameters() if n.endswith(".gamma"))
+    assert "LayerScale set to one" in str(report)
+
+
+def test_unfolded_file_into_a_trunk_without_layer_scale(tmp_path, reference):
+    trunk = CropFieldViT(**SHAPE, layer_scale=None)
+    report = load_backbone(trunk, file_of(tmp_path, "kept.pth", pretrained()))
+    torch.testing.assert_close(features(trunk), reference)
+    assert "LayerScale folded" in str(report)
+
+
+def test_a_field_of_another_size_is_interpolated(tmp_path):
+    trunk = CropFieldViT(**SHAPE | dict(field_size=(6, 7)))
+    state = pretrained(field_size=(4, 5))
+    report = load_backbone(trunk, file_of(tmp_path, "f.safetensors", state, {"field_size": "4x5"}))
+    field = state["pos_embed"].view(1, 4, 5, 32).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(field, (6, 7), mode="bicubic").flatten(2).transpose(1, 2)
+    torch.testing.assert_close(trunk.pos_embed.data, expected, atol=1e-5, rtol=0)
+    assert report.resized == ["pos_embed resized from 4x5 to 6x7"]
+
+
+def test_a_detectors_trunk_is_found(tmp_path, reference):
+    detector = nn.Module()
+    detector.backbone = nn.Module()
+    detector.backbone.net = CropFieldViT(**SHAPE)
+    load_weights(detector, file_of(tmp_path, "trunk.pth", pretrained()))
+    assert torch.equal(features(detector.backbone.net), reference)
+
+
+def test_a_detectors_checkpoint_goes_to_all_of_it(tmp_path):
+    detector = nn.Module()
+    detector.backbone, detector.roi_heads = CropFieldViT(**SHAPE), nn.Linear(2, 2)
+    torch.save({"model": {n: v + 1 for n, v in detector.state_dict().items()}, "iteration": 5}, tmp_path / "model.pth")
+    before = detector.roi_heads.weight.clone()
+    assert load_weights(detector, tmp_path / "model.pth") is None
+    assert torch.equal(detector.roi_heads.weight, before + 1)
+    detector.roi_heads = nn.Linear(3, 2)
+    with pytest.raises(UserError, match="another detector's checkpoint: roi_heads.weight"):
+        load_weights(detector, tmp_path / "model.pth")
+
+
+class Hostile:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("import builtins; builtins.pwned = True",))
+
+
+def refusal(trunk, path) -> str:
+    """The sentence with which a load is refused; the trunk must be as it was."""
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    with pytest.raises(UserError) as refused:
+        load_weights(trunk, path)
+    torch.testing.assert_close(trunk.state_dict(), before, rtol=0, atol=0)
+    assert path.name in str(refused.value)
+    return str(refused.value)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    import builtins
+
+    trunk = CropFieldViT(**SHAPE)
+    assert "no checkpoint" in refusal(trunk, tmp_path / "absent.pth")
+    for name in ("cut.pth", "cut.safetensors"):
+        path = file_of(tmp_path, name, pretrained())
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert "truncated" in refusal(trunk, path)
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    refusal(trunk, tmp_path / "text.pth")
+    (tmp_path / "hostile.pth").write_bytes(pickle.dumps({"model": Hostile()}))
+    refusal(trunk, tmp_path / "hostile.pth")
+    torch.save({"model": Hostile()}, tmp_path / "zipped.pth")
+    assert "could run code" in refusal(trunk, tmp_path / "zipped.pth")
+    assert not hasattr(builtins, "pwned")
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "no tensors" in refusal(trunk, tmp_path / "list.pth")
+
+
+def test_files_of_something_else(tmp_path):
+    trunk = CropFieldViT(**SHAPE)
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
+    assert "no ViT trunk" in refusal(trunk, tmp_path / "resnet.safetensors")
+    training = {f"teacher.trunk.{name}": value for name, value in pretrained().items()}
+    torch.save({"model": training}, tmp_path / "last.pth")
+    assert "export_backbone.py" in refusal(trunk, tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(embed_dim=64), "width 64 and not 32"),
+        (dict(depth=3), "depth 3 and not 2"),
+        (dict(patch_size=16), "patch size 16 and not 8"),
+    ],
+)
+def test_another_architecture(tmp_path, changes, words):
+    path = file_of(tmp_path, "other.pth", pretrained(**changes))
+    assert words in refusal(CropFieldViT(**SHAPE), path)
+
+
+def test_the_number_of_heads_is_checked_where_it_is_recorded(tmp_path):
+    path = file_of(tmp_path, "heads.safetensors", pretrained(), {"num_heads": "4"})
+    assert "heads 4 and not 2" in refusal(CropFieldViT(**SHAPE), path)
+
+
+def test_a_trunk_that_would_not_match_whole(tmp_path):
+    state = pretrained()
+    del state["blocks.1.mlp.fc2.weight"]
+    assert "lacks blocks.1.mlp.fc2.weight" in refusal(CropFieldViT(**SHAPE), file_of(tmp_path, "hole.pth", state))
+    state = pretrained() | {"blocks.0.norm1.bias": torch.zeros(7)}
+    assert "other shapes for blocks.0.norm1.bias" in refusal(
+        CropFieldViT(**SHAPE), file_of(tmp_path, "bent.pth", state)
+    )
+
+
+def test_a_trunk_with_class_token_needs_one_in_the_file(tmp_path):
+    state = {name: value for name, value in pretrained().items() if name != "cls_token"}
+    assert "lacks cls_token" in refusal(CropFieldViT(**SHAPE, class_token=True), file_of(tmp_path, "x.pth", state))
+
+
+def test_numbers_that_are_not_finite(tmp_path):
+    state = pretrained()
+    state["pos_embed"][0, 0, 0] = float("nan")
+    assert "not finite in pos_embed" in refusal(CropFieldViT(**SHAPE), file_of(tmp_path, "nan.pth", state))

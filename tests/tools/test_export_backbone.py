@@ -1,0 +1,131 @@
+"""One exported file, the same features in CropFieldViT, in Detectron2's own ViT and in timm."""
+
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from cropfield import CropFieldViT, load_backbone
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import ViT
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import nn
+
+from pretrain.errors import UserError
+from pretrain.models.vit import VisionTransformer
+
+ROOT = Path(__file__).parents[2]
+SHAPE = dict(embed_dim=48, depth=3, num_heads=3)
+SIZES = [(224, 224), (160, 288)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A training state whose gammas, biases and positions are far from their initial values."""
+    torch.manual_seed(0)
+    trunk = VisionTransformer(**SHAPE)
+    state = trunk.state_dict()
+    for name, value in state.items():
+        if name.endswith((".gamma", ".bias", "pos_embed", "cls_token")):
+            value.uniform_(-1, 1)
+        elif ".weight" in name and value.dim() > 1:
+            value.mul_(5)
+    model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
+    path = tmp_path_factory.mktemp("export") / "last.pth"
+    torch.save({"model": model, "iteration": 3, "method": "SelfDistillation", "trunk": trunk.shape}, path)
+    return path
+
+
+def run_tool(*arguments: str) -> None:
+    """The tool's main, in this process."""
+    spec = importlib.util.spec_from_file_location("export_backbone", ROOT / "tools" / "export_backbone.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export_backbone.py", *arguments])
+        tool.main()
+
+
+def export(checkpoint: Path, name: str, *options: str) -> Path:
+    """A backbone file of the checkpoint."""
+    path = checkpoint.parent / name
+    run_tool(str(checkpoint), "-o", str(path), *options)
+    return path
+
+
+@torch.no_grad()
+def cropfield_features(path: Path, images: torch.Tensor, **switches) -> torch.Tensor:
+    """(B, H*W, D)"""
+    backbone = CropFieldViT(**SHAPE, **switches).eval()
+    load_backbone(backbone, path)
+    return backbone(images)["last_feat"].flatten(2).transpose(1, 2)
+
+
+def images_of(size: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["kept.safetensors", "kept.pth"])
+def test_cropfield_has_the_teachers_features(checkpoint, name, size):
+    trunk = VisionTransformer(**SHAPE).eval()
+    saved = torch.load(checkpoint, weights_only=True)["model"]
+    trunk.load_state_dict({n.removeprefix("teacher.trunk."): v for n, v in saved.items() if n.startswith("teacher.")})
+    with torch.no_grad():
+        _, expected = trunk(images_of(size))
+    found = cropfield_features(export(checkpoint, name), images_of(size), class_token=True, final_norm=True)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_detectron2s_own_vit_has_the_same_features(checkpoint, size):
+    path = export(checkpoint, "folded.pth", "--fold-layer-scale")
+    holder = nn.Module()
+    holder.backbone = nn.Module()
+    holder.backbone.net = vit = ViT(
+        pretrain_img_size=800,
+        pretrain_use_cls_token=False,
+        use_rel_pos=False,
+        window_size=0,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        **SHAPE,
+    )
+    DetectionCheckpointer(holder).load(str(path))
+    with torch.no_grad():
+        found = vit.eval()(images_of(size))["last_feat"].flatten(2).transpose(1, 2)
+    expected = cropfield_features(export(checkpoint, "kept.safetensors"), images_of(size))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size, options", [(s, ("--image-size", f"{s[0]}x{s[1]}")) for s in SIZES] + [((800, 800), ())])
+@pytest.mark.parametrize("fold", [False, True])
+def test_timm_has_the_same_features(checkpoint, size, options, fold):
+    options = (*options, "--fold-layer-scale") if fold else options
+    state = load_file(export(checkpoint, "timm.safetensors", *options))
+    timm_vit = TimmViT(
+        img_size=size, no_embed_class=True, init_values=None if fold else 1.0, num_classes=0, global_pool="", **SHAPE
+    ).eval()
+    timm_vit.load_state_dict(state)
+    images = images_of(size)[:1]
+    with torch.no_grad():
+        found = timm_vit.forward_features(images)[:, 1:]
+    path = export(checkpoint, "kept.safetensors")
+    expected = cropfield_features(path, images, class_token=True, final_norm=True)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_wrong_options_get_a_sentence(checkpoint, capsys):
+    path = str(checkpoint.parent / "wrong.pth")
+    with pytest.raises(UserError, match="multiples of the patch"):
+        run_tool(str(checkpoint), "-o", path, "--image-size", "100x96")
+    with pytest.raises(UserError, match="neither .safetensors nor .pth"):
+        run_tool(str(checkpoint), "-o", path.replace(".pth", ".bin"))
+    with pytest.raises(UserError, match="no such checkpoint"):
+        run_tool(str(checkpoint.with_name("absent.pth")), "-o", path)
+    with pytest.raises(SystemExit):
+        run_tool(str(checkpoint), "-o", path, "--image-size", "large")
+    assert "not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert not Path(path).exists()

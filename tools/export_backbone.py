@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Take the teacher's trunk out of a pretraining checkpoint.
+
+    tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors
+    tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
+
+.safetensors has timm's names; .pth has them with a detector's prefix, for Detectron2's own train.init_checkpoint.
+Detectron2's own ViT has no LayerScale and needs --fold-layer-scale, which changes no feature; CropFieldViT takes both.
+
+The position field is kept as it is. timm would resample it with antialiasing, where torch and Detectron2 do not, so
+for timm at another size than the field's own add --image-size HxW: the field is then sampled for that size, exactly.
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.engine.checkpoint import load_checkpoint
+from pretrain.errors import UserError, run_main
+from pretrain.models.export import describe_trunk, extract_trunk, fold_layer_scale, resize_field, write_backbone
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "800x1024" -> (800, 1024): height, width in pixels."""
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, such as 800x1024") from None
+    return height, width
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .safetensors or .pth")
+    parser.add_argument(
+        "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
+    )
+    parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse_arguments()
+    checkpoint = load_checkpoint(options.checkpoint)
+    state, metadata = extract_trunk(checkpoint), describe_trunk(checkpoint)
+    if options.fold_layer_scale:
+        state = fold_layer_scale(state)
+        metadata["layer_scale"] = "folded"
+    if options.image_size:
+        patch = int(metadata["patch_size"])
+        if any(side < patch or side % patch for side in options.image_size):
+            raise UserError(f"--image-size: both sides must be multiples of the patch, {patch} pixels")
+        grid = tuple(side // patch for side in options.image_size)
+        old = tuple(int(side) for side in metadata["field_size"].split("x"))
+        state["pos_embed"] = resize_field(state["pos_embed"], old, grid)
+        metadata["field_size"] = f"{grid[0]}x{grid[1]}"
+    write_backbone(options.output, state, metadata)
+    count = sum(tensor.numel() for tensor in state.values())
+    facts = ", ".join(f"{name} {value}" for name, value in metadata.items())
+    print(f"{options.output}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+
+
+if __name__ == "__main__":
+    run_main(main)
