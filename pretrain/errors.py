@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one sentence each, no traceback."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -10,6 +11,7 @@ class UserError(Exception):
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit with its code; a `UserError` becomes `error: ...` on stderr and exit code 2."""
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # Detectron2's, on import
     try:
         code = main()
     except UserError as error:
