@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,6 @@ def test_detectron2s_own_vit_has_the_same_features(checkpoint, size):
         pretrain_use_cls_token=False,
         use_rel_pos=False,
         window_size=0,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         **SHAPE,
     )
     DetectionCheckpointer(holder).load(str(path))

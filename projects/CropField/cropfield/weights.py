@@ -153,10 +153,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(
             f"{path} is not a file of tensors only ({reason}): refused; get it again from who made it"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{path} is truncated or no checkpoint ({str(error).splitlines()[0][:80]}); copy it again"
-        ) from None
+    except Exception as error:  # damaged bytes raise whatever the reader stumbles on
+        raise UserError(f"{path} is truncated or no checkpoint ({_first_line(error)}); copy it again") from None
     metadata = content.get("metadata", {}) if isinstance(content, dict) else {}
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = {n: v for n, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
@@ -170,7 +168,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({str(error)[:80]}); copy it again") from None
+        raise UserError(f"{path} is truncated or no safetensors file ({_first_line(error)}); copy it again") from None
 
 
 def describe(state: dict[str, Tensor]) -> dict[str, int]:
@@ -232,6 +230,10 @@ def _sides(where, cells: int, recorded: str | None) -> tuple[int, int]:
             "tools/export_backbone.py record other shapes"
         )
     return side, side
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:80]
 
 
 def _some(names: list[str], most: int = 3) -> str:
