@@ -18,11 +18,10 @@ class CropFieldViT(VisionTransformer, Backbone):
     Args:
         out_feature: name of the one output.
         final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
-        layer_scale: initial gamma, or None. 1.0 and not pretraining's 1e-5: a checkpoint brings its own gammas, and
-            without one each block should count from the first step.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
         square_pad: pad images to squares of so many pixels; 0 pads to multiples of the patch.
-        trunk: the other arguments of `VisionTransformer`.
+        trunk: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too: blocks
+            that begin near the identity train faster than blocks with gamma 1 (tiny detector: 16.6 against 9.0 box AP).
     """
 
     def __init__(
@@ -31,12 +30,11 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: str = "last_feat",
         final_norm: bool = False,
         class_token: bool = False,
-        layer_scale: float | None = 1.0,
         activation_checkpointing: bool = False,
         square_pad: int = 0,
         **trunk,
     ):
-        super().__init__(final_norm=final_norm, class_token=class_token, layer_scale=layer_scale, **trunk)
+        super().__init__(final_norm=final_norm, class_token=class_token, **trunk)
         self.activation_checkpointing = activation_checkpointing
         self.square_pad = square_pad
         self._out_features = [out_feature]

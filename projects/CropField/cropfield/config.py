@@ -18,7 +18,7 @@ def add_cropfield_config(cfg: CfgNode) -> None:
     node.MLP_RATIO = 4.0
     node.FIELD_SIZE = [50, 50]
     node.DROP_PATH_RATE = 0.1
-    node.LAYER_SCALE = 1.0  # initial value; 0 builds blocks without
+    node.LAYER_SCALE = 1e-5  # initial value; 0 builds blocks without
     node.FINAL_NORM = False
     node.CLASS_TOKEN = False
     node.ACTIVATION_CHECKPOINTING = False
