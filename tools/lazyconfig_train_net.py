@@ -37,6 +37,7 @@ from detectron2.utils.logger import setup_logger
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
+from pretrain.files import replacing
 
 logger = logging.getLogger("detectron2")
 
@@ -68,9 +69,8 @@ def evaluate(cfg, model) -> dict:
 def write_result(output_dir: str, results: dict) -> None:
     """result.json, replaced as a whole. What COCO cannot measure (no such object) is null."""
     plain = {task: {k: v if math.isfinite(v) else None for k, v in r.items()} for task, r in results.items()}
-    partial = Path(output_dir, ".result.json.partial")
-    partial.write_text(json.dumps(plain, indent=2) + "\n")
-    os.replace(partial, Path(output_dir, "result.json"))
+    with replacing(Path(output_dir, "result.json")) as draft:
+        draft.write_text(json.dumps(plain, indent=2) + "\n")
 
 
 def train(cfg, args) -> dict:

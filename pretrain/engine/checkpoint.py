@@ -1,7 +1,5 @@
 """Training checkpoints: one file, replaced atomically, loaded without running code from it."""
 
-import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -9,6 +7,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from pretrain.errors import UserError
+from pretrain.files import read_torch_file, replacing
 
 LAST = "last.pth"
 
@@ -19,16 +18,8 @@ def save_checkpoint(path: Path, state: dict) -> None:
     Raises:
         UserError: it could not be written (a full disk, say); the file that was at `path` is untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be saved ({error}); the last good checkpoint, if any, is kept") from error
+    with replacing(path) as draft:
+        torch.save(state, draft)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -37,14 +28,7 @@ def load_checkpoint(path: Path) -> dict:
     Raises:
         UserError: no such file, truncated, or not a plain checkpoint (one that would run code is refused).
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such checkpoint") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: refused, because it is no plain checkpoint of tensors and numbers") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint; it is truncated or of another kind") from error
+    state = read_torch_file(path)
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
     return state

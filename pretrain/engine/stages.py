@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.errors import UserError
+from pretrain.files import replacing
 
 RECORD = "stages.json"
 
@@ -103,6 +104,5 @@ class Chain:
     def _note(self, stage: Stage, seconds: float | None) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
-        draft = self.record_file.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.record, indent=2) + "\n")
-        os.replace(draft, self.record_file)
+        with replacing(self.record_file) as draft:
+            draft.write_text(json.dumps(self.record, indent=2) + "\n")

@@ -1,6 +1,5 @@
 """From a training checkpoint to a backbone file: the teacher's trunk, under the names that timm and Detectron2 use."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.errors import UserError
+from pretrain.files import replacing
 from pretrain.models.pos_embed import sample_pos_embed
 
 # Where a detector keeps its trunk: Detectron2's simple feature pyramid calls it `net`.
@@ -80,16 +80,9 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     if path.suffix not in (".safetensors", ".pth"):
         raise UserError(f"{path} ends in neither .safetensors nor .pth; choose one of them")
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
         if path.suffix == ".safetensors":
-            save_file(state, partial, metadata)
+            save_file(state, draft, metadata)
         else:
             prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
-            torch.save({"model": prefixed, "metadata": metadata}, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was replaced") from None
-    finally:
-        partial.unlink(missing_ok=True)
+            torch.save({"model": prefixed, "metadata": metadata}, draft)

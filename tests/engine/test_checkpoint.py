@@ -20,12 +20,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "last.pth"
     save_checkpoint(path, {"model": {}, "iteration": 1})
 
-    def full_disk(state, file):
-        file.write(b"half a checkpoint")
+    def full_disk(state, path):
+        path.write_bytes(b"half a checkpoint")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(UserError, match="No space left.*last good checkpoint"):
+    with pytest.raises(UserError, match="No space left.*untouched"):
         save_checkpoint(path, {"model": {}, "iteration": 2})
     assert load_checkpoint(path)["iteration"] == 1
     assert os.listdir(tmp_path) == ["last.pth"]
@@ -45,7 +45,7 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path, monkeypatch):
     torch.save({"model": Hostile()}, tmp_path / "hostile.pth")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Hostile()))
     torch.save({"weights": {}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         load_checkpoint(tmp_path / "missing.pth")
     with pytest.raises(UserError, match="holds no training state"):
         load_checkpoint(tmp_path / "other.pth")

@@ -1,12 +1,10 @@
 """From an output folder to report.html."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from pretrain.data.images import BrokenImage, decode_image
-from pretrain.errors import UserError
 from pretrain.evaluation.coco_files import CocoImages, coco_images, spread_out
 from pretrain.evaluation.report import curves, learned, numbers, views
 from pretrain.evaluation.report.detections import detections_section
@@ -14,6 +12,7 @@ from pretrain.evaluation.report.elements import missing
 from pretrain.evaluation.report.pretraining import Pretraining
 from pretrain.evaluation.report.run_files import RunFiles, read_json, read_run
 from pretrain.evaluation.report.template import PAGE, STYLE
+from pretrain.files import replacing
 
 LEAD = (
     "A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same "
@@ -36,12 +35,8 @@ def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, 
     """
     page = report_page(read_run(folder), pretraining, read_json(val_json), val_images)
     path = folder / "report.html"
-    partial = folder / ".report.html.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing(path) as draft:
+        draft.write_text(page, encoding="utf-8")
     return path
 
 

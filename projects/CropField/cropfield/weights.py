@@ -2,7 +2,6 @@
 
 import logging
 import math
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
+from pretrain.files import read_torch_file
 from pretrain.models.export import DETECTOR_PREFIX, fold_layer_scale, resize_field
 
 logger = logging.getLogger(__name__)
@@ -142,19 +142,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: the file is absent, truncated, no checkpoint, or would run code on loading.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; check the path")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         return _read_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it could run code" if "weights_only" in str(error).lower() else "it is damaged"
-        raise UserError(
-            f"{path} is not a file of tensors only ({reason}): refused; get it again from who made it"
-        ) from None
-    except Exception as error:  # damaged bytes raise whatever the reader stumbles on
-        raise UserError(f"{path} is truncated or no checkpoint ({_first_line(error)}); copy it again") from None
+    content = read_torch_file(path)
     metadata = content.get("metadata", {}) if isinstance(content, dict) else {}
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = {n: v for n, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
