@@ -9,17 +9,24 @@ keep about the size that the detector sees; LayerScale starts at 1, because 1e-5
 from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.trunk.update(
-    patch_size=8, embed_dim=192, depth=6, num_heads=3, field_size=16, drop_path_rate=0.0, layer_scale=1.0
+    patch_size=8,
+    embed_dim=192,
+    depth=6,
+    num_heads=3,
+    field_size=16,
+    field_init="sincos",
+    drop_path_rate=0.0,
+    layer_scale=1.0,
 )
-model.update(num_prototypes=1024, head_hidden_dim=512, bottleneck_dim=128, koleo_weight=0.1)
-model.momentum.start_value = 0.98
+model.update(num_prototypes=256, head_hidden_dim=512, bottleneck_dim=128, koleo_weight=0.1, centering="sinkhorn")
+model.momentum.start_value = 0.95
 
 dataloader.train.crops.update(
     global_size=64, global_scale=(0.2, 0.7), local_size=32, local_scale=(0.03, 0.2), num_local=4
 )
 dataloader.train.masks.grid = (8, 8)
-dataloader.train.update(batch_size=32, num_workers=1)
+dataloader.train.update(batch_size=16, num_workers=1)
 
 weight_decay.end_value = 0.04
-train.update(output_dir="outputs/cropfield_tiny", max_iter=500, base_lr=4e-3, log_period=20)
+train.update(output_dir="outputs/cropfield_tiny", max_iter=600, base_lr=1.6e-2, log_period=20)
 train.checkpointer.period = 100

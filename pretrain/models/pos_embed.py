@@ -78,6 +78,27 @@ def interpolation_matrix(start: Tensor, stop: Tensor, num_points: int, size: int
     return weights.scatter_add_(-1, cells, _cubic(distance.abs()))
 
 
+def sincos_pos_embed(points: Tensor, dim: int) -> Tensor:
+    """Fixed sine-cosine position embeddings at any coordinates: half the channels for x, half for y.
+
+    Args:
+        points: (..., 2) as (x, y), in patches.
+        dim: D, a multiple of four.
+
+    Returns:
+        (..., D)
+    """
+    frequencies = 10000 ** -(torch.arange(dim // 4, dtype=points.dtype, device=points.device) / (dim // 4))
+    angles = points[..., None] * frequencies  # (..., 2, D/4)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def sincos_field(height: int, width: int, dim: int) -> Tensor:
+    """A field (1, height*width, D) that begins as sine-cosine embeddings of its cells' centres."""
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return sincos_pos_embed(torch.stack([columns, rows], dim=-1).flatten(0, 1), dim)[None]
+
+
 def _cubic(t: Tensor) -> Tensor:
     """Cubic convolution kernel at distances `t` in [0, 2]."""
     a = _CUBIC_A

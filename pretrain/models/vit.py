@@ -5,7 +5,7 @@ from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 
 from pretrain.models.attention import Attention, Layout, pack
-from pretrain.models.pos_embed import sample_pos_embed
+from pretrain.models.pos_embed import sample_pos_embed, sincos_field
 
 
 class VisionTransformer(nn.Module):
@@ -19,6 +19,7 @@ class VisionTransformer(nn.Module):
         patch_size: pixels a side of a patch.
         embed_dim, depth, num_heads, mlp_ratio: the usual; defaults are ViT-S.
         field_size: cells a side of the position field P, or (h, w). Table 4b compares 50 (the default) and 19.
+        field_init: "normal" (truncated, std 0.02) or "sincos", which a short training can read from the first step.
         class_token: whether sequences begin with a class token. It has no position.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
         layer_scale: initial LayerScale gamma; None builds blocks without LayerScale.
@@ -33,6 +34,7 @@ class VisionTransformer(nn.Module):
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
         field_size: int | tuple[int, int] = 50,
+        field_init: str = "normal",
         class_token: bool = True,
         drop_path_rate: float = 0.0,
         layer_scale: float | None = 1e-5,
@@ -50,11 +52,16 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
-        self.reset_parameters()
+        self.reset_parameters(field_init)
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+    def reset_parameters(self, field_init: str) -> None:
+        if field_init == "sincos":
+            self.pos_embed.copy_(sincos_field(*self.field_size, self.embed_dim))
+        elif field_init == "normal":
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        else:
+            raise ValueError(f"field_init {field_init!r} is neither 'normal' nor 'sincos'")
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         for module in self.modules():

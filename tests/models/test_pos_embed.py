@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.models.pos_embed import interpolation_matrix, sample_pos_embed
+from pretrain.models.pos_embed import interpolation_matrix, sample_pos_embed, sincos_field, sincos_pos_embed
 
 FIELD = torch.randn(1, 50 * 50, 8, generator=torch.Generator().manual_seed(0))
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -63,3 +63,17 @@ def test_gradient_reaches_the_field_and_stays_float32_under_autocast():
     torch.testing.assert_close(samples, sample_pos_embed(FIELD, WHOLE, (5, 5)))
     samples.sum().backward()
     torch.testing.assert_close(field.grad.sum(), torch.tensor(5.0 * 5 * 8))  # weights sum to one
+
+
+def test_sincos_similarity_depends_on_the_offset_alone():
+    a, b = torch.rand(2, 5, 2, dtype=torch.float64) * 16
+    shift = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    here = (sincos_pos_embed(a, 32) * sincos_pos_embed(b, 32)).sum(-1)
+    there = (sincos_pos_embed(a + shift, 32) * sincos_pos_embed(b + shift, 32)).sum(-1)
+    torch.testing.assert_close(here, there)
+    assert (here < 16).all()  # and is largest, 32 / 2, for a point and itself
+
+
+def test_sincos_field_holds_its_cells_centres():
+    field = sincos_field(3, 5, 16).view(3, 5, 16)
+    torch.testing.assert_close(field[1, 4], sincos_pos_embed(torch.tensor([4.5, 1.5]), 16))
