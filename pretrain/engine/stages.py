@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from pretrain.errors import UserError
 from pretrain.files import replacing
@@ -44,6 +45,7 @@ class Chain:
     def __init__(self, output: Path):
         self.output = output
         self.record_file = output / RECORD
+        self.recording = Lock()  # stages side by side share the record
         self.record = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
 
     @property
@@ -102,7 +104,6 @@ class Chain:
         return self.output / f"{stage.name}.log"
 
     def _note(self, stage: Stage, seconds: float | None) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
-        with replacing(self.record_file) as draft:
+        with self.recording, replacing(self.record_file) as draft:
+            self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
             draft.write_text(json.dumps(self.record, indent=2) + "\n")

@@ -40,6 +40,13 @@ def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):
     assert "fine now" in capsys.readouterr().out
 
 
+def test_stages_side_by_side_are_all_recorded(tmp_path):
+    file = str(script(tmp_path, "nothing", ""))
+    names = [f"stage{i}" for i in range(8)]
+    Chain(tmp_path / "out").run(*(Stage(name, (file, name)) for name in names))
+    assert sorted(Chain(tmp_path / "out").seconds) == names
+
+
 def test_only_matching_lines_are_shown_but_all_are_kept(tmp_path, capsys):
     text = "print('iter: 1'); print('noise')"
     Chain(tmp_path).run(Stage("quiet", (str(script(tmp_path, "quiet", text)),), show="iter"))
