@@ -121,7 +121,7 @@ def test_wrong_options_get_a_sentence(checkpoint, capsys):
         run_tool(str(checkpoint), "-o", path, "--image-size", "100x96")
     with pytest.raises(UserError, match="neither .safetensors nor .pth"):
         run_tool(str(checkpoint), "-o", path.replace(".pth", ".bin"))
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         run_tool(str(checkpoint.with_name("absent.pth")), "-o", path)
     with pytest.raises(SystemExit):
         run_tool(str(checkpoint), "-o", path, "--image-size", "large")
