@@ -1,0 +1,68 @@
+"""What the pipeline's and the demo's commands say; running them takes minutes and is done by `make demo`."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pretrain.engine.lazy_config import load_config
+from pretrain.errors import UserError
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return runpy.run_path(str(TOOLS / "pretrain_then_detect.py"), run_name="imported")
+
+
+def arguments(pipeline, *more):
+    data = [
+        "--images",
+        "I",
+        "--train-json",
+        "T.json",
+        "--train-images",
+        "T",
+        "--val-json",
+        "V.json",
+        "--val-images",
+        "V",
+    ]
+    return pipeline["parse_args"]([*data, "--output", "OUT", *more])
+
+
+def config_of(stage):
+    path, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
+    return load_config(path, overrides)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "vits", "vitb"])
+def test_halves_fit_together_in_every_preset(pipeline, preset):
+    pretrain, export, detect = pipeline["make_stages"](arguments(pipeline, "--preset", preset))
+    first, second = config_of(pretrain), config_of(detect)
+    for name in ("patch_size", "embed_dim", "depth", "num_heads", "field_size"):
+        assert first.model.trunk[name] == second.model.backbone.net[name]
+    assert first.dataloader.train.source.root == "I"
+    assert export.command[1] == f"{first.train.output_dir}/last.pth"
+    assert export.command[-1] == second.train.init_checkpoint
+    assert second.dataset.val_json == "V.json"
+
+
+def test_overrides_reach_the_half_that_they_name(pipeline):
+    stages = pipeline["make_stages"](arguments(pipeline, "pretrain.train.max_iter=7", "detect.train.max_iter=9"))
+    assert config_of(stages[0]).train.max_iter == 7 and config_of(stages[-1]).train.max_iter == 9
+    with pytest.raises(UserError, match="begin an override with pretrain. or detect."):
+        pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
+
+
+def test_the_demos_two_detectors_differ_only_in_their_initial_weights():
+    demo = runpy.run_path(str(TOOLS / "demo.py"), run_name="imported")
+    pretrained, scratch = demo["make_stages"](Path("OUT"), seed=3)[-1]
+    differing = {a.partition("=")[0] for a, b in zip(pretrained.command, scratch.command, strict=True) if a != b}
+    assert differing == {"train.init_checkpoint", "train.output_dir"}
+    assert pretrained.environment == scratch.environment
+    assert config_of(scratch).train.seed > 0  # else Detectron2 draws one
+
+    (pretrain,) = demo["make_stages"](Path("OUT"), seed=3)[1]
+    assert config_of(pretrain).dataloader.train.source.root == "OUT/data/unlabeled"  # never train/ or val/
