@@ -29,7 +29,6 @@ model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3
 model.backbone.net.field_size = 16
-model.backbone.net.field_init = "sincos"
 model.backbone.net.drop_path_rate = 0.0
 
 # Two levels, strides 8 and 16: objects of 20 to 100 pixels.

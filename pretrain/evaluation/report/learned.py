@@ -60,11 +60,11 @@ def field_section(pretraining: Pretraining) -> str:
     ]
     return figure(
         panels(colored, 3, 105, 280) + "".join(rows),
-        "Above, the three main directions of the field as red, green and blue, each field in its own: first noise, in "
-        "the end colours that change smoothly over the image. The number is the mean cosine of adjacent cells, 0 in "
-        "noise. Below, the cosine of the position at the red dot with every other (the field's mean taken off; yellow "
-        "+1, green 0, dark −1): the dot's surroundings become like it. In a short run the noise of the start still "
-        "covers what was learned; the difference, after minus before, shows it.",
+        "Above, the three main directions of the field as red, green and blue, each field in its own: noise at the "
+        "start, unless the config starts it as sine-cosine; in the end colours that change smoothly over the image. "
+        "The number is the mean cosine of adjacent cells, 0 in noise. Below, the cosine of the position at the red dot "
+        "with every other (the field's mean taken off; yellow +1, green 0, dark −1): the dot's surroundings become "
+        "like it. In a short run the start covers what was learned; the difference, after minus before, shows it.",
         "A difference that is noise too (crops never sampled the field), stripes, or cells of one colour.",
     )
 

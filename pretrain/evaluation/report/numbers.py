@@ -164,8 +164,11 @@ def stage_times(run: RunFiles) -> str:
         ]
         for stage, value in seconds.items()
     ]
-    rows.append([heading("together"), cell(duration(sum(seconds.values())), "best"), cell("")])
-    return table([], rows)
+    return table([], rows) + '<p class="lead">The two detectors train side by side.</p>' * _side_by_side(seconds)
+
+
+def _side_by_side(seconds: dict) -> bool:
+    return {"detect_pretrained", "detect_scratch"} <= seconds.keys()
 
 
 def duration(seconds: float) -> str:
