@@ -66,7 +66,7 @@ def make_stages(args: argparse.Namespace):
     return (
         Stage("pretrain", tuple(pretrain), show=r"pretrain\."),
         Stage("export", tuple(export)),
-        Stage("detect", tuple(detect), show=r"iter: |Inference done|AP|matched"),
+        Stage("detect", tuple(detect), show=r"iter: |Inference done|box AP|matched"),
     )
 
 
@@ -98,8 +98,14 @@ def main() -> None:
         chain.run(stage)
     result = json.loads((args.output / "detect" / "result.json").read_text())
     (args.output / "result.json").write_text(json.dumps({**result, "seconds": chain.seconds}, indent=2) + "\n")
-    mask = f", mask AP {result['segm']['AP']:.2f}" if "segm" in result else ""
-    print(f"box AP {result['bbox']['AP']:.2f}{mask}: {args.output / 'result.json'}")
+    kinds = {"bbox": "box", "segm": "mask"}
+    found = ", ".join(f"{kinds[task]} AP {in_words(result[task]['AP'])}" for task in kinds if task in result)
+    print(f"{found}: {args.output / 'result.json'}")
+
+
+def in_words(ap: float | None) -> str:
+    """An AP for a reader; COCO's measure is undefined for a detector that found nothing at all."""
+    return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"
 
 
 if __name__ == "__main__":
