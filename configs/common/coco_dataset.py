@@ -21,3 +21,5 @@ dataloader.train.mapper.recompute_boxes = True
 dataloader.evaluator.tasks = ("bbox", "segm")
 dataloader.evaluator.use_fast_impl = False
 dataloader.evaluator.allow_cached_coco = False
+# Detections in COCO format beside the AP: what the report draws.
+dataloader.evaluator.output_dir = "${train.output_dir}/inference"

@@ -76,6 +76,7 @@ def test_train_resume_and_evaluate(dataset, tmp_path, capsys):
     here = [*TINY, *dataset, f"train.output_dir={tmp_path}"]
 
     run_tool(*here, f"train.init_checkpoint={tmp_path}/trunk.safetensors")
+    assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
     result = json.loads((tmp_path / "result.json").read_text())
     assert {"AP", "AP50", "AP-left", "AP-right"} <= result["bbox"].keys() and "AP" in result["segm"]
     printed = capsys.readouterr().out
