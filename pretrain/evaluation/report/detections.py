@@ -7,7 +7,7 @@ from pretrain.evaluation.detection_pictures import draw_instances
 from pretrain.evaluation.report.elements import Panel, figure, missing, panels
 from pretrain.evaluation.report.run_files import RunFiles
 
-LEAST_SCORE = 0.5
+LEAST_SCORE = 0.25  # after a short training even good boxes score low
 SIDE = 384  # pixels; small images are enlarged towards it by a whole factor
 
 
