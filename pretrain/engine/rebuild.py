@@ -16,9 +16,9 @@ from pretrain.data.images import BrokenImage, ImageFolder
 from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.errors import UserError
 from pretrain.evaluation.report.pretraining import Pretraining
+from pretrain.models.export import extract_trunk
 from pretrain.models.vit import VisionTransformer
 
-TEACHER_TRUNK = "teacher.trunk."
 NUM_IMAGES = 4
 
 
@@ -58,14 +58,9 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     state = load_checkpoint(checkpoint)
     seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
     untrained = instantiate(cfg.model).teacher["trunk"].eval().requires_grad_(False)
-    weights = {
-        name.removeprefix(TEACHER_TRUNK): value
-        for name, value in state["model"].items()
-        if name.startswith(TEACHER_TRUNK)
-    }
     trained = deepcopy(untrained)
     try:
-        trained.load_state_dict(weights)
+        trained.load_state_dict(extract_trunk(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint}: does not belong to the config beside it: {reason}") from error
