@@ -17,10 +17,29 @@ from pretrain.data.compose.scene import Layout
 from pretrain.data.compose.write import compose_dataset
 from pretrain.errors import UserError, run_main
 
-# easy: small pictures, few objects, all seen in training. hard: clutter, and other objects in validation.
+# easy: small pictures, few objects, all seen in training, most of their category's own material. hard: clutter, other
+# objects in validation, and only the shape tells the category.
 PRESETS = {
-    "easy": dict(size=128, classes=6, objects=(1, 4), scale=(0.25, 0.55), rotation=15.0, occlusion=0.25, unseen=False),
-    "hard": dict(size=256, classes=8, objects=(2, 8), scale=(0.1, 0.5), rotation=30.0, occlusion=0.5, unseen=True),
+    "easy": dict(
+        size=128,
+        classes=6,
+        objects=(1, 4),
+        scale=(0.25, 0.55),
+        rotation=15.0,
+        occlusion=0.25,
+        typical=0.8,
+        unseen=False,
+    ),
+    "hard": dict(
+        size=256,
+        classes=8,
+        objects=(2, 8),
+        scale=(0.1, 0.5),
+        rotation=30.0,
+        occlusion=0.5,
+        typical=0.0,
+        unseen=True,
+    ),
 }
 
 
@@ -64,6 +83,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rotation", type=float, metavar="DEG", help="greatest rotation, either way")
     add("--classes", type=int, metavar="K", help="categories, the first K (default with --cutouts: all)")
     add(
+        "--typical",
+        type=float,
+        metavar="SHARE",
+        help="share of pictographs in their category's own colour and texture, 0 to 1",
+    )
+    add(
         "--unseen",
         action=argparse.BooleanOptionalAction,
         help="validation has objects and photographs of its own",
@@ -88,6 +113,7 @@ def check(options: argparse.Namespace) -> None:
         "--scale: two numbers, 0 < LO <= HI <= 1": not 0 < small <= large <= 1,
         "--occlusion: from 0 to 0.9": not 0 <= options.occlusion <= 0.9,
         "--rotation: from 0 to 180 degrees": not 0 <= options.rotation <= 180,
+        "--typical: from 0 to 1": not 0 <= options.typical <= 1,
         "--classes: at least 1": options.classes is not None and options.classes < 1,
         "--seed: not below 0": options.seed < 0,
     }
@@ -107,6 +133,7 @@ def main() -> None:
         layout=layout,
         classes=options.classes,
         unseen=options.unseen,
+        typical=options.typical,
         seed=options.seed,
         cutouts=options.cutouts,
         photographs=options.photos,

@@ -22,8 +22,8 @@ class Plan:
     """What to compose.
 
     `train`, `val`, `unlabeled`: images in each split. `classes`: how many of the categories, None for all.
-    `unseen`: validation has objects and photographs of its own. `cutouts`, `photographs`: folders, None for
-    what is installed.
+    `unseen`: validation has objects and photographs of its own. `typical`: share of the pictographs made of their
+    category's own material. `cutouts`, `photographs`: folders, None for what is installed.
     """
 
     train: int
@@ -32,6 +32,7 @@ class Plan:
     layout: Layout
     classes: int | None
     unseen: bool
+    typical: float
     seed: int
     cutouts: Path | None = None
     photographs: Path | None = None
@@ -57,7 +58,7 @@ def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:
     """What can be placed, by category, at twice the largest object's size; a line about each file skipped."""
     side = min(max(round(2 * plan.layout.scale[1] * plan.layout.size), 64), 1024)
     if plan.cutouts is None:
-        return load_pictographs(plan.classes, side), []
+        return load_pictographs(plan.classes, side, plan.typical), []
     found, skipped = load_cutouts(plan.cutouts, side)
     if plan.classes and len(found) < plan.classes:
         raise UserError(f"--classes {plan.classes}: {plan.cutouts} has cut-outs of {len(found)} categories only.")

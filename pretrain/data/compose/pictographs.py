@@ -1,7 +1,7 @@
 """Pictographs: silhouettes of a font's symbols, filled with photograph texture.
 
-They stand in for cut-outs where none are given. Colour, texture and light are drawn anew for each instance,
-so only the shape tells the category.
+They stand in for cut-outs where none are given. As with real things, most of a category are made of its own
+material: a photograph and a hue. How many are is an option; with none, only the shape tells the category.
 """
 
 from dataclasses import dataclass
@@ -35,26 +35,34 @@ CATEGORIES = {
     "arrow": ("➡➔➜", ""),
     "aeroplane": ("✈", ""),
 }
+GOLDEN_ANGLE = 137.5  # degrees from one category's hue to the next: any number of them lie well apart
 
 
 @dataclass(frozen=True)
 class Pictograph:
     """Three float32 (H, W) in [0, 1].
 
-    `coverage`: the silhouette. `ink`: lines on it. `depth`: 0 outside to 1 well inside.
+    `coverage`: the silhouette. `ink`: lines on it. `depth`: 0 outside to 1 well inside. `category`: its number, which
+    tells its material. `typical`: share of instances made of that material; the rest are made of anything.
     """
 
     name: str
     coverage: np.ndarray
     ink: np.ndarray
     depth: np.ndarray
+    category: int
+    typical: float
 
     def render(self, photographs: list[Photograph], rng: np.random.Generator) -> np.ndarray:
         """RGBA of one instance, uint8 (H, W, 4), textured with a crop of one of `photographs`."""
         height, width = self.coverage.shape
+        hue = rng.uniform(0, 360)
+        if rng.random() < self.typical:
+            photographs = [photographs[self.category % len(photographs)]]
+            hue = self.category * GOLDEN_ANGLE + rng.normal(0, 10)
         texture = random_crop(photographs, max(height, width), rng, low=0.2)[:height, :width]
         texture = texture.astype(np.float32) / 255 - texture.mean() / 255
-        colour = _random_colour(rng)
+        colour = _random_colour(hue % 360, rng)
         filling = colour * (1 + 0.6 * texture) + 0.4 * texture
         filling *= self._light(rng)[..., None]
         line = 0.25 * colour if colour.mean() > 0.3 else 0.4 + 0.6 * colour
@@ -73,14 +81,16 @@ class Pictograph:
         return (1 + x + y) * (0.55 + 0.5 * self.depth)
 
 
-def _random_colour(rng: np.random.Generator) -> np.ndarray:
-    """RGB in [0, 1]: any hue, from pale to saturated, from dim to bright."""
-    hsv = np.float32([[[rng.uniform(0, 360), rng.uniform(0.15, 0.9), rng.uniform(0.35, 1.0)]]])
+def _random_colour(hue: float, rng: np.random.Generator) -> np.ndarray:
+    """RGB in [0, 1] of a hue in degrees, from pale to saturated, from dim to bright."""
+    hsv = np.float32([[[hue, rng.uniform(0.15, 0.9), rng.uniform(0.35, 1.0)]]])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
 
-def load_pictographs(classes: int, side: int) -> dict[str, list[Pictograph]]:
+def load_pictographs(classes: int, side: int, typical: float = 0.0) -> dict[str, list[Pictograph]]:
     """The first `classes` categories, the longer side of each silhouette `side` pixels.
+
+    `typical`: share of instances made of their category's own material.
 
     UserError if there are not so many, or matplotlib's font is not installed.
     """
@@ -94,13 +104,16 @@ def load_pictographs(classes: int, side: int) -> dict[str, list[Pictograph]]:
         raise UserError("pictographs need the font DejaVu Sans that matplotlib ships; install it or give --cutouts.")
     font = ImageFont.truetype(str(path), 2 * side)
     return {
-        name: [_draw(c, font, side, fill=False) for c in solid] + [_draw(c, font, side, fill=True) for c in outlined]
-        for name, (solid, outlined) in list(CATEGORIES.items())[:classes]
+        name: [
+            Pictograph(f"U+{ord(c):04X}", *_draw(c, font, side, fill=c in outlined), category=number, typical=typical)
+            for c in solid + outlined
+        ]
+        for number, (name, (solid, outlined)) in enumerate(list(CATEGORIES.items())[:classes])
     }
 
 
-def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -> Pictograph:
-    """Draw large, fill what lies within the lines where told to, reduce to `side`."""
+def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -> tuple[np.ndarray, ...]:
+    """Coverage, ink and depth: draw large, fill what lies within the lines where told to, reduce to `side`."""
     left, top, right, bottom = font.getbbox(character)
     canvas = Image.new("L", (right - left + 2, bottom - top + 2))
     ImageDraw.Draw(canvas).text((1 - left, 1 - top), character, font=font, fill=255)
@@ -110,7 +123,7 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -
     whole, ink = (_fill(lines), lines) if fill else (lines, np.zeros_like(lines))
     coverage, ink = (cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink))
     depth = cv2.GaussianBlur(coverage, (0, 0), side / 24, borderType=cv2.BORDER_CONSTANT)
-    return Pictograph(f"U+{ord(character):04X}", coverage, ink, depth)
+    return coverage, ink, depth
 
 
 def _fill(lines: np.ndarray) -> np.ndarray:

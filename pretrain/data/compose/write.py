@@ -72,7 +72,7 @@ def _record(plan: Plan, names: list[str], kits: dict[str, Kit]) -> dict:
         }
         for split in ("train", "val")
     }
-    return json.loads(json.dumps({"format": 1, "options": options, "sources": sources}))
+    return json.loads(json.dumps({"format": 2, "options": options, "sources": sources}))
 
 
 def _read_record(output: Path) -> dict | None:

@@ -1,5 +1,6 @@
 from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
@@ -91,3 +92,26 @@ def test_instances_of_a_pictograph_share_the_shape_and_not_the_colours():
     first, second = (pictograph.render(photographs, rng) for _ in range(2))
     assert np.array_equal(first[..., 3], second[..., 3])
     assert np.abs(first[..., :3].astype(int) - second[..., :3]).mean() > 10
+
+
+def hues(instances: list[np.ndarray]) -> np.ndarray:
+    """Median hue of each instance's solid pixels, in degrees."""
+    solid = [rgba[rgba[..., 3] == 255][:, :3] for rgba in instances]
+    return np.array([2.0 * np.median(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2HSV)[..., 0]) for pixels in solid])
+
+
+def spread(degrees: np.ndarray) -> float:
+    """0 for one direction, 1 for all directions alike."""
+    return 1 - abs(np.exp(1j * np.deg2rad(degrees)).mean())
+
+
+def test_typical_instances_share_their_categorys_material():
+    photographs = shipped_photographs(64)
+
+    def instances(typical, category):
+        rng, group = np.random.default_rng(0), list(load_pictographs(4, 64, typical).values())[category]
+        return [group[0].render(photographs, rng) for _ in range(40)]
+
+    assert spread(hues(instances(1.0, 3))) < 0.3 < 0.5 < spread(hues(instances(0.0, 3)))
+    apart = np.median(hues(instances(1.0, 1))) - np.median(hues(instances(1.0, 3)))
+    assert min(apart % 360, -apart % 360) > 60

@@ -18,7 +18,7 @@ from pretrain.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LAYOUT = Layout(size=64, objects=(2, 5), scale=(0.3, 0.5), rotation=20, occlusion=0.4)
-PLAN = Plan(train=12, val=6, unlabeled=4, layout=LAYOUT, classes=4, unseen=False, seed=0)
+PLAN = Plan(train=12, val=6, unlabeled=4, layout=LAYOUT, classes=4, unseen=False, typical=0.5, seed=0)
 
 
 def compose(plan, folder, overwrite=False):
