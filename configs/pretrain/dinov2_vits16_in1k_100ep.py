@@ -6,9 +6,9 @@
 Paper, after 12 epochs of COCO (Table 1b): 41.9 box AP, 37.7 mask AP.
 Fine-tune it with model.backbone.net.field_size=14.
 
-Its position embeddings are DINOv2's: one vector for each of a global crop's 14 x 14 patches. If all crops read a field of
-50 x 50 whole, they would train little of it but the cells under those 14 x 14 centres; a detector, which reads it on a
-finer grid, would find next to nothing between them. KoLeo has DINOv2's weight: the paper names 1 for its own loss.
+Its position embeddings are DINOv2's: one vector for each of a global crop's 14 x 14 patches. If all crops read a field
+of 50 x 50 whole, they would train little of it but the cells under those 14 x 14 centres; a detector, which reads it on
+a finer grid, would find next to nothing between them. KoLeo has DINOv2's weight: the paper names 1 for its own loss.
 
 Length and learning rate: as cropfield_vits16_in1k_100ep.py, 250,200 steps and 1.41e-3. Cost, computed and not measured
 (formula in README.md): 124 GFLOP an image, 64 TFLOP a step, 1.59e19 FLOP; at 40% of an A100's peak, 35 GPU-hours.
