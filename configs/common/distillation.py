@@ -1,9 +1,16 @@
-"""What every self-distillation config starts from: the recipe of the first paper (Table 6) with ViT-S."""
+"""What every self-distillation config starts from: the recipe of the CropField paper for ImageNet-1K, with ViT-S.
+
+Behind each value, whose it is. T6: the paper's Table 6, for both ViT-S and ViT-B. Otherwise the paper's section. Where
+the paper is silent, DINOv2: the value of its ImageNet-1K recipe (App. B.1 follows it). Ours: neither gives one.
+Not in this file, because here it is the only way: no layer-wise and no patch-embedding decay of the learning rate (T6),
+separate heads (T6), prototypes of unit norm (T6: "norm. last layer").
+"""
 
 import torch
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from pretrain.data.augment import dinov2_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import ImageFolder
@@ -16,64 +23,79 @@ from pretrain.models.vit import VisionTransformer
 
 model = L(SelfDistillation)(
     trunk=L(VisionTransformer)(
-        patch_size=16, embed_dim=384, depth=12, num_heads=6, field_size=50, drop_path_rate=0.1, layer_scale=1e-5
+        patch_size=16,  # Sec. 4
+        embed_dim=384,
+        depth=12,
+        num_heads=6,
+        field_size=50,  # T6: 50 x 50
+        drop_path_rate=0.1,  # T6: linear over the blocks, [0, 0.1]
+        layer_scale=1e-5,  # DINOv2
     ),
-    field_sampling=True,
-    position_loss=True,
-    koleo_weight=1.0,
-    centering="softmax",
-    num_prototypes=65536,
-    teacher_temp=0.04,
-    momentum=L(CosineParamScheduler)(start_value=0.992, end_value=1.0),
+    field_sampling=True,  # Sec. 3.2
+    position_loss=True,  # Eq. 4
+    koleo_weight=1.0,  # Sec. 3.4; DINOv2's is 0.1
+    centering="softmax",  # DINOv2
+    num_prototypes=65536,  # T6: output dim of all heads
+    head_hidden_dim=2048,  # DINOv2
+    bottleneck_dim=256,  # DINOv2
+    student_temp=0.1,  # DINOv2
+    teacher_temp=0.04,  # T6: constant
+    centre_momentum=0.9,  # DINOv2
+    momentum=L(CosineParamScheduler)(start_value=0.992, end_value=1.0),  # T6; its end is DINOv2's
     max_iter="${train.max_iter}",
 )
 
 dataloader = dict(
     train=L(CropLoader)(
         source=L(ImageFolder)(root="datasets/imagenet/train"),
-        crops=L(MultiCrop)(
+        crops=L(MultiCrop)(  # numbers and sizes: Sec. 4.1; the rest DINOv2's
             global_size=224,
             global_scale=(0.32, 1.0),
             num_global=2,
             local_size=96,
             local_scale=(0.05, 0.32),
             num_local=8,
-            scale_distribution="beta",
+            scale_distribution="beta",  # T6: s = 0.2 + (1 - 0.2) Beta(2, 5)
+            photometric=L(dinov2_photometric)(blur="effect"),
         ),
         masks=L(CropMasks)(
             grid=(14, 14),  # global_size / patch_size
-            ratio=(0.1, 0.5),
-            content_share=0.5,
+            ratio=(0.1, 0.5),  # T6, for both kinds
+            content_share=0.5,  # T6: 50% content, 50% position
             position_share=0.5,
-            content_mask="box",
-            position_mask="cross",
+            content_mask="box",  # T6
+            position_mask="cross",  # T6
         ),
-        batch_size=512,
+        batch_size=512,  # T6; over all processes
         num_workers=8,
         seed="${train.seed}",
     )
 )
 
-optimizer = L(torch.optim.AdamW)(
-    params=L(param_groups)(),  # of the model, which the tool fills in
-    lr=None,  # None: train.base_lr * sqrt(batch size / 1024)
-    betas=(0.9, 0.999),
+optimizer = L(torch.optim.AdamW)(  # T6
+    params=L(param_groups)(),  # of the model, which the tool fills in; what decays is DINOv2's choice
+    lr=None,  # None: train.base_lr * sqrt(batch size / 1024), DINOv2's rule
+    betas=(0.9, 0.999),  # DINOv2
     weight_decay=0.04,
     fused=True,
 )
-lr_multiplier = L(warmup_cosine)(peak="${optimizer.lr}", final=1e-6, warmup=0.1)  # 10 of 100 epochs
-weight_decay = L(CosineParamScheduler)(start_value=0.04, end_value=0.4)
+lr_multiplier = L(warmup_cosine)(  # shares of training, so they follow when its length changes
+    peak="${optimizer.lr}",
+    final=1e-6,  # DINOv2
+    warmup=0.1,  # T6: 10 of 100 epochs
+)
+weight_decay = L(CosineParamScheduler)(start_value=0.04, end_value=0.4)  # T6
 
 train = dict(
     output_dir="outputs/pretrain",
-    epochs=100,
+    epochs=100,  # T6
     max_iter=None,  # None: epochs * (images // batch size)
-    base_lr=2e-3,
-    freeze_prototypes=0.01,  # of training: one epoch of 100
-    clip_grad=3.0,
+    base_lr=2e-3,  # T6; reached at a batch size of 1024 (DINOv2's reading of "base")
+    freeze_prototypes=0.01,  # of training: one epoch of 100 (DINOv2)
+    clip_grad=3.0,  # DINOv2, for each sub-module
     seed=0,
     device=default_device(),
-    amp=dict(enabled=bf16_pays()),
+    amp=dict(enabled=bf16_pays()),  # ours: bfloat16; DINOv2's float16 needs a loss scaler
     log_period=20,
     checkpointer=dict(period=1000),
 )

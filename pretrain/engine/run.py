@@ -52,15 +52,18 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
 def settle_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     """Fill in what depends on the data and the batch size, and log by which rule."""
     images, batch_size = loader.images_per_epoch, loader.batch_size
+    length = lr_rule = "as given"
     if cfg.train.max_iter is None:
         cfg.train.max_iter = cfg.train.epochs * max(1, images // batch_size)
+        length = f"rule: {cfg.train.epochs} epochs * ({images} // {batch_size})"
     if cfg.optimizer.lr is None:
         cfg.optimizer.lr = scaled_lr(cfg.train.base_lr, batch_size)
+        lr_rule = f"rule: {cfg.train.base_lr:.3g} * sqrt({batch_size} / 1024)"
     logger.info(
-        f"{images:,} images, batch size {batch_size}: {cfg.train.max_iter:,} steps "
-        f"({cfg.train.max_iter * batch_size / images:.1f} epochs); peak learning rate {cfg.optimizer.lr:.3g} "
-        f"(rule: {cfg.train.base_lr:.3g} * sqrt({batch_size} / 1024)); device {cfg.train.device}, "
-        f"{'bf16 autocast' if cfg.train.amp.enabled else 'float32'}"
+        f"{images:,} images, batch size {batch_size}: {cfg.train.max_iter:,} steps ({length}), "
+        f"{cfg.train.max_iter * batch_size / images:.1f} epochs; "
+        f"peak learning rate {cfg.optimizer.lr:.3g} ({lr_rule}); "
+        f"device {cfg.train.device}, {'bf16 autocast' if cfg.train.amp.enabled else 'float32'}"
     )
 
 

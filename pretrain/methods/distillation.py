@@ -177,8 +177,8 @@ class SelfDistillation(nn.Module):
         """Eq. 4 or 5: mean over a crop's masked patches, summed over crops, divided by all global crops."""
         if self.loss_on == "all":
             mask = mask.any(1, keepdim=True).expand_as(mask)
-        weights = (mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
         student = self.student[f"{name}_head"](student_patches[mask])[:, None]
+        weights = (mask.to(student.dtype) / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
         with torch.no_grad():
             teacher = self.teacher[f"{name}_head"](teacher_patches[mask])[:, None]
         return self.cross_entropy(name, student, teacher, student.new_ones(1, 1), weights)

@@ -36,8 +36,9 @@ class ProjectionHead(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(n, D) -> unit vectors (n, bottleneck) in float32"""
-        return F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
+        """(n, D) -> unit vectors (n, bottleneck) in float32, or float64 where the head is"""
+        points = self.mlp(tokens)
+        return F.normalize(points.to(torch.promote_types(points.dtype, torch.float32)), dim=-1, eps=1e-6)
 
 
 class Prototypes(nn.Module):
