@@ -48,10 +48,7 @@ def decode_image(
     if not data:
         raise BrokenImage(name, "empty file")
     image = _open(data, name)
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise BrokenImage(name, "zero size")
-    if width * height > max_pixels:
+    if image.width * image.height > max_pixels:
         raise BrokenImage(name, "too many pixels")
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _jpeg_is_whole(data):
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF orientation itself
@@ -84,9 +81,15 @@ def _open(data: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BrokenImage(name, "too many pixels") from error
     except UnidentifiedImageError as error:
-        raise BrokenImage(name, "not an image") from error
+        raise BrokenImage(name, "zero size" if _has_no_pixels(data) else "not an image") from error
     except Exception as error:  # a hostile header can make a parser raise anything
         raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def _has_no_pixels(data: bytes) -> bool:
+    """Pillow does not know a PNG or BMP of no width or height from something that is no image."""
+    sizes = data[16:24] if data.startswith(b"\x89PNG") else data[18:26] if data.startswith(b"BM") else b""
+    return bytes(4) in (sizes[:4], sizes[4:])
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
