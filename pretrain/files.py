@@ -3,7 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"cannot write {path}: {reason}; what was there before is untouched") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or never made: what matters was said above
+            draft.unlink()
 
 
 def read_torch_file(path: str | Path):

@@ -74,13 +74,13 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     """Everything that can be known to fail, before the first stage."""
     from cropfield.datasets import check_coco_file, check_same_categories
 
-    from pretrain.data.images import ImageFolder
+    from pretrain.data.images import open_source
     from pretrain.engine.lazy_config import load_config
 
     for stage in (stages[0], stages[-1]):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
         load_config(config, overrides)
-    ImageFolder(str(args.images))
+    open_source(args.images)
     check_coco_file(args.train_json, args.train_images)
     check_coco_file(args.val_json, args.val_images)
     check_same_categories(args.train_json, args.val_json)

@@ -4,6 +4,18 @@ Behind each value, whose it is. T6: the paper's Table 6, for both ViT-S and ViT-
 the paper is silent, DINOv2: the value of its ImageNet-1K recipe (App. B.1 follows it). Ours: neither gives one.
 Not in this file, because here it is the only way: no layer-wise and no patch-embedding decay of the learning rate (T6),
 separate heads (T6), prototypes of unit norm (T6: "norm. last layer").
+
+The images, on the command line or in a config (`dataloader.train.source.root = ...`):
+
+    dataloader.train.source.root=DIR                                      a folder, at any depth
+    dataloader.train.source.root=1percent.txt dataloader.train.source.images=DIR         a list of files in DIR
+    dataloader.train.source.root=instances.json dataloader.train.source.images=DIR       a COCO file's images in DIR
+    'dataloader.train.source.root="shards/train-{000000..000146}.tar"'    tar shards; shards/*.tar needs no quotes
+
+Any other object with `__len__`, `load(index)` and `name(index)` (`pretrain.data.batches.ImageSource`) in a config:
+
+    from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+    dataloader.train.source = L(MySource)(...)
 """
 
 import torch
@@ -13,7 +25,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from pretrain.data.augment import dinov2_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import ImageFolder
+from pretrain.data.images import open_source
 from pretrain.data.masks import CropMasks
 from pretrain.engine.devices import bf16_pays, default_device
 from pretrain.engine.param_groups import param_groups
@@ -47,7 +59,7 @@ model = L(SelfDistillation)(
 
 dataloader = dict(
     train=L(CropLoader)(
-        source=L(ImageFolder)(root="datasets/imagenet/train"),
+        source=L(open_source)(root="datasets/imagenet/train"),
         crops=L(MultiCrop)(  # numbers and sizes: Sec. 4.1; the rest DINOv2's
             global_size=224,
             global_scale=(0.32, 1.0),

@@ -7,29 +7,28 @@ before.
 
 import functools
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
 from pretrain.data.masks import CONTENT, POSITION, CropMasks
+from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
 
 MAX_TRIES = 32  # images that may stand in for a broken one
-MIN_TRIED = 100  # images loaded before the share of broken ones is judged
 
 # Streams of random numbers. A key always has four parts: numpy reads a missing part as zero.
 ORDER, CROPS, SUBSTITUTE, MASK_PLAN, MASK = range(5)
 
 
 class ImageSource(Protocol):
-    """What a loader reads: `pretrain.data.images.ImageFolder`, for one."""
+    """What a loader reads; `pretrain.data.images` has those that there are."""
 
     def __len__(self) -> int: ...
 
@@ -66,6 +65,7 @@ class BatchDataset(Dataset):
     def __init__(self, source: ImageSource, crops: MultiCrop, masks: CropMasks, batch_size: int, seed: int):
         self.source, self.crops, self.masks = source, crops, masks
         self.batch_size, self.seed = batch_size, seed
+        self.now_reading: NowReading | None = None
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict | UserError:
         step, rank, world_size = key
@@ -84,6 +84,8 @@ class BatchDataset(Dataset):
         substitutes = random_stream(self.seed, SUBSTITUTE, position)
         index = image_at(position, len(self.source), self.seed)
         for _ in range(1 + MAX_TRIES):
+            if self.now_reading:
+                self.now_reading.note(index)
             try:
                 image = self.source.load(index)
             except BrokenImage as broken:
@@ -92,7 +94,7 @@ class BatchDataset(Dataset):
             else:
                 sample = self.crops(image, random_stream(self.seed, CROPS, position))
                 return sample | {"index": np.int64(index)}
-        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {_summary(skipped)}. Mend or remove the files")
+        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict[str, torch.Tensor]:
         """The plan is made for all ranks; each crop's mask has its own random numbers."""
@@ -130,9 +132,10 @@ class CropLoader:
 
     source: an `ImageSource`. batch_size: images a step over all processes; it may exceed the number of
     images, for positions run on through the epochs. num_workers: worker processes, 0 to make batches in this
-    one. seed: >= 0. max_broken: the share of broken images, of all tried, above which reading stops with a
-    `UserError` (judged after 100 tries). pin_memory: hand out tensors in page-locked memory, for copies to a
-    GPU.
+    one. seed: >= 0. max_broken: the share of the source's images that may be broken; past it reading stops with a
+    `UserError`, see `BrokenImages`. pin_memory: hand out tensors in page-locked memory, for copies to a GPU.
+
+    `broken` is the account of the broken images met in all batches that were handed out.
 
     A batch of b images (this process's share), V global and L local crops of Sg and Sl pixels, N patches:
       `global_crops`, `local_crops`    uint8 (V*b, 3, Sg, Sg), (L*b, 3, Sl, Sl), view-major: all images' first
@@ -155,7 +158,7 @@ class CropLoader:
         num_workers: int = 0,
         seed: int = 0,
         *,
-        max_broken: float = 0.5,
+        max_broken: float = 0.2,
         pin_memory: bool = False,
     ):
         if len(source) == 0:
@@ -169,7 +172,8 @@ class CropLoader:
             grid = f"{masks.grid[0]} x {masks.grid[1]}"
             raise UserError(f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches")
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
-        self.num_workers, self.max_broken, self.pin_memory = num_workers, max_broken, pin_memory
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.broken = BrokenImages(len(source), max_broken)
 
     @property
     def source(self) -> ImageSource:
@@ -190,8 +194,8 @@ class CropLoader:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.
 
         rank of world_size gets its contiguous slice of every global batch, masks included. Raises `UserError`
-        when batch_size does not divide by world_size, or too many images are broken; an error in a worker
-        that is not about the user's input is raised with its traceback.
+        when batch_size does not divide by world_size, too many images are broken, or a worker dies; an error in a
+        worker that is not about the user's input is raised with its traceback.
         """
         if self.batch_size % world_size:
             raise UserError(f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one")
@@ -200,42 +204,28 @@ class CropLoader:
         return self._stream((step, rank, world_size) for step in itertools.count(start_step))
 
     def _stream(self, keys: Iterable[tuple[int, int, int]]) -> Iterator[dict]:
+        now_reading = self.dataset.now_reading = NowReading(self.num_workers)
         loader = DataLoader(
             self.dataset,
             sampler=keys,
             batch_size=None,  # a key is a whole batch already
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # else each start would shift torch's global generator
         )
-        tried, broken = 0, Counter()
-        for batch in loader:
+
+        def image_of(process: int) -> str | None:
+            index = now_reading.by(process)
+            return None if index is None else self.source.name(index)
+
+        for batch in watched(loader, image_of):
             if isinstance(batch, UserError):
                 raise batch
-            broken.update(batch["skipped"])
-            tried += len(batch["index"]) + len(batch["skipped"])
-            if tried >= MIN_TRIED and broken.total() > self.max_broken * tried:
-                raise UserError(
-                    f"{broken.total()} of {tried} images tried are broken: {_summary(broken.elements())}. "
-                    "Mend or remove the files"
-                )
+            self.broken.note(batch["skipped"], batch["index"].numpy())
             yield batch
-
-
-def _summary(skipped: Iterable[tuple[str, str]]) -> str:
-    """Count the reasons, with an example of each: "12 truncated (a.jpg), 3 not an image (b.png)"."""
-    examples, counts = {}, Counter()
-    for name, reason in skipped:
-        examples.setdefault(reason, name)
-        counts[reason] += 1
-    return ", ".join(f"{count} {reason} ({examples[reason]})" for reason, count in counts.most_common())
 
 
 def _as_it_is(batch):
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads

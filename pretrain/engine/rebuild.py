@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from pretrain.data.batches import CropLoader, ImageSource
-from pretrain.data.images import BrokenImage, ImageFolder
+from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.errors import UserError
 from pretrain.evaluation.report.pretraining import Pretraining
@@ -36,7 +36,7 @@ def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining
         return None
     cfg = read_config(folder / "config.yaml")
     untrained, trained, steps = trunks(cfg, folder / LAST)
-    source = ImageFolder(images) if images else instantiate(cfg.dataloader.train.source)
+    source = open_source(images) if images else instantiate(cfg.dataloader.train.source)
     batch, shown = first_batch(cfg, source)
     return Pretraining(untrained, trained, steps, batch, shown)
 

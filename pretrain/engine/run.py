@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pretrain.data.batches import CropLoader
+from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.trainer import PretrainTrainer
@@ -80,5 +81,6 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         hooks.IterationTimer(),
         schedule,
         PeriodicCheckpoint(output / LAST, model, optimizer, cfg.train.checkpointer.period),
+        BrokenImagesReport(output / LISTED, cfg.train.log_period),
         hooks.PeriodicWriter(writers, period=cfg.train.log_period),
     ]

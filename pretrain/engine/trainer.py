@@ -29,7 +29,6 @@ class PretrainTrainer(TrainerBase):
         self.model, self.loader, self.optimizer = model.train(), loader, optimizer
         self.amp, self.clip_grad = amp, clip_grad
         self.device = next(model.parameters()).device
-        self.broken: set[str] = set()
 
     def train(self, start_iter: int, max_iter: int) -> None:
         self.batches = self.loader.batches(start_iter)
@@ -41,7 +40,7 @@ class PretrainTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         data_time = time.perf_counter() - start
-        self.note_broken(batch.pop("skipped"))
+        batch.pop("skipped")  # in the loader's account
         batch = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             losses = self.model(batch, self.iter)
@@ -63,7 +62,7 @@ class PretrainTrainer(TrainerBase):
     def record(self, scalars: dict[str, Tensor], data_time: float, num_images: int) -> None:
         values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         self.storage.put_scalars(**dict(zip(scalars, values, strict=True)))
-        self.storage.put_scalars(data_time=data_time, images=num_images, broken_images=len(self.broken))
+        self.storage.put_scalars(data_time=data_time, images=num_images, broken_images=len(self.loader.broken))
 
     def check_finite(self, total: Tensor, losses: dict[str, Tensor], index: Tensor) -> None:
         """Stop before a bad gradient reaches the weights."""
@@ -74,13 +73,6 @@ class PretrainTrainer(TrainerBase):
                 f"step {self.iter}: the loss is not finite ({parts}); stopped before the weights changed. "
                 f"The last saved checkpoint is good: try a lower learning rate. Images of the step: {names}"
             )
-
-    def note_broken(self, skipped: list[tuple[str, str]]) -> None:
-        """Report each broken image once."""
-        for name, reason in skipped:
-            if name not in self.broken:
-                self.broken.add(name)
-                logging.getLogger(__name__).warning("skipped a broken image: %s (%s)", name, reason)
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:

@@ -146,10 +146,12 @@ def test_masks_of_a_crop_depend_on_its_place_not_on_its_image():
 
 
 def test_broken_images_are_counted_and_replaced():
-    data = loader(Pictures(6, broken=[1, 4]), batch_size=6)
+    data = loader(Pictures(6, broken=[1, 4]), batch_size=6, max_broken=0.5)
     for batch in islice(data.batches(), 4):
         assert not {1, 4} & set(batch["index"].tolist()) and len(batch["index"]) == 6
         assert {("1.jpg", "truncated"), ("4.jpg", "truncated")} == set(batch["skipped"])
+    next(data.batches())  # another pass over the data is still the same run
+    assert data.broken.counts() == {"truncated": 2}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -162,7 +164,7 @@ def test_a_source_without_one_readable_image_ends_in_one_sentence(num_workers):
 
 def test_too_many_broken_images_end_the_reading():
     broken = Pictures(10, broken=range(6))
-    with pytest.raises(UserError, match=r"images tried are broken: \d+ truncated \(\d.jpg\)"):
+    with pytest.raises(UserError, match=r"10 images are broken, \d so far: \d truncated \(\d.jpg\)"):
         list(islice(loader(broken).batches(), 40))
     assert len(list(islice(loader(broken, max_broken=0.8).batches(), 40))) == 40
 

@@ -1,244 +1,79 @@
 import io
-import os
+import json
+import tarfile
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
-from pretrain.data.images import BrokenImage, ImageFolder, ImageList, decode_image
+from pretrain.data.batches import CropLoader
+from pretrain.data.crops import MultiCrop
+from pretrain.data.images import CocoJson, ImageFolder, ImageList, TarShards, open_source
+from pretrain.data.masks import CropMasks
 from pretrain.errors import UserError
 
-
-def scene(height: int = 40, width: int = 60) -> np.ndarray:
-    """Four smooth, different quarters: survives JPEG, and shows every turn and mirroring."""
-    image = np.full((height, width, 3), 40, dtype=np.uint8)
-    image[: height // 2, : width // 2] = (220, 30, 30)
-    image[: height // 2, width // 2 :] = (30, 200, 30)
-    image[height // 2 :, : width // 2] = (30, 60, 220)
-    return image
+NAMES = [f"{i}.png" for i in range(6)]
 
 
-def encode(image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
-    return file.getvalue()
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[type, dict[str, str]]:
+    """The same six images as every kind of source: its class and the arguments that open it."""
+    top = tmp_path_factory.mktemp("images")
+    (top / "folder").mkdir()
+    rng = np.random.default_rng(0)
+    with tarfile.open(top / "shard-0.tar", "w") as tar:
+        for name in NAMES:
+            image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            data = cv2.imencode(".png", image)[1].tobytes()
+            (top / "folder" / name).write_bytes(data)
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (top / "list.txt").write_text("\n".join(NAMES))
+    (top / "coco.json").write_text(json.dumps({"images": [{"file_name": name} for name in NAMES]}))
+    images = str(top / "folder")
+    return {
+        ImageFolder: dict(root=images),
+        ImageList: dict(root=str(top / "list.txt"), images=images),
+        CocoJson: dict(root=str(top / "coco.json"), images=images),
+        TarShards: dict(root=str(top / "shard-{0..0}.tar")),
+    }
 
 
-def assert_close(ours: np.ndarray, expected: np.ndarray, mean: float):
-    assert ours.dtype == np.uint8 and ours.shape == expected.shape
-    assert ours.flags.writeable and ours.flags.c_contiguous
-    assert np.abs(ours.astype(int) - expected.astype(int)).mean() <= mean
+def first_batch(source):
+    return next(CropLoader(source, MultiCrop(16, local_size=8, num_local=2), CropMasks((4, 4)), 4, seed=3).batches(5))
 
 
-# --- decoding
+@pytest.mark.parametrize("kind", [ImageFolder, ImageList, CocoJson, TarShards])
+def test_every_kind_opens_by_its_path_and_gives_the_same_batches(places, kind):
+    source = open_source(**places[kind])
+    assert type(source) is kind
+    expected = first_batch(open_source(**places[ImageFolder]))
+    batch = first_batch(source)
+    assert batch.keys() == expected.keys()
+    for key in batch:
+        assert torch.equal(batch[key], expected[key]) if torch.is_tensor(batch[key]) else batch[key] == expected[key]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
-def test_colour_survives_every_format(kind):
-    assert_close(decode_image(encode(scene(), kind)), scene(), mean=5 if kind in ("JPEG", "WEBP") else 0)
+def test_options_reach_the_source(places, tmp_path):
+    for kind in (ImageFolder, TarShards):
+        with pytest.raises(UserError, match=r"no image found .*\.jpg"):
+            open_source(**places[kind], endings=[".jpg"])
+        with pytest.raises(UserError, match="leave it out"):
+            open_source(**places[kind], images=tmp_path)
+    (tmp_path / "labels.txt").write_text("precious")
+    for kind in (ImageFolder, CocoJson, TarShards):
+        with pytest.raises(UserError, match="not an index"):
+            open_source(**places[kind], index=tmp_path / "labels.txt")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(kind, orientation):
-    stored = {  # how an upright scene lies in the file
-        1: scene(),
-        2: scene()[:, ::-1],
-        3: scene()[::-1, ::-1],
-        4: scene()[::-1],
-        5: scene().transpose(1, 0, 2),
-        6: np.rot90(scene(), 1),
-        7: scene()[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(scene(), -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert_close(decode_image(encode(stored.copy(), kind, exif=exif)), scene(), mean=5)
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "L", "1", "P", "YCbCr"])
-def test_other_colour_models_become_rgb(mode):
-    image = Image.fromarray(scene()).convert(mode)
-    kinds = {"CMYK": ("JPEG", "TIFF"), "L": ("JPEG", "PNG"), "YCbCr": ("JPEG", "TIFF")}.get(mode, ("PNG",))
-    for kind in kinds:
-        assert_close(decode_image(encode(image, kind)), np.asarray(image.convert("RGB")), mean=5)
-
-
-def test_progressive_jpeg_is_read():
-    assert_close(decode_image(encode(scene(), "JPEG", progressive=True)), scene(), mean=5)
-
-
-def test_16_bit_grey_keeps_its_upper_half():
-    deep = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    for kind in ("PNG", "TIFF"):
-        ours = decode_image(encode(deep, kind))
-        assert_close(ours, np.repeat((deep >> 8)[..., None], 3, axis=2), mean=0)
-
-
-def test_32_bit_grey_is_stretched():
-    for deep in (np.linspace(-3, 5, 256, dtype=np.float32), np.arange(0, 2560, 10, dtype=np.int32)):
-        ours = decode_image(encode(deep.reshape(16, 16), "TIFF"))
-        assert_close(ours, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2), mean=1)
-    flat = decode_image(encode(np.full((4, 4), np.nan, dtype=np.float32), "TIFF"))
-    assert flat.shape == (4, 4, 3)
-
-
-def test_transparent_pixels_become_mid_grey():
-    rgba = np.dstack([scene(), np.full(scene().shape[:2], 255, np.uint8)])
-    rgba[:, :30, 3] = 0
-    expected = scene()
-    expected[:, :30] = 128
-    for kind in ("PNG", "WEBP"):
-        options = {"lossless": True} if kind == "WEBP" else {}
-        assert_close(decode_image(encode(rgba, kind, **options)), expected, mean=0)
-    half = Image.fromarray(np.dstack([np.full((2, 2), 228, np.uint8), np.full((2, 2), 128, np.uint8)]), "LA")
-    assert abs(int(decode_image(encode(half))[0, 0, 0]) - 178) <= 1
-
-
-def test_a_transparent_palette_entry_becomes_mid_grey():
-    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P")
-    image.putpalette([255, 0, 0, 0, 255, 0] + [0] * 762)
-    assert decode_image(encode(image, transparency=0)).tolist() == [[[128, 128, 128], [0, 255, 0]]]
-
-
-def test_of_several_frames_the_first_is_taken():
-    frames = [Image.fromarray(np.full((5, 5, 3), value, dtype=np.uint8)) for value in (10, 200)]
-    data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    assert (decode_image(data) == 10).all()
-
-
-# --- what is broken
-
-
-def reason(data: bytes, **options) -> str:
-    with pytest.raises(BrokenImage) as error:
-        decode_image(data, "some/name", **options)
-    assert error.value.name == "some/name" and str(error.value) == f"some/name: {error.value.reason}"
-    return error.value.reason
-
-
-def test_reasons():
-    assert reason(b"") == "empty file"
-    assert reason(b"just some text, no picture") == "not an image"
-    assert reason(b"<html>" + encode(scene())) == "not an image"
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "GIF"])
-def test_truncated_files_are_found_out(kind):
-    data = encode(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8), kind)
-    for keep in (0.3, 0.6, 0.95):
-        assert reason(data[: int(keep * len(data))]) in (
-            "truncated",
-            "not an image",
-        )  # TIFF: header at the end
-
-
-def test_a_jpeg_without_its_last_part_is_truncated_even_with_a_whole_thumbnail_before(monkeypatch):
-    thumbnail = encode(scene(8, 8), "JPEG")
-    exif = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    data = encode(scene(), "JPEG", progressive=True)
-    data = data[:2] + exif + data[2:]
-    decode_image(data)
-    monkeypatch.setattr("cv2.imdecode", lambda *_: scene())  # as if OpenCV filled in what is missing
-    assert reason(data[: int(0.8 * len(data))]) == "truncated"
-
-
-def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
-    assert_close(decode_image(encode(scene(), "JPEG") + b"trailing bytes" * 99), scene(), mean=5)
-
-
-def test_bombs_are_stopped_by_their_header():
-    assert reason(encode(scene(), "JPEG"), max_pixels=40 * 60 - 1) == "too many pixels"
-    decode_image(encode(scene(), "JPEG"), max_pixels=40 * 60)
-    header = bytearray(encode(np.zeros((1, 1), np.uint8), "BMP"))
-    header[18:26] = (30_000).to_bytes(4, "little") * 2  # claims 900 million pixels, holds one
-    assert reason(bytes(header)) == "too many pixels"
-
-
-def test_garbled_files_decode_or_are_broken_and_nothing_else():
-    for kind in ("PNG", "WEBP", "TIFF", "GIF", "BMP"):
-        data = encode(scene(), kind)
-        for seed in range(40):
-            rng, garbled = np.random.default_rng(seed), bytearray(data)
-            for place in rng.integers(0, len(data), 8):
-                garbled[place] = rng.integers(256)
-            try:
-                image = decode_image(bytes(garbled))
-            except BrokenImage:
-                continue
-            assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-
-
-# --- sources
-
-
-def write(path, data=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(scene(), "JPEG") if data is None else data)
-
-
-def test_folder_is_recursive_sorted_and_picks_images_only(tmp_path):
-    for name in (
-        "b.JPG",
-        "a/z.png",
-        "a/b/c.webp",
-        "Z.tif",
-        "é.jpeg",
-        "notes.txt",
-        ".hidden.jpg",
-        ".git/x.jpg",
-    ):
-        write(tmp_path / name)
-    source = ImageFolder(tmp_path)
-    names = [source.name(i) for i in range(len(source))]
-    assert names == sorted(["b.JPG", "a/z.png", "a/b/c.webp", "Z.tif", "é.jpeg"])
-    assert source.load(0).shape == (40, 60, 3)
-
-
-def test_folder_links_are_followed_once(tmp_path):
-    write(tmp_path / "elsewhere/x.jpg")
-    (tmp_path / "root").mkdir()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "root/link")
-    os.symlink(tmp_path / "root", tmp_path / "root/loop")
-    source = ImageFolder(tmp_path / "root")
-    assert [source.name(i) for i in range(len(source))] == ["link/x.jpg"]
-
-
-def test_a_broken_file_is_named_relative_to_the_folder(tmp_path):
-    write(tmp_path / "sub/bad.jpg", b"")
-    with pytest.raises(BrokenImage) as error:
-        ImageFolder(tmp_path).load(0)
-    assert (error.value.name, error.value.reason) == ("sub/bad.jpg", "empty file")
-
-
-def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        ImageFolder(tmp_path / "absent")
-    write(tmp_path / "notes.txt")
-    with pytest.raises(UserError, match="not a folder"):
-        ImageFolder(tmp_path / "notes.txt")
-    with pytest.raises(UserError, match=r"no image found under .*\.jpg, \.jpeg") as error:
-        ImageFolder(tmp_path)
-    assert str(tmp_path) in str(error.value)
-
-
-def test_list_is_relative_to_its_file_and_keeps_its_order(tmp_path):
-    write(tmp_path / "pictures/b.jpg")
-    write(tmp_path / "far/a.jpg")
-    (tmp_path / "list.txt").write_text(f"pictures/b.jpg\n\n{tmp_path / 'far/a.jpg'}\npictures/absent.jpg\n")
-    source = ImageList(tmp_path / "list.txt")
-    assert [source.name(i) for i in range(2)] == ["pictures/b.jpg", str(tmp_path / "far/a.jpg")]
-    assert source.load(0).shape == source.load(1).shape == (40, 60, 3)
-    with pytest.raises(BrokenImage, match="missing"):
-        source.load(2)
-
-
-def test_useless_lists_are_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        ImageList(tmp_path / "absent.txt")
-    write(tmp_path / "empty.txt", b"\n \n")
-    with pytest.raises(UserError, match="is empty"):
-        ImageList(tmp_path / "empty.txt")
-    write(tmp_path / "image.txt", b"\xff\xd8\xff\xe0")
-    with pytest.raises(UserError, match="not UTF-8"):
-        ImageList(tmp_path / "image.txt")
+def test_what_is_no_source_is_refused(tmp_path):
+    with pytest.raises(UserError, match="absent does not exist: give a folder of images, a .txt"):
+        open_source(tmp_path / "absent")
+    (tmp_path / "x.jpg").touch()
+    with pytest.raises(UserError, match=r"x\.jpg is no kind of image source: give a folder"):
+        open_source(tmp_path / "x.jpg")
+    (tmp_path / "x.tgz").touch()
+    with pytest.raises(UserError, match="not a plain tar file"):
+        open_source(tmp_path / "x.tgz")

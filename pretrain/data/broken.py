@@ -1,0 +1,80 @@
+"""The account of a run's broken images, and the limit past which there are too many."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from pretrain.errors import UserError
+
+NAMED_IN_LOG = 20  # broken images that the log names one by one
+
+logger = logging.getLogger(__name__)
+
+
+class BrokenImages:
+    """Which images were found broken, and why. Each counts once, however often its turn comes.
+
+    num_images: in the source. max_share: the share of the source's images that may be broken.
+
+    The limit is passed for certain when more than max_share * num_images are known. It is taken to be passed as soon
+    as the images that this process has tried leave no doubt: with n of them tried, more than a + 3 sqrt(a) + 3 broken,
+    where a = max_share * n are allowed (three standard deviations: images come in random order, so no chance hit).
+    """
+
+    def __init__(self, num_images: int, max_share: float):
+        self.num_images, self.max_share = num_images, max_share
+        self.reasons: dict[str, str] = {}  # by name
+        self._met: set[str] = set()  # by this process
+        self._readable = np.zeros(num_images, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, broken: Iterable[tuple[str, str]]) -> None:
+        """Count (name, reason) of images that an earlier part of the run, or another process, found broken."""
+        for name, reason in broken:
+            self.reasons.setdefault(name, reason)
+
+    def note(self, broken: Iterable[tuple[str, str]], readable: np.ndarray) -> None:
+        """Take in what came of one batch, naming in the log what is new.
+
+        readable: int (n,), the places of the images that could be read. Raises `UserError` past the limit.
+        """
+        for name, reason in broken:
+            self._met.add(name)
+            if name not in self.reasons and len(self) < NAMED_IN_LOG:
+                last = " (further ones are counted, not named)" if len(self) == NAMED_IN_LOG - 1 else ""
+                logger.warning("skipped a broken image: %s (%s)%s", name, reason, last)
+            self.reasons.setdefault(name, reason)
+        self._readable[readable] = True
+        self.check()
+
+    def check(self) -> None:
+        """Raise `UserError` past the limit."""
+        tried = len(self._met) + int(np.count_nonzero(self._readable))
+        allowed = self.max_share * tried
+        beyond_doubt = len(self._met) > allowed + 3 * allowed**0.5 + 3
+        if beyond_doubt or len(self) > self.max_share * self.num_images:
+            raise UserError(
+                f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: {self.summary()}. "
+                f"max_broken allows a share of {self.max_share:g}: mend or remove the files, or raise it"
+            )
+
+    def counts(self) -> Counter[str]:
+        """How many of each reason."""
+        return Counter(self.reasons.values())
+
+    def summary(self) -> str:
+        """The reasons, most frequent first, with an example of each: "12 truncated (a.jpg), 3 not an image (b.png)"."""
+        return summarize(self.reasons.items())
+
+
+def summarize(broken: Iterable[tuple[str, str]]) -> str:
+    """Count the reasons of (name, reason), with an example of each."""
+    examples, counts = {}, Counter()
+    for name, reason in broken:
+        examples.setdefault(reason, name)
+        counts[reason] += 1
+    return ", ".join(f"{count} {reason} ({examples[reason]})" for reason, count in counts.most_common())

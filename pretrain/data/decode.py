@@ -1,0 +1,130 @@
+"""Decoding: every kind of image file that is met in the wild becomes 8-bit RGB, or a `BrokenImage`."""
+
+import io
+import os
+import stat
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # where Pillow too starts to suspect a decompression bomb
+MAX_BYTES = 2**30  # more than MAX_PIXELS of 16-bit RGBA take uncompressed
+ALPHA_BACKGROUND = (128, 128, 128)
+
+
+class BrokenImage(Exception):
+    """An image that cannot be used. `name`: which one; `reason`: one short phrase per kind, so that kinds can
+    be counted.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def decode_image(
+    source: bytes | str | os.PathLike, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decode a file, or the bytes of one -> uint8 RGB (H, W, 3), upright.
+
+    EXIF orientation is applied; of several frames the first is taken. 16-bit values keep their upper half;
+    32-bit ones have no agreed white and are stretched from their own minimum to maximum. Transparent images
+    are laid on mid-grey: dropping alpha would show whatever colour hides under transparent pixels, and grey
+    says least. Pixels are counted in the header, before decoding. OpenCV decodes plain JPEGs, Pillow all
+    else.
+
+    Raises `BrokenImage` with reason "missing", "not a file" (a pipe would be waited for without end), "file too large"
+    (over 1 GiB), "cannot be read", "empty file", "not an image", "zero size", "too many pixels", "truncated" or
+    "cannot be decoded".
+    """
+    is_bytes = isinstance(source, bytes)
+    name = name or ("<bytes>" if is_bytes else os.fspath(source))
+    data = source if is_bytes else _read(source, name)
+    if not data:
+        raise BrokenImage(name, "empty file")
+    image = _open(data, name)
+    if image.width * image.height > max_pixels:
+        raise BrokenImage(name, "too many pixels")
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _jpeg_is_whole(data):
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF orientation itself
+        if bgr is not None:
+            return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return _decode_with_pillow(image, name)
+
+
+def _read(path: str | os.PathLike, name: str) -> bytes:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenImage(name, "not a file")
+        if status.st_size > MAX_BYTES:
+            raise BrokenImage(name, "file too large")
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise BrokenImage(name, "missing") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise BrokenImage(name, "cannot be read") from error
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Read the header only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of size, which `decode_image` judges
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(name, "too many pixels") from error
+    except UnidentifiedImageError as error:
+        raise BrokenImage(name, "zero size" if _has_no_pixels(data) else "not an image") from error
+    except Exception as error:  # a hostile header can make a parser raise anything
+        raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def _has_no_pixels(data: bytes) -> bool:
+    """Pillow does not know a PNG or BMP of no width or height from something that is no image."""
+    sizes = data[16:24] if data.startswith(b"\x89PNG") else data[18:26] if data.startswith(b"BM") else b""
+    return bytes(4) in (sizes[:4], sizes[4:])
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+
+
+def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
+        raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def _decoder_reason(error: Exception) -> str:
+    return "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow mode -> uint8 RGB (H, W, 3)."""
+    if image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image) >> 8)
+    if image.mode in ("I", "F"):
+        grey = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+        low, high = grey.min(), grey.max()
+        return _grey_to_rgb((grey - low) * (255.0 / max(high - low, 1e-12)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
+        image = Image.alpha_composite(background, image)
+    return np.array(image.convert("RGB"))
+
+
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB)

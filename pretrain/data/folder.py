@@ -1,0 +1,84 @@
+"""Images in files below one folder: `ImageFolder`, which finds them itself."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.data.decode import decode_image
+from pretrain.data.index import Index, Names, cached_index, stamp
+from pretrain.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+
+class ImageFiles:
+    """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards."""
+
+    def __init__(self, root: str | os.PathLike, names: Names):
+        self.root, self._names = Path(root), names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """The file's path relative to `root`."""
+        return self._names[index]
+
+    def load(self, index: int) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+        name = self.name(index)
+        return decode_image(self.root / name, name)
+
+
+class ImageFolder(ImageFiles):
+    """All images below `root`, at any depth, sorted by their path (by code point, so alike on every machine).
+
+    ImageNet as it lies on disk (`train/n01440764/*.JPEG`) is one. Links to folders are followed, each real folder
+    once; hidden files and folders are left out.
+
+    endings: of the files that count as images, in any case. index: a file to keep the list in, see
+    `pretrain.data.index`.
+    Raises `UserError` when the folder is missing, cannot be read, or holds no file with one of `endings`.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None
+    ):
+        if not os.path.isdir(root):
+            raise UserError(f"image folder {root} does not exist or is not a folder: give a folder that holds images")
+        endings = tuple(ending.lower() for ending in endings)
+        found = cached_index(
+            ("folder", os.path.realpath(root), endings), lambda: _list_folder(os.path.abspath(root), endings), index
+        )
+        if not len(found.names):
+            raise UserError(
+                f"no image found under {root}: looked, at any depth, for files ending in {', '.join(endings)}"
+                + (f"; for its tar shards, give {root}/*.tar" if any(Path(root).glob("*.tar")) else "")
+            )
+        super().__init__(root, found.names)
+
+
+def _list_folder(root: str, endings: tuple[str, ...]) -> Index:
+    """Names are relative to `root`, with "/" between their parts."""
+
+    def fail(error: OSError):
+        raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions") from error
+
+    top = os.path.join(root, "")
+    names, seen, folders = [], {os.path.realpath(root)}, {}
+    for folder, subfolders, files in os.walk(top, followlinks=True, onerror=fail):
+        try:
+            folders[folder] = stamp(folder)
+        except OSError as error:
+            fail(error)
+        kept = []
+        for sub in sorted(subfolders):
+            real = os.path.realpath(os.path.join(folder, sub))
+            if not sub.startswith(".") and real not in seen:  # `seen` also ends loops of links
+                seen.add(real)
+                kept.append(sub)
+        subfolders[:] = kept
+        inside = os.path.join(folder[len(top) :], "") if folder != top else ""
+        names += [inside + file for file in files if file.lower().endswith(endings) and not file.startswith(".")]
+    return Index.of(sorted(names), folders)

@@ -1,0 +1,153 @@
+"""Lists of names that take long to make: kept in a file, and made again when what they were made from has changed.
+
+A kept list is good as long as all that was read to make it (every folder below an `ImageFolder`, every tar shard, a
+COCO file) has the modification time and the size that it had then. Adding, removing or renaming a file changes its
+folder's time; a change of an image's content changes no list. One case is left to the reader: who sets a folder's
+time back by hand (`touch -d`) deletes the index too.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.errors import UserError
+from pretrain.files import replacing
+
+VERSION = 1
+WORTH_KEEPING = 10_000  # names; fewer are listed in a moment
+COARSEST_CLOCK = 2_000_000_000  # ns: FAT's; others date changes to 1 s or to some ms
+
+logger = logging.getLogger(__name__)
+
+
+class Names(Sequence):
+    """Many strings in two arrays: `text`, uint8, all of them end to end, and `ends`, int64, where each one ends.
+
+    A list of a million strings would be copied page by page into every worker process, because reading a Python
+    object writes its reference count; and it would take ten times as long to read from a file.
+    """
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray):
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def pack(cls, names: Iterable[str]) -> "Names":
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)} names")
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[start : self.ends[index]].tobytes())
+
+
+@dataclass
+class Index:
+    """What a source consists of.
+
+    names: of the images, in their order. places: int64 (len(names), k), where they are; k = 0 where the names tell.
+    sources: absolute paths of all that was read to make this. stamps: int64 (len(sources), 2), their modification
+    times in ns and sizes in bytes at that time.
+    """
+
+    names: Names
+    places: np.ndarray
+    sources: Names
+    stamps: np.ndarray
+
+    @classmethod
+    def of(cls, names: Iterable[str], sources: dict[str, tuple[int, int]], places: Sequence = ()) -> "Index":
+        """`sources`: path -> `stamp`."""
+        names = Names.pack(names)
+        places = np.array(places, dtype=np.int64).reshape(len(names), -1 if len(places) else 0)
+        return cls(names, places, Names.pack(sources), np.array(list(sources.values()), dtype=np.int64).reshape(-1, 2))
+
+    def is_current(self) -> bool:
+        try:
+            return all(stamp(path) == tuple(then) for path, then in zip(self.sources, self.stamps, strict=True))
+        except OSError:
+            return False
+
+
+def stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """-> (modification time in ns, size in bytes), of what a link points to. Raises OSError."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def cached_index(made_from: Sequence, make: Callable[[], Index], path: str | os.PathLike | None = None) -> Index:
+    """The index that `make` makes: read from `path` if it is there and current, else made, and kept there.
+
+    made_from: plain values that say which index it is. path: None is a file in the user's cache folder
+    ($XDG_CACHE_HOME/cropfield or ~/.cache/cropfield), for 10,000 names or more; where that cannot be written, the log
+    says so and all goes on. Raises `UserError` where a `path` that was given holds something else or cannot be
+    written.
+    """
+    key = json.dumps([VERSION, *made_from])
+    place = _default_place(key) if path is None else Path(path)
+    index = _read(place, key, given=path is not None) if place and place.exists() else None
+    if index is not None and index.is_current():
+        return index
+    started = time.time_ns()
+    index = make()
+    seconds = (time.time_ns() - started) / 1e9
+    # What was changed just now may change again under the same date.
+    settled = len(index.stamps) == 0 or index.stamps[:, 0].max() < started - COARSEST_CLOCK
+    if place and settled and (path is not None or len(index.names) >= WORTH_KEEPING):
+        _keep(index, key, place, must=path is not None)
+        logger.info(f"listed {len(index.names):,} images in {seconds:.1f} s; the list is kept in {place}")
+    return index
+
+
+def _default_place(key: str) -> Path | None:
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no home
+        return None
+    return cache / "cropfield" / f"images-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def _read(place: Path, key: str, given: bool) -> Index | None:
+    """None: of something else, or damaged. A damaged file that the user named may be something precious."""
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if str(arrays["key"]) != key:
+            return None
+        return Index(
+            Names(arrays["names"], arrays["name_ends"]),
+            arrays["places"],
+            Names(arrays["sources"], arrays["source_ends"]),
+            arrays["stamps"],
+        )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if given:
+            raise UserError(
+                f"{place} is not an index of images: give another file as index, or delete this one"
+            ) from error
+        return None
+
+
+def _keep(index: Index, key: str, place: Path, must: bool) -> None:
+    arrays = {"names": index.names.text, "name_ends": index.names.ends, "places": index.places}
+    arrays |= {"sources": index.sources.text, "source_ends": index.sources.ends, "stamps": index.stamps}
+    try:
+        with replacing(place) as draft, open(draft, "wb") as file:
+            np.savez(file, key=np.array(key), **arrays)
+    except UserError as error:
+        if must:
+            raise
+        logger.warning("the list of images is not kept and will be made again next time: %s", error)

@@ -1,0 +1,124 @@
+"""Images in tar shards (WebDataset's layout), read at random places without unpacking."""
+
+import glob
+import os
+import re
+import tarfile
+
+import numpy as np
+
+from pretrain.data.decode import MAX_BYTES, BrokenImage, decode_image
+from pretrain.data.folder import ENDINGS
+from pretrain.data.index import Index, cached_index, stamp
+from pretrain.errors import UserError
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class TarShards:
+    """Images in plain .tar files, in the order of the shards and, within them, of their members.
+
+    WebDataset reads shards from end to end; here the order of images is drawn anew each epoch (`batches.py`), so the
+    place of every image is looked up once and kept in an index, and each image is one seek and one read. What else
+    belongs to a sample (`key.cls`, `key.json`) is left alone.
+
+    pattern: `shards/train-{000000..000146}.tar`, `shards/*.tar`, or one file. endings: of the members that count as
+    images, in any case; where a sample has several (`key.jpg`, `key.seg.png`) they say which to take. index: a file to
+    keep the places in, see `pretrain.data.index`.
+    Raises `UserError` when a shard is missing, compressed, damaged or cut off, or when none holds an image.
+    """
+
+    def __init__(self, pattern: str, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None):
+        self.shards = expand(os.fspath(pattern))
+        endings = tuple(ending.lower() for ending in endings)
+        made_from = ("tar", [os.path.realpath(shard) for shard in self.shards], endings)
+        found = cached_index(made_from, lambda: _list_shards(self.shards, endings), index)
+        if not len(found.names):
+            raise UserError(
+                f"no image found in {pattern} ({len(self.shards)} tar files): looked for members ending in "
+                f"{', '.join(endings)}; tar files within a tar file must be unpacked from it first"
+            )
+        self._names, self._places = found.names, found.places
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """The shard's file name and the member's path, such as `train-000001.tar/0042.jpg`."""
+        return f"{os.path.basename(self.shards[self._places[index, 0]])}/{self._names[index]}"
+
+    def load(self, index: int) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+        shard, offset, size = self._places[index].tolist()
+        name = self.name(index)
+        if size > MAX_BYTES:
+            raise BrokenImage(name, "file too large")
+        try:
+            # Opened anew: a handle that is kept open would be shared, with its place, by all worker processes.
+            with open(self.shards[shard], "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except FileNotFoundError as error:
+            raise BrokenImage(name, "missing") from error
+        except OSError as error:
+            raise BrokenImage(name, "cannot be read") from error
+        if len(data) < size:
+            raise BrokenImage(name, "truncated")
+        return decode_image(data, name)
+
+
+def expand(pattern: str) -> list[str]:
+    """Files of a pattern: `{000..146}` counts, leading zeros kept; `*`, `?` and `[...]` match, in sorted order.
+
+    Raises `UserError` when a counted file is missing or nothing matches.
+    """
+    numbers = RANGE.search(pattern)
+    if numbers:
+        first, last = numbers.groups()
+        count = range(int(first), int(last) + 1)
+        each = [pattern[: numbers.start()] + str(i).zfill(len(first)) + pattern[numbers.end() :] for i in count]
+        files = [file for one in each for file in expand(one)]
+    else:
+        files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) and not os.path.exists(pattern) else [pattern]
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing or not files:
+        first = missing[0] if missing else pattern
+        raise UserError(f"tar shard {first} does not exist: check the pattern and its range")
+    return files
+
+
+def _list_shards(shards: list[str], endings: tuple[str, ...]) -> Index:
+    names, places, sources = [], [], {}
+    for number, shard in enumerate(shards):
+        try:
+            sources[os.path.abspath(shard)] = stamp(shard)
+            for name, offset, size in _list_shard(shard, endings):
+                names.append(name)
+                places.append((number, offset, size))
+        except OSError as error:
+            raise UserError(f"tar shard {shard} cannot be read ({error.strerror}): mend its permissions") from error
+    return Index.of(names, sources, places)
+
+
+def _list_shard(shard: str, endings: tuple[str, ...]) -> list[tuple[str, int, int]]:
+    """-> (name, offset, size) of every image; raises `UserError` for a shard that is not whole."""
+    found, count = [], 0
+    with open(shard, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # it would keep them all
+                    count += 1
+                    hidden = os.path.basename(member.name).startswith(".")
+                    if member.isreg() and not member.issparse() and not hidden:
+                        if member.name.lower().endswith(endings):
+                            found.append((member.name, member.offset_data, member.size))
+                file.seek(tar.offset)
+                whole = not file.read(tarfile.BLOCKSIZE).strip(b"\0")  # tarfile takes a damaged header for the end
+        except tarfile.TarError:
+            whole = False
+    if not whole and not count:
+        raise UserError(f"{shard} is not a plain tar file (compressed, perhaps): unpack it to .tar, or copy it again")
+    if not whole:
+        raise UserError(f"{shard} is cut off or damaged after {count} members: copy it again, or leave it out")
+    return found

@@ -1,0 +1,108 @@
+"""Worker processes that die (out of memory, a crash inside a decoder) end the reading in one sentence.
+
+Torch notices too, but raises a bare RuntimeError, and from a signal handler: wherever the main process happens to be,
+halfway through an optimizer step perhaps. Here the error comes where the next batch is asked for, and names the image.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from pretrain.errors import UserError
+
+LIKELY_CAUSE = {
+    signal.SIGKILL: "most often because memory ran out: use fewer workers (num_workers), or get more memory",
+    signal.SIGBUS: "most often because shared memory is full: enlarge /dev/shm (docker run --shm-size=8g), "
+    "or use fewer workers (num_workers)",
+}
+CRASH = "if it happens again, that file crashes its decoder: remove it"
+
+
+class NowReading:
+    """Which image each worker is at, in shared memory, so that it is known when the worker is gone."""
+
+    def __init__(self, num_workers: int):
+        self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64).share_memory_()  # process id, image
+
+    def note(self, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None:
+            self.rows[worker.id, 0], self.rows[worker.id, 1] = os.getpid(), index
+
+    def by(self, process: int) -> int | None:
+        """The place of the image that worker process was at; None before its first."""
+        return next((index for pid, index in self.rows.tolist() if pid == process), None)
+
+
+def start_worker(worker: int) -> None:
+    """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
+
+
+def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterator:
+    """What `loader` gives. image_of: process id -> the image that this worker is at.
+
+    Raises `UserError` when a worker has died, also while its batch is waited for.
+    """
+    others = set(multiprocessing.active_children())
+    with _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
+        batches = iter(loader)
+    workers = [process for process in multiprocessing.active_children() if process not in others]
+
+    def interrupt(*_) -> None:
+        if _dead(workers):
+            raise ChildProcessError("a data worker has died")
+
+    try:
+        while True:
+            if not (dead := _dead(workers)):
+                try:
+                    with _sigchld(interrupt):
+                        batch = next(batches)
+                except StopIteration:
+                    return
+                except (RuntimeError, OSError, EOFError):  # torch's, ours, or what reading from the dying one met
+                    connection.wait([worker.sentinel for worker in workers], timeout=1)
+                    if not (dead := _dead(workers)):
+                        raise
+            if dead:
+                raise UserError(_obituary(dead.pid, dead.exitcode, image_of(dead.pid)))
+            yield batch
+    finally:
+        del batches  # which ends the workers
+
+
+def _dead(workers: list[BaseProcess]) -> BaseProcess | None:
+    return next((worker for worker in workers if worker.exitcode is not None), None)
+
+
+@contextmanager
+def _sigchld(handler) -> Iterator[None]:
+    """With `handler` for the signal that a child process has ended; only the main thread can set one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def _obituary(process: int, exitcode: int, image: str | None) -> str:
+    known = exitcode < 0 and -exitcode in set(signal.Signals)
+    how = f"was killed by {signal.Signals(-exitcode).name}" if known else f"ended with exit code {exitcode}"
+    where = f" at image {image}" if image else ""
+    cause = LIKELY_CAUSE.get(-exitcode, CRASH)
+    return f"a data worker (process {process}) {how}{where}, {cause}; then go on with --resume"

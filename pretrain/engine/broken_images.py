@@ -1,0 +1,56 @@
+"""Says which images a run found broken: one line at its end, and a list in its output folder."""
+
+import logging
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from pretrain.data.broken import summarize
+from pretrain.files import replacing
+
+LISTED = "broken_images.txt"
+
+logger = logging.getLogger(__name__)
+
+
+class BrokenImagesReport(HookBase):
+    """Brings the processes' accounts together every `period` steps, where the limit is checked over all of them, and
+    lists the broken images in `path`: "reason <tab> name" a line. What is listed there already, by the part of the run
+    before a resume, stays in the list but does not count towards the limit: it may have been mended since.
+    """
+
+    def __init__(self, path: Path, period: int):
+        self.path, self.period = Path(path), period
+        self.listed: dict[str, str] = {}  # reasons by name
+        self.sent = 0
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter > 0 and self.path.is_file():
+            lines = self.path.read_text(errors="surrogateescape").splitlines()
+            self.listed = {name: reason for reason, _, name in (line.partition("\t") for line in lines)}
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period == 0 or done == self.trainer.max_iter:
+            account = self.trainer.loader.broken
+            found = list(account.reasons.items())
+            for other in comm.all_gather(found[self.sent :]):
+                account.add(other)
+            self.sent = len(account)
+            self.write()
+            account.check()
+
+    def after_train(self) -> None:
+        """Also after an error, and so without the other processes."""
+        self.write()
+        if self.listed:
+            logger.info(f"{len(self.listed):,} broken images: {summarize(self.listed.items())}; see {self.path}")
+
+    def write(self) -> None:
+        known = len(self.listed)
+        self.listed |= self.trainer.loader.broken.reasons
+        if comm.is_main_process() and len(self.listed) > known:
+            lines = [f"{reason}\t{name}".replace("\n", "\\n") + "\n" for name, reason in self.listed.items()]
+            with replacing(self.path) as draft:
+                draft.write_text("".join(lines), errors="surrogateescape")

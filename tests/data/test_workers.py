@@ -1,0 +1,79 @@
+"""Workers that are killed or fail. Each test starts real processes."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from pretrain.data.batches import CropLoader
+from pretrain.data.crops import MultiCrop
+from pretrain.data.masks import CropMasks
+from pretrain.errors import UserError
+
+
+class Deadly:
+    """Images of which one ends the process that reads it: by a signal, or by exit code for a negative one."""
+
+    def __init__(self, deadly: int | None, how: int):
+        self.deadly, self.how = deadly, how
+
+    def __len__(self):
+        return 8
+
+    def name(self, index):
+        return f"{index}.jpg"
+
+    def load(self, index):
+        if index == self.deadly:
+            os.kill(os.getpid(), self.how) if self.how > 0 else os._exit(-self.how)
+        return np.full((20, 30, 3), index, dtype=np.uint8)
+
+
+def batches(source, num_workers):
+    return CropLoader(source, MultiCrop(16, num_local=0), CropMasks((4, 4)), 4, num_workers).batches()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGKILL, r"was killed by SIGKILL at image 5\.jpg, most often because memory ran out"),
+        (signal.SIGSEGV, r"was killed by SIGSEGV at image 5\.jpg, .*crashes its decoder"),
+        (-3, r"ended with exit code 3 at image 5\.jpg"),
+    ],
+)
+def test_a_dead_worker_is_one_sentence(how, message):
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=message):
+        for _ in zip(range(8), batches(Deadly(5, how), 2), strict=False):
+            pass
+    assert time.perf_counter() - start < 5  # torch would look every 5 s
+    assert not multiprocessing.active_children()  # the others were stopped
+
+
+def test_a_worker_killed_between_two_batches_is_noticed_at_the_next_one():
+    stream = batches(Deadly(None, 0), 1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(5)
+    time.sleep(0.1)  # here the main process is at its own work, and must not be interrupted
+    with pytest.raises(UserError, match=f"process {worker.pid}. was killed by SIGKILL"):
+        for _ in range(4):  # some batches were made in time
+            next(stream)
+
+
+def test_workers_leave_signals_to_the_main_process():
+    stream = batches(Deadly(None, 0), 1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, sent)
+    for _ in range(6):
+        next(stream)
+    assert worker.is_alive()
+    stream.close()
+    worker.join(6)
+    assert worker.exitcode == 0
