@@ -70,6 +70,7 @@ train = dict(
     max_iter=None,  # None: epochs * (images // batch size)
     base_lr=2e-3,
     freeze_prototypes=0.01,  # of training: one epoch of 100
+    head_warmup=0.0,  # of training: heads alone learn, on the trunk of model.init
     clip_grad=3.0,
     seed=0,
     device=default_device(),
