@@ -53,7 +53,7 @@ def check(cfg, args) -> None:
     if "dataset" in cfg and cfg.dataset.train_json and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
     if cfg.train.init_checkpoint:
-        load_weights(instantiate(cfg.model), cfg.train.init_checkpoint)
+        load_weights(instantiate(cfg.model), cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
 
 
 def evaluate(cfg, model) -> dict:
@@ -82,7 +82,7 @@ def train(cfg, args) -> dict:
     loader = instantiate(cfg.dataloader.train)
     resumed = args.resume and DetectionCheckpointer(model, cfg.train.output_dir).has_checkpoint()
     if cfg.train.init_checkpoint and not resumed:
-        load_weights(model, cfg.train.init_checkpoint)
+        load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
     model = create_ddp_model(model, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)

@@ -15,6 +15,7 @@ train.device = default_device()
 train.amp.enabled = train.device == "cuda"
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: another one each time
+train.init_partial = False  # True: a trunk that init_checkpoint does not fill whole keeps the rest as it is
 
 optimizer = model_zoo.get_config("common/optim.py").AdamW
 # App. B.2 does not say whether it keeps ViTDet's layer-wise decay of the learning rate; this does. 1.0 is without.

@@ -104,6 +104,7 @@ train = dict(
     max_iter=None,  # None: epochs * (images // batch size)
     base_lr=2e-3,  # T6; reached at a batch size of 1024 (DINOv2's reading of "base")
     freeze_prototypes=0.01,  # of training: one epoch of 100 (DINOv2)
+    head_warmup=0.0,  # of training: heads alone learn, on the trunk of model.init
     clip_grad=3.0,  # DINOv2, for each sub-module
     seed=0,
     device=default_device(),

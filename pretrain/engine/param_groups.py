@@ -4,22 +4,25 @@ from torch import nn
 
 
 def param_groups(model: nn.Module) -> list[dict]:
-    """Trained parameters in three groups: "decay", "no_decay" (biases, norms, LayerScale) and "prototypes".
+    """Trained parameters by part, "trunk", "prototypes" or "rest", each split by whether weights decay.
 
-    Everything else decays, the position field, class and mask tokens included, as in DINOv2. Each group has a `name`
-    and a flag `decay` that `OptimizerSchedule` reads.
+    Biases, norms and LayerScale do not; everything else does, the position field, class and mask tokens included, as in
+    DINOv2. Each group has a `name`, and a `part` and a flag `decay` that `OptimizerSchedule` reads.
     """
-    groups = {"decay": [], "no_decay": [], "prototypes": []}
+    groups = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[_group_of(name)].append(parameter)
-    return [{"name": name, "decay": name != "no_decay", "params": params} for name, params in groups.items() if params]
+            groups.setdefault((_part(name), _decays(name)), []).append(parameter)
+    return [
+        {"name": f"{part}_{'decay' if decay else 'no_decay'}", "part": part, "decay": decay, "params": params}
+        for (part, decay), params in groups.items()
+    ]
 
 
-def _group_of(name: str) -> str:
+def _part(name: str) -> str:
+    return next((part for part in ("trunk", "prototypes") if part in name.split(".")), "rest")
+
+
+def _decays(name: str) -> bool:
     parts = name.split(".")
-    if "prototypes" in parts:
-        return "prototypes"
-    if parts[-1] in ("bias", "gamma") or any(part.startswith("norm") for part in parts):
-        return "no_decay"
-    return "decay"
+    return parts[-1] not in ("bias", "gamma") and not any(part.startswith("norm") for part in parts)

@@ -16,6 +16,7 @@ from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.trainer import PretrainTrainer
+from pretrain.engine.warm_start import settle_warm_start
 from pretrain.engine.writers import ConsoleWriter
 from pretrain.errors import UserError
 
@@ -38,6 +39,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     setup_logger(str(output), name="detectron2", abbrev_name="d2")
     settle_length_and_lr(cfg, loader)
     LazyConfig.save(cfg, str(output / "config.yaml"))
+    settle_warm_start(cfg, resumed=checkpoint.exists())
 
     seed_all_rng(cfg.train.seed)
     model = instantiate(cfg.model).to(cfg.train.device)
@@ -70,7 +72,11 @@ def settle_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
 
 def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:
     schedule = OptimizerSchedule(
-        optimizer, instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay), cfg.train.freeze_prototypes
+        optimizer,
+        instantiate(cfg.lr_multiplier),
+        instantiate(cfg.weight_decay),
+        cfg.train.freeze_prototypes,
+        cfg.train.head_warmup,
     )
     writers = [
         ConsoleWriter(cfg.train.max_iter),

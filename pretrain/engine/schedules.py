@@ -34,18 +34,27 @@ class OptimizerSchedule(HookBase):
     Args:
         lr, weight_decay: functions of progress in [0, 1).
         freeze_prototypes: share of training during which prototypes keep their values (one epoch in Table 6's recipe).
+        head_warmup: share of training during which the trunk keeps its values, so that the gradients of heads which
+            know nothing yet do not spoil weights that know something.
     """
 
-    def __init__(self, optimizer, lr: ParamScheduler, weight_decay: ParamScheduler, freeze_prototypes: float = 0.0):
+    def __init__(
+        self,
+        optimizer,
+        lr: ParamScheduler,
+        weight_decay: ParamScheduler,
+        freeze_prototypes: float = 0.0,
+        head_warmup: float = 0.0,
+    ):
         self.optimizer = optimizer
         self.lr, self.weight_decay = lr, weight_decay
-        self.freeze_prototypes = freeze_prototypes
+        self.frozen_until = {"prototypes": freeze_prototypes, "trunk": head_warmup}
 
     def before_step(self) -> None:
         progress = self.trainer.iter / self.trainer.max_iter
         lr, weight_decay = self.lr(progress), self.weight_decay(progress)
         for group in self.optimizer.param_groups:
-            frozen = group["name"] == "prototypes" and progress < self.freeze_prototypes
-            group["lr"] = 0.0 if frozen else lr
+            frozen = progress < self.frozen_until.get(group["part"], 0.0)
+            group["lr"] = 0.0 if frozen else lr  # AdamW's decay is times lr: it stops too
             group["weight_decay"] = weight_decay if group["decay"] else 0.0
         self.trainer.storage.put_scalars(lr=lr, weight_decay=weight_decay, smoothing_hint=False)

@@ -1,5 +1,6 @@
 """Self-distillation with a position field: CropField, and by switches DINOv2, iBOT and DINO."""
 
+import logging
 from copy import deepcopy
 
 import torch
@@ -13,7 +14,10 @@ from pretrain.methods.ema import update_teacher
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
 from pretrain.models.attention import pack
 from pretrain.models.heads import ProjectionHead
+from pretrain.models.load_trunk import load_trunk
 from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
 
 
 class SelfDistillation(nn.Module):
@@ -26,6 +30,7 @@ class SelfDistillation(nn.Module):
         trunk: the student's trunk, with a class token; the teacher is a copy of it.
         momentum: the teacher's momentum over training, from 0 to 1 (Table 6: cosine, 0.992 -> 1).
         max_iter: length of training in steps.
+        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
         field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
         loss_on: "masked" patches only, or "all" patches of a masked crop (Eqs. 4 and 5 to the letter).
@@ -41,6 +46,7 @@ class SelfDistillation(nn.Module):
         trunk: VisionTransformer,
         momentum: ParamScheduler,
         max_iter: int,
+        init: str = "",
         field_sampling: bool = True,
         content_loss: bool = True,
         position_loss: bool = True,
@@ -62,6 +68,8 @@ class SelfDistillation(nn.Module):
             raise UserError(f"model.loss_on: {loss_on!r} is neither 'masked' nor 'all'")
         if centering not in ("softmax", "sinkhorn"):
             raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn'")
+        if init:
+            logger.info(str(load_trunk(trunk, init)))
         self.momentum, self.max_iter = momentum, max_iter
         self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows

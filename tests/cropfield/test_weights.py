@@ -155,9 +155,6 @@ def test_files_of_something_else(tmp_path):
     trunk = CropFieldViT(**SHAPE)
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
     assert "no ViT trunk" in refusal(trunk, tmp_path / "resnet.safetensors")
-    training = {f"teacher.trunk.{name}": value for name, value in pretrained().items()}
-    torch.save({"model": training}, tmp_path / "last.pth")
-    assert "export_backbone.py" in refusal(trunk, tmp_path / "last.pth")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,7 @@ def test_files_of_something_else(tmp_path):
     [
         (dict(embed_dim=64), "width 64 and not 32"),
         (dict(depth=3), "depth 3 and not 2"),
-        (dict(patch_size=16), "patch size 16 and not 8"),
+        (dict(mlp_ratio=2.0), "MLP width 64 and not 128"),
     ],
 )
 def test_another_architecture(tmp_path, changes, words):
@@ -186,6 +183,29 @@ def test_a_trunk_that_would_not_match_whole(tmp_path):
     assert "other shapes for blocks.0.norm1.bias" in refusal(
         CropFieldViT(**SHAPE), file_of(tmp_path, "bent.pth", state)
     )
+
+
+def test_a_detectors_trunk_takes_a_part_where_it_is_told_to(tmp_path):
+    state = pretrained()
+    del state["blocks.1.mlp.fc2.weight"]
+    detector = nn.Module()
+    detector.backbone = CropFieldViT(**SHAPE)
+    initial = detector.backbone.blocks[1].mlp.fc2.weight.clone()
+    report = load_weights(detector, file_of(tmp_path, "hole.pth", state), partial=True)
+    assert report.missing == ["blocks.1.mlp.fc2.weight"] and "30 of 31 tensors" in str(report)
+    assert torch.equal(detector.backbone.blocks[1].mlp.fc2.weight, initial)
+    assert torch.equal(detector.backbone.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
+
+
+def test_public_weights_fill_a_detectors_trunk(tmp_path, reference):
+    """MAE's names: a class token's position, a decoder, no LayerScale."""
+    state = fold_layer_scale(pretrained())
+    state["pos_embed"] = torch.cat([torch.zeros(1, 1, 32), state["pos_embed"]], dim=1)
+    torch.save({"model": state | {"decoder_embed.weight": torch.zeros(3)}}, tmp_path / "mae_pretrain_vit_base.pth")
+    trunk = CropFieldViT(**SHAPE)
+    report = load_backbone(trunk, tmp_path / "mae_pretrain_vit_base.pth")
+    torch.testing.assert_close(features(trunk), reference)
+    assert "unused, as expected: cls_token, decoder_embed, norm" in str(report)
 
 
 def test_a_trunk_with_class_token_needs_one_in_the_file(tmp_path):

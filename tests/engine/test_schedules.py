@@ -25,15 +25,18 @@ def test_square_root_rule():
 
 
 def test_hook_sets_every_group():
-    names = ("decay", "no_decay", "prototypes")
-    groups = [{"name": n, "decay": n != "no_decay", "params": [torch.nn.Parameter(torch.zeros(1))]} for n in names]
+    parts = (("rest", True), ("rest", False), ("prototypes", True), ("trunk", True))
+    groups = [{"part": p, "decay": d, "params": [torch.nn.Parameter(torch.zeros(1))]} for p, d in parts]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
-    hook = OptimizerSchedule(optimizer, lambda p: 1 + p, CosineParamScheduler(0.04, 0.4), freeze_prototypes=0.25)
+    weight_decay = CosineParamScheduler(0.04, 0.4)
+    hook = OptimizerSchedule(optimizer, lambda p: 1 + p, weight_decay, freeze_prototypes=0.25, head_warmup=0.5)
     hook.trainer = SimpleNamespace(iter=0, max_iter=4, storage=SimpleNamespace(put_scalars=lambda **_: None))
     seen = []
     for hook.trainer.iter in range(4):
         hook.before_step()
         seen.append([(g["lr"], g["weight_decay"]) for g in optimizer.param_groups])
-    assert seen[0] == [(1.0, pytest.approx(0.04)), (1.0, 0.0), (0.0, pytest.approx(0.04))]  # prototypes frozen
-    assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25]
+    decay = pytest.approx(0.04)
+    assert seen[0] == [(1.0, decay), (1.0, 0.0), (0.0, decay), (0.0, decay)]  # prototypes and trunk frozen
+    assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25, 0.0]  # trunk frozen
+    assert [lr for lr, _ in seen[2]] == [1.5, 1.5, 1.5, 1.5]
     assert seen[2][0][1] == pytest.approx(0.22)  # half way from 0.04 to 0.4

@@ -1,0 +1,159 @@
+"""Filling a trunk from a weight file, with a report of what matched and an error when the trunk did not."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from timm.layers import resample_patch_embed
+from torch import Tensor, nn
+
+from pretrain.errors import UserError
+from pretrain.models.export import fold_layer_scale, resize_field
+from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, read_trunk, some
+
+# What files have beside the trunk, by the first part of the name; ViTDet's trunk has no class token and no last norm.
+_EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
+
+
+@dataclass
+class LoadReport:
+    """What a load did. `str()` is the sentence for the log."""
+
+    path: str
+    matched: int = 0  # tensors of the trunk that the file filled
+    parameters: int = 0  # numbers in them
+    resized: list[str] = field(default_factory=list)  # "pos_embed resized from 50x50 to 16x16"
+    converted: list[str] = field(default_factory=list)  # what was done about LayerScale, tokens, their positions
+    left_over: list[str] = field(default_factory=list)  # in the file, unused
+    missing: list[str] = field(default_factory=list)  # in the trunk, unfilled; only after a partial load
+
+    def __str__(self) -> str:
+        total = self.matched + len(self.missing)
+        whole = f"all {total} tensors" if not self.missing else f"{self.matched} of {total} tensors"
+        parts = [f"{self.path}: {whole} of the trunk matched ({self.parameters / 1e6:.1f} M parameters)"]
+        if self.missing:
+            parts.append(f"left at their initial values: {some(self.missing)}")
+        parts += [f"{change} (bicubic)" for change in self.resized] + self.converted
+        groups = list(dict.fromkeys(name.partition(".")[0] for name in self.left_over))
+        expected = [name for name in groups if name in _EXPECTED_LEFTOVERS or name.startswith("decoder_")]
+        other = [name for name in self.left_over if name.partition(".")[0] not in expected]
+        if expected:
+            parts.append(f"unused, as expected: {', '.join(expected)}")
+        if other:
+            parts.append(f"unused: {some(other)}")
+        return "; ".join(parts)
+
+
+def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
+    """Fill a trunk (ours, or Detectron2's `ViT`) from a file as it is published, or change nothing and raise.
+
+    What `read_trunk` undoes is exact; so is LayerScale: a file with it fits a trunk without (gamma is folded), and the
+    reverse (gamma is one). Two things are interpolated and not exact: a field of another size, as at inference, and
+    patches of another size (App. D goes from 14 to 16 pixels, and does not say how): `resample_patch_embed` of timm,
+    with which a patch that was enlarged by bicubic interpolation has the embedding that it had before.
+
+    Args:
+        partial: take what fits and leave the rest at its initial values; else the trunk must match whole.
+
+    Raises:
+        UserError: the file cannot be read or is no plain ViT (see `read_trunk`), the trunk would not match whole, or,
+            with `partial`, nothing matches.
+    """
+    file = read_trunk(path)
+    wanted = trunk.state_dict()
+    report = LoadReport(str(path), converted=list(file.notes))
+    if not partial:
+        _check_architecture(file, trunk)
+    state = _match_layer_scale(file.state, wanted, report)
+    _match_patches(state, wanted, report)
+    _match_field(state, file.field_size, trunk, report)
+    _note_heads(file, trunk, report)
+    absent = sorted(wanted.keys() - state.keys())
+    wrong = sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape)
+    fitting = [name for name in wanted if name not in absent and name not in wrong]
+    if not fitting or (not partial and len(fitting) < len(wanted)):
+        raise UserError(_misfit(path, absent, wrong, partial))
+    trunk.load_state_dict({name: state[name] for name in fitting}, strict=False)
+    report.matched = len(fitting)
+    report.parameters = sum(wanted[name].numel() for name in fitting)
+    report.missing = sorted(absent + wrong)
+    report.left_over = sorted(state.keys() - wanted.keys())
+    return report
+
+
+def describe(state: dict[str, Tensor]) -> dict[str, int]:
+    """Architecture that a trunk's tensors show: width, depth and MLP width."""
+    blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
+    mlp = state.get("blocks.0.mlp.fc1.weight")
+    return {
+        "width": state[PATCH_WEIGHT].shape[0],
+        "depth": len(blocks),
+        "MLP width": 0 if mlp is None else mlp.shape[0],
+    }
+
+
+def _check_architecture(file: TrunkFile, trunk: nn.Module) -> None:
+    """One sentence instead of a list of a hundred tensors."""
+    theirs, ours = describe(file.state), describe(trunk.state_dict())
+    if file.num_heads is not None:
+        theirs["heads"], ours["heads"] = file.num_heads, trunk.blocks[0].attn.num_heads
+    different = [f"{name} {theirs[name]} and not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    if different:
+        raise UserError(f"{file.path} is of another architecture than the trunk: {', '.join(different)}")
+
+
+def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
+    theirs = any(name.endswith(".gamma") for name in state)
+    gammas = [name for name in wanted if name.endswith(".gamma")]
+    if theirs and not gammas:
+        report.converted.append("LayerScale folded into attn.proj and mlp.fc2")
+        return fold_layer_scale(state)
+    if gammas and not theirs:
+        report.converted.append("LayerScale set to one: the file has it folded, or never had it")
+        depth = describe(state)["depth"]
+        ones = {name: torch.ones_like(wanted[name]) for name in gammas if int(name.split(".")[1]) < depth}
+        return state | ones
+    return dict(state)
+
+
+def _match_patches(state, wanted, report: LoadReport) -> None:
+    """Resample the patch embedding in place where the trunk's patches have another size."""
+    old, new = state[PATCH_WEIGHT].shape[-2:], wanted[PATCH_WEIGHT].shape[-2:]
+    if old != new:
+        state[PATCH_WEIGHT] = resample_patch_embed(state[PATCH_WEIGHT], list(new))
+        report.resized.append(f"patch_embed resized from {old[0]}x{old[1]} to {new[0]}x{new[1]} pixels")
+
+
+def _match_field(state, old: tuple[int, int] | None, trunk: nn.Module, report: LoadReport) -> None:
+    """Interpolate `pos_embed` in place where the trunk's field has another size."""
+    wanted = trunk.state_dict().get("pos_embed")
+    if old is None or wanted is None:
+        return  # the caller names what is missing or misshapen
+    new = tuple(getattr(trunk, "field_size", None) or _square(wanted.shape[1]))
+    if old != new:
+        state["pos_embed"] = resize_field(state["pos_embed"], old, new)
+        report.resized.append(f"pos_embed resized from {old[0]}x{old[1]} to {new[0]}x{new[1]}")
+
+
+def _square(cells: int) -> tuple[int, int]:
+    """Sides of the positions of Detectron2's `ViT`, which are square and may begin with a class token's."""
+    side = math.isqrt(cells)
+    if side * side != cells:
+        raise UserError(f"the trunk has {cells} positions, one for a class token; set pretrain_use_cls_token=False")
+    return side, side
+
+
+def _note_heads(file: TrunkFile, trunk: nn.Module, report: LoadReport) -> None:
+    """A wrong number of heads fits every tensor and computes nonsense; published ViTs nearly all have 64 channels."""
+    heads = trunk.blocks[0].attn.num_heads
+    channels = trunk.state_dict()[PATCH_WEIGHT].shape[0] // heads
+    if file.num_heads is None and channels != 64:
+        report.converted.append(f"the file does not record its number of heads: {heads} of {channels} channels assumed")
+
+
+def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:
+    if partial:
+        return f"{path}: nothing in it fits the trunk, in name and shape; choose the config it fits"
+    faults = [f"lacks {some(absent)}"] * bool(absent) + [f"has other shapes for {some(wrong)}"] * bool(wrong)
+    return f"{path} does not fill the trunk: it {' and '.join(faults)}; choose the config it fits"

@@ -1,0 +1,148 @@
+"""ViT weights as they are published, under this project's names: ours, timm's, DINO's, iBOT's, DINOv2's, MAE's, DeiT's.
+
+They are all the same plain pre-norm ViT and differ in four things, which this file undoes: where a checkpoint keeps the
+trunk, names of blocks and LayerScale, a position for the class token, and tokens that our trunk has not. All of them
+use LayerNorm with eps 1e-6, exact GELU and, except some of timm's own, images normalised as `pretrain.data` does.
+What computes something else (CLIP's second norm, relative or rotary positions, SwiGLU, norms of q and k) is refused.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.errors import UserError
+from pretrain.models.weight_files import read_tensors
+
+PATCH_WEIGHT = "patch_embed.proj.weight"
+
+# Where a file has a student and its moving average, the average is meant.
+_AVERAGES = ("teacher", "target", "momentum", "ema")
+_RENAMED = (
+    (r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.", ""),
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # FSDP chunks of DINOv2's training; the inner number counts all blocks
+    (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),  # DeiT III
+)
+# Everything that a plain block has; one more tensor, and it computes something else.
+_BLOCK = re.compile(r"blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma)")
+_OTHER_EMBEDDINGS = ("norm_pre.", "patch_embed.", "rope", "rel_pos")
+_EXTRA_TOKENS = {"register_tokens": "register", "reg_token": "register", "dist_token": "distillation"}
+
+
+@dataclass
+class TrunkFile:
+    """A plain ViT's tensors under our names: `pos_embed` is a field (1, h*w, D), the class token has no position."""
+
+    path: str
+    state: dict[str, Tensor]
+    field_size: tuple[int, int] | None  # None: the file has no absolute positions of shape (1, N, D)
+    num_heads: int | None  # None: not recorded; no tensor shows it
+    notes: list[str] = field(default_factory=list)  # what was changed on the way
+
+
+def read_trunk(path: str | Path) -> TrunkFile:
+    """The trunk in a file as it is published.
+
+    Raises:
+        UserError: the file cannot be read (see `read_tensors`), holds no ViT or another kind than the plain one, or has
+            numbers that are not finite.
+    """
+    tensors, metadata = read_tensors(path)
+    notes: list[str] = []
+    state = _rename(_trunk_of(path, tensors, notes))
+    _check_plain(path, state)
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path}: numbers that are not finite in {some(broken)}; its training had diverged")
+    field_size = _split_positions(path, state, metadata.get("field_size"), notes)
+    num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
+    return TrunkFile(str(path), state, field_size, num_heads, notes)
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """The first names of a list that may be long."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _trunk_of(path, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """The tensors below the prefix where the trunk lies: "", "model.", "teacher.backbone.", "backbone.net." ..."""
+    prefixes = [name.removesuffix(PATCH_WEIGHT) for name in tensors if name.endswith(PATCH_WEIGHT)]
+    if not prefixes:
+        hint = "give a ViT of tools/export_backbone.py, DINO, DINOv2, MAE or timm"
+        if any("embeddings.patch_embeddings.projection" in name for name in tensors):
+            hint = "its names are those of Hugging Face's transformers; take the original release, or timm's copy of it"
+        raise UserError(f"{path} holds no ViT trunk (no {PATCH_WEIGHT}); {hint}")
+    prefix = min(prefixes, key=lambda p: (not any(word in p for word in _AVERAGES), len(p)))
+    others = [other for other in prefixes if other != prefix]
+    if others:
+        notes.append(f"taken from {prefix or 'the top level'}* and not from {some(others)}*")
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value.float() if value.is_floating_point() else value
+    return renamed
+
+
+def _check_plain(path, state: dict[str, Tensor]) -> None:
+    if any(".mlp.w12." in name or ".mlp.w3." in name for name in state) or _is_gated(state):
+        raise UserError(
+            f"{path} has SwiGLU blocks, as DINOv2's ViT-g, and this trunk has plain MLPs; take its ViT-S, B or L"
+        )
+    other = [name for name in state if name.startswith("blocks.") and not _BLOCK.fullmatch(name)]
+    other += [n for n in state if n.startswith(_OTHER_EMBEDDINGS) and not n.startswith("patch_embed.proj.")]
+    if other:
+        raise UserError(f"{path} is no plain ViT: it also has {some(other)}, and would not compute the same without")
+
+
+def _is_gated(state: dict[str, Tensor]) -> bool:
+    """timm packs both halves of a SwiGLU in fc1: it is twice as wide as what fc2 takes."""
+    up, down = state.get("blocks.0.mlp.fc1.weight"), state.get("blocks.0.mlp.fc2.weight")
+    return up is not None and down is not None and up.shape[0] == 2 * down.shape[1]
+
+
+def _split_positions(path, state: dict[str, Tensor], recorded: str | None, notes: list[str]) -> tuple[int, int] | None:
+    """Take extra tokens and their positions out of `state`; the class token's position goes into it. In place.
+
+    The blocks see class token and position only as their sum, so adding them beforehand changes no feature.
+    """
+    num_extra = 0
+    for name in [name for name in _EXTRA_TOKENS if name in state]:
+        count = state.pop(name).numel() // state[PATCH_WEIGHT].shape[0]
+        num_extra += count
+        kind = _EXTRA_TOKENS[name] + " token" + "s" * (count > 1)
+        notes.append(f"{count} {kind} dropped, so features differ from the source model's")
+    positions = state.get("pos_embed")
+    if positions is None or positions.dim() != 3:
+        return None
+    size, num_slots = _field_and_slots(path, positions.shape[1], recorded, num_extra)
+    if num_slots:
+        slots, state["pos_embed"] = positions.split([num_slots, positions.shape[1] - num_slots], dim=1)
+        if "cls_token" in state:
+            state["cls_token"] = state["cls_token"] + slots[:, :1]
+            notes.append("the class token's position added to cls_token (exact)")
+    return size
+
+
+def _field_and_slots(path, count: int, recorded: str | None, num_extra: int) -> tuple[tuple[int, int], int]:
+    """Sides of the field, and how many of `count` positions in front of it belong to other tokens.
+
+    Either none of them has a position (timm's `no_embed_class`), or the class token, or it and all extra tokens.
+    """
+    for num_slots in (0, 1, 1 + num_extra):
+        side = math.isqrt(max(0, count - num_slots))
+        height, width = (int(side) for side in recorded.split("x")) if recorded else (side, side)
+        if height * width == count - num_slots:
+            return (height, width), num_slots
+    raise UserError(
+        f"{path} has {count} positions, which is no {recorded or 'square'}, with or without a class token's: only "
+        "files of tools/export_backbone.py record other shapes than squares; take weights of square images"
+    )
