@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
 from pretrain.data.masks import CONTENT, POSITION, CropMasks
+from pretrain.data.worker_signals import heed_only_the_parent
 from pretrain.errors import UserError
 
 MAX_TRIES = 32  # images that may stand in for a broken one
@@ -239,3 +240,4 @@ def _as_it_is(batch):
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
+    heed_only_the_parent()
