@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
 from pretrain.data.masks import CONTENT, POSITION, CropMasks
-from pretrain.data.worker_signals import heed_only_the_parent
+from pretrain.data.worker_signals import heed_only_the_parent, signals_held
 from pretrain.errors import UserError
 
 MAX_TRIES = 32  # images that may stand in for a broken one
@@ -212,7 +212,9 @@ class CropLoader:
             generator=torch.Generator(),  # else each start would shift torch's global generator
         )
         tried, broken = 0, Counter()
-        for batch in loader:
+        with signals_held():
+            batches = iter(loader)
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             broken.update(batch["skipped"])
