@@ -18,7 +18,7 @@ from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.trainer import PretrainTrainer
-from pretrain.engine.writers import ConsoleWriter
+from pretrain.engine.writers import ConsoleWriter, PeriodicWriter
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
 
@@ -90,5 +90,5 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         schedule,
         checkpoint,
         StopOnSignal(checkpoint.save),
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        PeriodicWriter(writers, period=cfg.train.log_period),
     ]

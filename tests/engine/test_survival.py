@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.errors import UserError
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -28,3 +30,16 @@ def test_killed_and_stopped_runs_end_in_the_bits_of_an_undisturbed_one(script, t
     killer.kill(3, signal.SIGTERM, in_save=False)
     killer.kill(5, signal.SIGINT, in_save=True)
     assert script.check_equal(straight, killer.run_to_the_end()) > 100
+
+
+def test_a_disk_that_fills_up_under_the_figures_ends_the_run_with_a_sentence(script, tmp_path):
+    images = script.noise(tmp_path / "images")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").symlink_to("/dev/full")
+    overrides = [
+        f"dataloader.train.source.root={images}", f"train.output_dir={tmp_path / 'run'}", "train.max_iter=9",
+        "train.log_period=2", "train.checkpointer.period=1", "dataloader.train.num_workers=0", *script.SMALL,
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="cannot write the run's figures.*No space left.*--resume"):
+        script.pretrain(script.load_config(script.CONFIG, overrides))
+    assert script.load_checkpoint(tmp_path / "run" / "last.pth")["iteration"] == 2
