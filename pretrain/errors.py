@@ -10,11 +10,17 @@ class UserError(Exception):
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a tool's `main` and exit with its code; a `UserError` becomes `error: ...` on stderr and exit code 2."""
+    """Run a tool's `main` and exit with its code.
+
+    A `UserError` becomes `error: ...` on stderr and exit code 2, Ctrl-C `interrupted` and 130, as shells report it.
+    """
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # Detectron2's, on import
     try:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     sys.exit(code)

@@ -1,9 +1,10 @@
 """Writing files whole or not at all, and reading checkpoints without running code from them."""
 
+import contextlib
+import json
 import os
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from pretrain.errors import UserError
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a draft's path beside `path`; when the block ends well the draft becomes `path` at once, synced to disk.
 
@@ -27,11 +28,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except (OSError, RuntimeError) as error:  # torch's writer wraps a full disk in a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(f"cannot write {path}: {reason}; what was there before is untouched") from error
+        raise UserError(f"cannot write {path}: {_reason(error)}; what was there before is untouched") from error
     finally:
-        with suppress(OSError):  # gone already, or never made: what matters was said above
-            draft.unlink()
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed processes had begun to write in `folder`; call it while nobody writes there."""
+    for draft in folder.glob(".*.partial*"):
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all; raises UserError as `replacing` does."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data) -> None:
+    """Write `data` as indented JSON, whole or not at all; raises UserError as `replacing` does."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_torch_file(path: str | Path, data) -> None:
+    """`torch.save`, whole or not at all; raises UserError as `replacing` does."""
+    with replacing(path) as draft, open(draft, "wb") as file:  # given a path, torch would not say what went wrong
+        torch.save(data, file)
 
 
 def read_torch_file(path: str | Path):
@@ -53,3 +77,23 @@ def read_torch_file(path: str | Path):
     except Exception as error:  # damaged bytes raise whatever the reader stumbles on
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is truncated or no checkpoint ({reason}); copy it again") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where a library has wrapped it; else the error's first line."""
+    inner = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return str(error).partition("\n")[0]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut. Best effort: some network file systems cannot, and the file is whole."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

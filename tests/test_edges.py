@@ -41,3 +41,16 @@ def test_the_trainer_names_no_method():
     for name in ("trainer.py", "checkpoint.py", "schedules.py", "run.py"):
         text = (ROOT / "pretrain" / "engine" / name).read_text().lower()
         assert not any(word in text for word in ("distillation", "jepa", "teacher", "student", "cropfield"))
+
+
+def test_what_is_loaded_cannot_run_code():
+    """`torch.load` says weights_only=True; nothing else unpickles."""
+    for room in ("pretrain", "projects", "tools", "configs", "tests"):
+        for file in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call):
+                    said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                    name, place = ast.unparse(node.func), f"{file}:{node.lineno}"
+                    assert name != "torch.load" or said.get("weights_only") == "True", place
+                    assert name not in ("pickle.load", "pickle.loads", "cloudpickle.load", "joblib.load"), place
+                    assert said.get("allow_pickle") != "True", place

@@ -13,12 +13,13 @@ import platform
 import sys
 from pathlib import Path
 
+from pretrain.engine.commands import Commands, in_words
 from pretrain.engine.stages import Chain, Stage
 from pretrain.errors import run_main
+from pretrain.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = ("--train", "1000", "--val", "200", "--unlabeled", "2000")
-PROGRESS = r"iter: |matched|error"
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -30,37 +31,27 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
     """The commands; those of one tuple run side by side."""
-    tools, configs, data = REPOSITORY / "tools", REPOSITORY / "configs", output / "data"
-    compose = [str(tools / "compose_coco.py"), "--output", str(data), "--seed", str(seed), *SCENES]
-    pretrain = [
-        str(tools / "pretrain_net.py"), "--resume", "--config-file", str(configs / "pretrain" / "cropfield_tiny.py"),
-        f"dataloader.train.source.root={data / 'unlabeled'}", f"train.output_dir={output / 'pretrain'}",
-        f"train.seed={seed}",
-    ]  # fmt: skip
-    backbone = output / "backbone.safetensors"
-    export = [str(tools / "export_backbone.py"), str(output / "pretrain" / "last.pth"), "-o", str(backbone)]
+    commands, data = Commands(REPOSITORY), output / "data"
+    compose = (str(REPOSITORY / "tools" / "compose_coco.py"), "--output", str(data), "--seed", str(seed), *SCENES)
+    pretrained, backbone = output / "pretrain", output / "backbone.safetensors"
+    dataset = {
+        "train_json": data / "annotations" / "instances_train.json", "train_images": data / "train",
+        "val_json": data / "annotations" / "instances_val.json", "val_images": data / "val",
+    }  # fmt: skip
+    threads = max(1, (os.cpu_count() or 2) // 2)  # each detector has half of the cores
+
+    def detect(name: str, weights: str) -> Stage:
+        changes = (f"train.init_checkpoint={weights}", f"train.seed={seed + 1}")  # 0 and less: Detectron2 draws one
+        return commands.detect(
+            "mask_rcnn_cropfield_tiny.py", dataset, output / f"detect_{name}", *changes, threads=threads
+        )
+
     return [
-        (Stage("compose", tuple(compose)),),
-        (Stage("pretrain", tuple(pretrain), show=r"pretrain\.|error"),),
-        (Stage("export", tuple(export)),),
-        tuple(detector(output, name, seed, backbone) for name in ("pretrained", "scratch")),
+        (Stage("compose", compose),),
+        (commands.pretrain("cropfield_tiny.py", data / "unlabeled", pretrained, f"train.seed={seed}"),),
+        (commands.export(pretrained, backbone),),
+        (detect("pretrained", str(backbone)), detect("scratch", "")),
     ]
-
-
-def detector(output: Path, name: str, seed: int, backbone: Path) -> Stage:
-    """Fine-tuning and evaluation of one of the two detectors, on half of the machine's cores."""
-    data = output / "data"
-    command = [
-        str(REPOSITORY / "tools" / "lazyconfig_train_net.py"), "--resume",
-        "--config-file", str(REPOSITORY / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py"),
-        *(f"dataset.{split}_json={data / 'annotations' / f'instances_{split}.json'}" for split in ("train", "val")),
-        *(f"dataset.{split}_images={data / split}" for split in ("train", "val")),
-        f"train.init_checkpoint={backbone if name == 'pretrained' else ''}",
-        f"train.output_dir={output / f'detect_{name}'}",
-        f"train.seed={seed + 1}",  # Detectron2 takes 0 and less for "draw one"
-    ]  # fmt: skip
-    threads = str(max(1, (os.cpu_count() or 2) // 2))
-    return Stage(f"detect_{name}", tuple(command), show=PROGRESS, environment={"OMP_NUM_THREADS": threads})
 
 
 def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
@@ -78,7 +69,7 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
             "cpu": cpu_model(), "cores": os.cpu_count(), "torch": torch.__version__, "python": sys.version.split()[0]
         },
     }  # fmt: skip
-    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(output / "result.json", result)
     return result
 
 
@@ -100,12 +91,12 @@ def main() -> None:
         chain.run(*together)
     result = collect(output, args.seed, chain.seconds)
     chain.run(Stage("report", (str(REPOSITORY / "tools" / "report.py"), str(output))))
-    box, mask = result["box_ap"], result["mask_ap"]
     print(f"report: {output / 'report.html'}")
-    print(
-        f"demo: box AP {box['pretrained']:.1f} vs {box['scratch']:.1f} from scratch; "
-        f"mask AP {mask['pretrained']:.1f} vs {mask['scratch']:.1f}"
+    found = (
+        f"{kind} AP {in_words(result[f'{kind}_ap']['pretrained'])} vs {in_words(result[f'{kind}_ap']['scratch'])}"
+        for kind in ("box", "mask")
     )
+    print(f"demo, pretrained vs from scratch: {'; '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ The configs also work with the tool of the same name that Detectron2 ships. This
 before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json.
 """
 
-import json
 import logging
 import math
 import os
@@ -37,7 +36,7 @@ from detectron2.utils.logger import setup_logger
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.files import replacing
+from pretrain.files import write_json
 
 logger = logging.getLogger("detectron2")
 
@@ -69,8 +68,7 @@ def evaluate(cfg, model) -> dict:
 def write_result(output_dir: str, results: dict) -> None:
     """result.json, replaced as a whole. What COCO cannot measure (no such object) is null."""
     plain = {task: {k: v if math.isfinite(v) else None for k, v in r.items()} for task, r in results.items()}
-    with replacing(Path(output_dir, "result.json")) as draft:
-        draft.write_text(json.dumps(plain, indent=2) + "\n")
+    write_json(Path(output_dir, "result.json"), plain)
 
 
 def train(cfg, args) -> dict:

@@ -47,26 +47,18 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 def make_stages(args: argparse.Namespace):
     """The chain's commands; each one can be typed by hand as well."""
-    from pretrain.engine.stages import Stage
+    from pretrain.engine.commands import Commands
 
+    commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
     for_pretrain, for_detect = split_overrides(args.overrides)
-    tools, configs = REPOSITORY / "tools", REPOSITORY / "configs"
-    dataset = [f"dataset.{k}={getattr(args, k)}" for k in ("train_json", "train_images", "val_json", "val_images")]
-    backbone = args.output / "backbone.safetensors"
-    pretrain = [
-        str(tools / "pretrain_net.py"), "--resume", "--config-file", str(configs / "pretrain" / pretrain_config),
-        f"dataloader.train.source.root={args.images}", f"train.output_dir={args.output / 'pretrain'}", *for_pretrain,
-    ]  # fmt: skip
-    export = [str(tools / "export_backbone.py"), str(args.output / "pretrain" / "last.pth"), "-o", str(backbone)]
-    detect = [
-        str(tools / "lazyconfig_train_net.py"), "--resume", "--config-file", str(configs / "COCO" / detect_config),
-        *dataset, f"train.init_checkpoint={backbone}", f"train.output_dir={args.output / 'detect'}", *for_detect,
-    ]  # fmt: skip
+    dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+    pretrained, backbone = args.output / "pretrain", args.output / "backbone.safetensors"
+    weights = f"train.init_checkpoint={backbone}"
     return (
-        Stage("pretrain", tuple(pretrain), show=r"pretrain\."),
-        Stage("export", tuple(export)),
-        Stage("detect", tuple(detect), show=r"iter: |Inference done|box AP|matched"),
+        commands.pretrain(pretrain_config, args.images, pretrained, *for_pretrain),
+        commands.export(pretrained, backbone),
+        commands.detect(detect_config, dataset, args.output / "detect", weights, *for_detect),
     )
 
 
@@ -90,22 +82,19 @@ def main() -> None:
     args = parse_args()
     stages = make_stages(args)
     check_inputs(args, stages)
+    from pretrain.engine.commands import in_words
     from pretrain.engine.stages import Chain
+    from pretrain.files import write_json
 
     chain = Chain(args.output)
     chain.check(list(stages))
     for stage in stages:
         chain.run(stage)
     result = json.loads((args.output / "detect" / "result.json").read_text())
-    (args.output / "result.json").write_text(json.dumps({**result, "seconds": chain.seconds}, indent=2) + "\n")
+    write_json(args.output / "result.json", {**result, "seconds": chain.seconds})
     kinds = {"bbox": "box", "segm": "mask"}
     found = ", ".join(f"{kinds[task]} AP {in_words(result[task]['AP'])}" for task in kinds if task in result)
     print(f"{found}: {args.output / 'result.json'}")
-
-
-def in_words(ap: float | None) -> str:
-    """An AP for a reader; COCO's measure is undefined for a detector that found nothing at all."""
-    return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"
 
 
 if __name__ == "__main__":

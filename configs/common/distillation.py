@@ -110,5 +110,5 @@ train = dict(
     device=default_device(),
     amp=dict(enabled=bf16_pays()),  # ours: bfloat16; DINOv2's float16 needs a loss scaler
     log_period=20,
-    checkpointer=dict(period=1000),
+    checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
 )

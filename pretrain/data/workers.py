@@ -17,6 +17,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from pretrain.data.worker_signals import heed_only_the_parent, signals_held
 from pretrain.errors import UserError
 
 LIKELY_CAUSE = {
@@ -45,8 +46,7 @@ class NowReading:
 
 def start_worker(worker: int) -> None:
     """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    heed_only_the_parent()
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
 
 
@@ -56,7 +56,7 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     Raises `UserError` when a worker has died, also while its batch is waited for.
     """
     others = set(multiprocessing.active_children())
-    with _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
+    with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         batches = iter(loader)
     workers = [process for process in multiprocessing.active_children() if process not in others]
 

@@ -4,22 +4,13 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.files import read_torch_file, replacing
+from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write `state` beside `path` and then rename it into place: a reader sees the old file or the new one, whole.
-
-    Raises:
-        UserError: it could not be written (a full disk, say); the file that was at `path` is untouched.
-    """
-    with replacing(path) as draft:
-        torch.save(state, draft)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -35,15 +26,38 @@ def load_checkpoint(path: Path) -> dict:
 
 
 class PeriodicCheckpoint(HookBase):
-    """Saves the whole training state every `period` steps and at the end."""
+    """Saves the whole training state every `period` steps and at the end, as last.pth.
 
-    def __init__(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, period: int):
-        self.path, self.model, self.optimizer, self.period = Path(path), model, optimizer, period
+    Args:
+        folder: of last.pth.
+        keep_period: every so many steps the state also goes into a file that stays, step_0001000.pth; 0: never.
+    """
+
+    def __init__(
+        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, period: int, keep_period: int = 0
+    ):
+        self.folder, self.model, self.optimizer = Path(folder), model, optimizer
+        self.period, self.keep_period = period, keep_period
+        self.saved: int | None = None
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
-            save_checkpoint(self.path, training_state(self.model, self.optimizer, done))
+        if done % self.period == 0 or self._stays(done) or done == self.trainer.max_iter:
+            self.save(done)
+
+    def save(self, done: int) -> None:
+        """Save the state after `done` steps, unless that was the last thing done. Call it in every process."""
+        if done == self.saved:
+            return
+        state = training_state(self.model, self.optimizer, done)
+        if comm.is_main_process():
+            if self._stays(done):  # first: a run cut off between the two files writes both again
+                write_torch_file(self.folder / f"step_{done:07d}.pth", state)
+            write_torch_file(self.folder / LAST, state)
+        self.saved = done
+
+    def _stays(self, done: int) -> bool:
+        return self.keep_period > 0 and done % self.keep_period == 0
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict:
@@ -64,9 +78,11 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     """Load a training state in place and return the number of steps that were done.
 
     Raises:
-        UserError: the file belongs to another model.
+        UserError: the file belongs to another model, or holds a model and nothing of its training.
     """
     state = load_checkpoint(path)
+    if not {"optimizer", "iteration", "rng"} <= state.keys():
+        raise UserError(f"{path}: holds a model but not the state of its training; give a file of a pretraining run")
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -4,16 +4,15 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import yaml
 from detectron2.config import instantiate
 from detectron2.utils.env import seed_all_rng
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from torch import Tensor
 
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
+from pretrain.engine.saved_config import read_config
 from pretrain.errors import UserError
 from pretrain.evaluation.report.pretraining import Pretraining
 from pretrain.models.export import extract_trunk
@@ -39,14 +38,6 @@ def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining
     source = open_source(images) if images else instantiate(cfg.dataloader.train.source)
     batch, shown = first_batch(cfg, source)
     return Pretraining(untrained, trained, steps, batch, shown)
-
-
-def read_config(path: Path) -> DictConfig:
-    """The config that a run saved; plain YAML, so that reading it runs no code."""
-    try:
-        return OmegaConf.load(path)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as the config of a run: {str(error).splitlines()[0]}") from error
 
 
 def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:

@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import hooks
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
@@ -14,11 +15,14 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
+from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.trainer import PretrainTrainer
 from pretrain.engine.warm_start import settle_warm_start
-from pretrain.engine.writers import ConsoleWriter
+from pretrain.engine.writers import ConsoleWriter, PeriodicWriter
 from pretrain.errors import UserError
+from pretrain.files import remove_drafts, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
 
     Raises:
         UserError: bad data, a config that contradicts itself, or an output folder that holds another run.
+        SystemExit: a signal stopped the run (`StopOnSignal`); resume goes on.
     """
     output = Path(cfg.train.output_dir)
     checkpoint = output / LAST
@@ -38,7 +43,11 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     setup_logger(str(output), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), name="detectron2", abbrev_name="d2")
     settle_length_and_lr(cfg, loader)
-    LazyConfig.save(cfg, str(output / "config.yaml"))
+    config = as_yaml(cfg)
+    if comm.is_main_process():
+        remove_drafts(output)
+        if checkpoint.exists():
+            warn_of_changes(output / "config.yaml", config)
     settle_warm_start(cfg, resumed=checkpoint.exists())
 
     seed_all_rng(cfg.train.seed)
@@ -48,6 +57,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     trainer = PretrainTrainer(model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad)
     trainer.register_hooks(make_hooks(cfg, model, optimizer, output))
     start = restore(checkpoint, model, optimizer) if checkpoint.exists() else 0
+    if comm.is_main_process():
+        write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
 
@@ -78,6 +89,7 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         cfg.train.freeze_prototypes,
         cfg.train.head_warmup,
     )
+    checkpoint = PeriodicCheckpoint(output, model, optimizer, **cfg.train.checkpointer)
     writers = [
         ConsoleWriter(cfg.train.max_iter),
         JSONWriter(str(output / "metrics.json")),
@@ -86,7 +98,8 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
     return [
         hooks.IterationTimer(),
         schedule,
-        PeriodicCheckpoint(output / LAST, model, optimizer, cfg.train.checkpointer.period),
+        checkpoint,
+        StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        PeriodicWriter(writers, period=cfg.train.log_period),
     ]

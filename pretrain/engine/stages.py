@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
-from pretrain.files import replacing
+from pretrain.files import remove_drafts, write_json
 
 RECORD = "stages.json"
 
@@ -40,12 +41,15 @@ class Chain:
 
     Raises (from `run`):
         UserError: a stage failed, or was begun earlier with another command.
+        SystemExit: a signal stopped it; stages under way were told, and what they saved is where the next call begins.
     """
 
     def __init__(self, output: Path):
         self.output = output
         self.record_file = output / RECORD
         self.recording = Lock()  # stages side by side share the record
+        self.running: set[subprocess.Popen] = set()
+        self.signals: list[int] = []
         self.record = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
 
     @property
@@ -66,21 +70,25 @@ class Chain:
     def run(self, *stages: Stage) -> None:
         """Run stages side by side; return when all are done."""
         self.check(list(stages))
+        remove_drafts(self.output)
         waiting = [stage for stage in stages if stage.name not in self.seconds]
         for stage in stages:
             if stage not in waiting:
                 print(f"== {stage.name}: done already, in {self.seconds[stage.name]:.0f} s", flush=True)
-        with ThreadPoolExecutor(max_workers=max(1, len(waiting))) as pool:
-            failures = list(pool.map(self._run, waiting))
-        for stage, failure in zip(waiting, failures, strict=True):
-            if failure:
+        with passing_on(self._terminate) as self.signals, ThreadPoolExecutor(max(1, len(waiting))) as pool:
+            results = list(pool.map(self._run, waiting))
+        if self.signals or any(code == EXIT_STOPPED for code, _ in results):
+            print("stopped; the same call again goes on from here", file=sys.stderr)
+            raise SystemExit(EXIT_STOPPED)
+        for stage, (code, failure) in zip(waiting, results, strict=True):
+            if code:
                 raise UserError(
                     f"the {stage.name} stage stopped: {failure}. Its whole output: {self._log(stage)}. "
                     "The same call again goes on from here."
                 )
 
-    def _run(self, stage: Stage) -> str:
-        """Run one stage; returns why it failed, or ""."""
+    def _run(self, stage: Stage) -> tuple[int, str]:
+        """Run one stage; returns its exit code, and why it failed or ""."""
         print(f"== {stage.name}\n$ python {shlex.join(stage.command)}", flush=True)
         self._note(stage, None)
         start, last = time.monotonic(), ""
@@ -90,20 +98,29 @@ class Chain:
                 [sys.executable, *stage.command],
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
             )  # fmt: skip
+            self.running.add(process)
+            if self.signals:  # one that came while this stage was being started
+                process.terminate()
             for line in process.stdout:
                 log.write(line)
                 last = line.strip() or last
                 if re.search(stage.show, line):
                     print(f"{stage.name} | {line.rstrip()}", flush=True)
-        if process.wait():
-            return last.removeprefix("error: ") or f"exit code {process.returncode}"
+        code = process.wait()
+        self.running.remove(process)
+        if code:
+            return code, last.removeprefix("error: ") or f"exit code {code}"
         self._note(stage, time.monotonic() - start)
-        return ""
+        return 0, ""
+
+    def _terminate(self) -> None:
+        for process in list(self.running):
+            process.terminate()
 
     def _log(self, stage: Stage) -> Path:
         return self.output / f"{stage.name}.log"
 
     def _note(self, stage: Stage, seconds: float | None) -> None:
-        with self.recording, replacing(self.record_file) as draft:
+        with self.recording:
             self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
-            draft.write_text(json.dumps(self.record, indent=2) + "\n")
+            write_json(self.record_file, self.record)

@@ -1,10 +1,15 @@
-"""The console line of a pretraining run."""
+"""The console line of a pretraining run, and a sentence where its figures cannot be written."""
 
 import datetime
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, get_event_storage
+
+from pretrain.errors import UserError
 
 
 class ConsoleWriter(EventWriter):
@@ -38,3 +43,26 @@ class ConsoleWriter(EventWriter):
         if torch.cuda.is_available():
             line += f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         self.logger.info(line)
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """Detectron2's. A full disk ends the run with a `UserError`: figures that are lost, or a checkpoint soon after."""
+
+    def after_step(self) -> None:
+        with _write_errors_told():
+            super().after_step()
+
+    def after_train(self) -> None:
+        with _write_errors_told():
+            super().after_train()
+
+
+@contextmanager
+def _write_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's figures to train.output_dir: {error.strerror or error}. The last saved checkpoint "
+            "is good: mend the disk, then go on with --resume"
+        ) from error

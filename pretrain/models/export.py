@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pretrain.errors import UserError
-from pretrain.files import replacing
+from pretrain.files import replacing, write_torch_file
 from pretrain.models.pos_embed import sample_pos_embed
 
 # Where a detector keeps its trunk: Detectron2's simple feature pyramid calls it `net`.
@@ -80,9 +80,9 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     if path.suffix not in (".safetensors", ".pth"):
         raise UserError(f"{path} ends in neither .safetensors nor .pth; choose one of them")
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    with replacing(path) as draft:
-        if path.suffix == ".safetensors":
-            save_file(state, draft, metadata)
-        else:
-            prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
-            torch.save({"model": prefixed, "metadata": metadata}, draft)
+    if path.suffix == ".safetensors":
+        with replacing(path) as draft:
+            draft.write_bytes(save(state, metadata))  # save_file would make it readable for its owner alone
+    else:
+        prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
+        write_torch_file(path, {"model": prefixed, "metadata": metadata})

@@ -1,34 +1,18 @@
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pretrain.engine.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore
 from pretrain.errors import UserError
+from pretrain.files import write_torch_file
 
 
-def test_save_and_load(tmp_path):
-    path = tmp_path / "last.pth"
-    save_checkpoint(path, {"model": {"w": torch.arange(3)}, "iteration": 7})
-    state = load_checkpoint(path)
-    assert state["iteration"] == 7 and state["model"]["w"].tolist() == [0, 1, 2]
-    assert os.listdir(tmp_path) == ["last.pth"]
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "last.pth"
-    save_checkpoint(path, {"model": {}, "iteration": 1})
-
-    def full_disk(state, path):
-        path.write_bytes(b"half a checkpoint")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(UserError, match="No space left.*untouched"):
-        save_checkpoint(path, {"model": {}, "iteration": 2})
-    assert load_checkpoint(path)["iteration"] == 1
-    assert os.listdir(tmp_path) == ["last.pth"]
+class Method(torch.nn.Linear):
+    def describe(self):
+        return {"method": "linear"}
 
 
 class Hostile:
@@ -39,7 +23,7 @@ class Hostile:
 def test_bad_files_are_refused_with_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = tmp_path / "good.pth"
-    save_checkpoint(good, {"model": {"w": torch.zeros(1000)}})
+    write_torch_file(good, {"model": {"w": torch.zeros(1000)}})
     (tmp_path / "truncated.pth").write_bytes(good.read_bytes()[:2000])
     (tmp_path / "text.pth").write_text("not a checkpoint")
     torch.save({"model": Hostile()}, tmp_path / "hostile.pth")
@@ -55,3 +39,39 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=name):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "hostile-code-ran").exists()
+
+
+def test_a_model_without_its_training_is_not_resumed(tmp_path):
+    model = Method(2, 2)
+    write_torch_file(tmp_path / "export.pth", {"model": model.state_dict(), "metadata": {}})
+    with pytest.raises(UserError, match="not the state of its training"):
+        restore(tmp_path / "export.pth", model, torch.optim.AdamW(model.parameters()))
+
+
+def test_checkpoints_stay_at_their_period_and_the_last_one_is_always_there(tmp_path):
+    model = Method(2, 2)
+    hook = PeriodicCheckpoint(tmp_path, model, torch.optim.AdamW(model.parameters()), period=2, keep_period=3)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=7)
+    saved = []
+    for hook.trainer.iter in range(7):
+        with torch.no_grad():
+            model.bias.fill_(hook.trainer.iter + 1)
+        hook.after_step()
+        saved.append(load_checkpoint(tmp_path / "last.pth")["iteration"] if hook.trainer.iter else None)
+    assert saved == [None, 2, 3, 4, 4, 6, 7]
+    assert sorted(os.listdir(tmp_path)) == ["last.pth", "step_0000003.pth", "step_0000006.pth"]
+    kept = load_checkpoint(tmp_path / "step_0000003.pth")
+    assert kept["iteration"] == 3 and kept["model"]["bias"].tolist() == [3, 3]
+
+
+def test_one_step_is_saved_once(tmp_path, monkeypatch):
+    """As when a signal comes in a step that is saved anyway."""
+    model = Method(2, 2)
+    hook = PeriodicCheckpoint(tmp_path, model, torch.optim.AdamW(model.parameters()), period=1)
+    hook.trainer = SimpleNamespace(iter=4, max_iter=9)
+    hook.after_step()
+    written = (tmp_path / "last.pth").stat().st_ino
+    hook.save(5)
+    assert (tmp_path / "last.pth").stat().st_ino == written
+    hook.save(6)
+    assert (tmp_path / "last.pth").stat().st_ino != written

@@ -89,10 +89,19 @@ def test_an_earlier_run_is_not_overwritten(images, tmp_path):
     assert (tmp_path / "last.pth").read_bytes() == b"precious"
 
 
-def test_another_models_checkpoint_is_not_resumed(images, tmp_path):
+def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images, tmp_path):
     pretrain(config(images, tmp_path, "train.max_iter=1"))
+    saved = (tmp_path / "config.yaml").read_text()
+    (tmp_path / ".last.pth.123.partial").write_bytes(b"half a checkpoint, of a killed process")
     with pytest.raises(UserError, match="another model or config"):
         pretrain(config(images, tmp_path, "model.trunk.depth=1"), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == saved
+    pretrain(config(images, tmp_path, "train.max_iter=2", "optimizer.lr=0.001"), resume=True)
+    log = (tmp_path / "log.txt").read_text()
+    assert "resumed with a changed config: model.trunk.depth: 2 -> 1" in log
+    assert "resumed with a changed config: train.max_iter: 1 -> 2" in log
+    assert "max_iter: 2" in (tmp_path / "config.yaml").read_text()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_path, monkeypatch):

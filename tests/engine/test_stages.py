@@ -52,3 +52,19 @@ def test_only_matching_lines_are_shown_but_all_are_kept(tmp_path, capsys):
     Chain(tmp_path).run(Stage("quiet", (str(script(tmp_path, "quiet", text)),), show="iter"))
     assert "noise" not in capsys.readouterr().out
     assert "noise" in (tmp_path / "quiet.log").read_text()
+
+
+def test_a_signal_reaches_the_stages_and_ends_the_chain(tmp_path, capsys):
+    """The stage asks its chain's process for the signal, and saves when it is told."""
+    ask = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+    ask += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    with pytest.raises(SystemExit) as stop:
+        Chain(tmp_path / "out").run(Stage("slow", (str(script(tmp_path, "slow", ask)),)))
+    assert stop.value.code == 75 and "the same call again goes on" in capsys.readouterr().err
+    assert not Chain(tmp_path / "out").seconds
+
+
+def test_a_stage_that_was_stopped_stops_the_chain(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        Chain(tmp_path / "out").run(Stage("stopped", (str(script(tmp_path, "stopped", "raise SystemExit(75)")),)))
+    assert stop.value.code == 75

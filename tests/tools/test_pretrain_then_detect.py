@@ -56,10 +56,6 @@ def test_overrides_reach_the_half_that_they_name(pipeline):
         pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
 
 
-def test_a_detector_that_finds_nothing_has_no_ap(pipeline):
-    assert pipeline["in_words"](12.345) == "12.35" and "nothing was detected" in pipeline["in_words"](None)
-
-
 def test_the_demos_two_detectors_differ_only_in_their_initial_weights():
     demo = runpy.run_path(str(TOOLS / "demo.py"), run_name="imported")
     pretrained, scratch = demo["make_stages"](Path("OUT"), seed=3)[-1]

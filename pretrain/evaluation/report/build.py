@@ -12,7 +12,7 @@ from pretrain.evaluation.report.elements import missing
 from pretrain.evaluation.report.pretraining import Pretraining
 from pretrain.evaluation.report.run_files import RunFiles, read_json, read_run
 from pretrain.evaluation.report.template import PAGE, STYLE
-from pretrain.files import replacing
+from pretrain.files import write_text
 
 LEAD = (
     "A ViT pretrained on unlabeled images with a position field, then a plain ViTDet trained twice with the same "
@@ -35,8 +35,7 @@ def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, 
     """
     page = report_page(read_run(folder), pretraining, read_json(val_json), val_images)
     path = folder / "report.html"
-    with replacing(path) as draft:
-        draft.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -1,0 +1,35 @@
+"""Who may end a data loader's worker: the process that made it, and no one else.
+
+Ctrl-C and schedulers signal a whole group of processes. The main process finishes its step then, and still needs its
+workers; when they must go it ends them itself, by SIGTERM if all else fails.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Make workers in this block: SIGINT and SIGTERM wait for its end, in a worker for `heed_only_the_parent`."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def heed_only_the_parent() -> None:
+    """In a worker: ignore SIGINT, and SIGTERM from others than the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A handler would not be told the sender. Threads that start later, torch's queue feeder say, inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_the_parent_says, daemon=True).start()
+
+
+def _leave_when_the_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,76 @@
+"""The config that a run leaves beside its checkpoints, and what a resumed run has changed in it."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pretrain.errors import UserError
+
+ABSENT = "(absent)"
+
+logger = logging.getLogger(__name__)
+
+
+def read_config(path: Path) -> DictConfig:
+    """The config that a run saved; plain YAML, so that reading it runs no code.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    try:
+        return OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as the config of a run: {str(error).splitlines()[0]}") from error
+
+
+def as_yaml(cfg: DictConfig) -> str:
+    """What `LazyConfig.save` writes: every value, interpolations as they stand.
+
+    Raises:
+        UserError: the config cannot be written as text, or there is no room for temporary files.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        LazyConfig.save(cfg, str(file))
+        text = file.read_text() if file.exists() else ""
+    if not text.endswith("\n"):  # LazyConfig logs what goes wrong in writing, and goes on
+        raise UserError("the config cannot be saved as YAML: the reason is in the log above; mend it and start again")
+    return text
+
+
+def warn_of_changes(path: Path, config: str) -> None:
+    """Log a line for each key in which `config` differs from the YAML at `path`: "optimizer.lr: 0.002 -> 0.001"."""
+    try:
+        old = read_config(path)
+    except UserError as error:
+        logger.warning("resumed, but what changed in the config is not known: %s", error)
+        return
+    for key, (before, after) in differences(old, OmegaConf.create(config)).items():
+        logger.warning("resumed with a changed config: %s: %s -> %s", key, before, after)
+
+
+def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple]:
+    """Keys with other values in `new` than in `old`, dotted: {"optimizer.lr": (0.002, 0.001)}."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in before | after}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def _leaves(cfg: DictConfig) -> Iterator[tuple[str, object]]:
+    """Dotted keys with their values; interpolations stay as they are written, so one change is told once."""
+    tree = OmegaConf.to_container(cfg, resolve=False)
+
+    def walk(node, prefix: str):
+        if isinstance(node, dict) and node:
+            for name, child in node.items():
+                yield from walk(child, f"{prefix}.{name}" if prefix else str(name))
+        else:
+            yield prefix, node
+
+    return walk(tree, "")

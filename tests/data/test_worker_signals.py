@@ -1,0 +1,69 @@
+import multiprocessing
+import os
+import signal
+import time
+
+from pretrain.data.worker_signals import heed_only_the_parent, signals_held
+
+
+def worker(ready):
+    heed_only_the_parent()
+    ready.set()
+    while True:
+        time.sleep(1)
+
+
+def stranger(pid):
+    os.kill(pid, signal.SIGTERM)
+
+
+def test_a_worker_dies_by_its_parents_signal_alone():
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=worker, args=(ready,), daemon=True)
+    with signals_held():
+        process.start()
+    assert ready.wait(10)
+    os.kill(process.pid, signal.SIGINT)
+    other = fork.Process(target=stranger, args=(process.pid,))
+    other.start()
+    other.join()
+    process.join(0.3)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_a_signal_before_the_worker_is_ready_does_not_end_it():
+    fork = multiprocessing.get_context("fork")
+    ready, sent = fork.Event(), fork.Event()
+
+    def late(ready):
+        sent.wait(10)
+        worker(ready)
+
+    with signals_held():
+        process = fork.Process(target=late, args=(ready,), daemon=True)
+        process.start()
+    os.kill(process.pid, signal.SIGINT)
+    other = fork.Process(target=stranger, args=(process.pid,))
+    other.start()
+    other.join()
+    sent.set()
+    assert ready.wait(10)
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_signals_are_only_held_for_the_block():
+    received = []
+    former = signal.signal(signal.SIGINT, lambda *_: received.append("SIGINT"))
+    try:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not received
+        assert received == ["SIGINT"]
+    finally:
+        signal.signal(signal.SIGINT, former)

@@ -1,0 +1,99 @@
+import errno
+import json
+import os
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from pretrain.errors import UserError
+from pretrain.files import read_torch_file, remove_drafts, replacing, write_json, write_text, write_torch_file
+from pretrain.models.export import write_backbone
+
+
+@contextmanager
+def room_for(size: int):
+    """No file of this process can grow beyond `size` bytes: writers fail midway, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_checkpoint(path):
+    write_torch_file(path, {"model": {"w": torch.ones(100_000)}})
+
+
+def write_pth(path):
+    write_backbone(path.with_suffix(".pth"), {"w": torch.ones(100_000)}, {})
+
+
+def write_safetensors(path):
+    write_backbone(path.with_suffix(".safetensors"), {"w": torch.ones(100_000)}, {})
+
+
+def write_long_json(path):
+    write_json(path, list(range(100_000)))
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_pth, write_safetensors, write_long_json])
+def test_a_write_cut_short_leaves_the_old_file_and_says_why(tmp_path, write):
+    write(tmp_path / "file")
+    (path,) = tmp_path.iterdir()
+    old = path.read_bytes()
+    with room_for(200_000), pytest.raises(UserError, match=rf"cannot write {path}: File too large.*untouched"):
+        write(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == old
+
+
+def test_a_full_disk_is_named_though_a_library_hides_it(tmp_path):
+    with pytest.raises(UserError, match="No space left on device"), replacing(tmp_path / "file") as draft:
+        draft.write_text("half")
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise RuntimeError("unexpected pos 64 vs 0") from error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_in_a_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"é": [1, None]})
+    assert json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8")) == {"é": [1, None]}
+    write_torch_file(tmp_path / "a.pth", {"w": torch.arange(3)})
+    assert read_torch_file(tmp_path / "a.pth")["w"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_pth, write_safetensors, write_long_json])
+def test_files_are_for_whom_the_umask_says(tmp_path, write):
+    former = os.umask(0o027)
+    try:
+        write(tmp_path / "file")
+    finally:
+        os.umask(former)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_only_drafts_are_removed(tmp_path):
+    with pytest.raises(UserError), replacing(tmp_path / "last.pth") as draft:
+        draft.write_text("half")
+        (tmp_path / "of a killed process").write_text(draft.name)
+        raise OSError(errno.EIO, "killed")
+    (tmp_path / (tmp_path / "of a killed process").read_text()).write_text("half")
+    (tmp_path / "last.pth").write_text("whole")
+    (tmp_path / ".hidden").write_text("the user's")
+    remove_drafts(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"last.pth", ".hidden", "of a killed process"}
+    remove_drafts(tmp_path / "absent")
