@@ -139,7 +139,7 @@ def test_past_the_limit_the_run_stops_with_its_list_written(tmp_path):
 def test_what_other_processes_found_counts_too(tmp_path, monkeypatch):
     broken = make_images(tmp_path / "images", 42)
     found_there = [(f"there/{i}.jpg", "truncated") for i in range(5)]
-    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, found_there])
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, found_there] if isinstance(mine, list) else [mine])
     with pytest.raises(UserError, match="60 images are broken, 1[345] so far"):
         pretrain(config(tmp_path / "images", tmp_path / "out", "dataloader.train.batch_size=60", "train.max_iter=2"))
     assert dict(found_there).items() <= listed(tmp_path / "out").items()
