@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -76,7 +76,10 @@ class Chain:
             if stage not in waiting:
                 print(f"== {stage.name}: done already, in {self.seconds[stage.name]:.0f} s", flush=True)
         with passing_on(self._terminate) as self.signals, ThreadPoolExecutor(max(1, len(waiting))) as pool:
-            results = list(pool.map(self._run, waiting))
+            futures = [pool.submit(self._run, stage) for stage in waiting]
+            while wait(futures, timeout=1).not_done:  # a signal may come to another thread, and not wake this one
+                pass
+            results = [future.result() for future in futures]
         if self.signals or any(code == EXIT_STOPPED for code, _ in results):
             print("stopped; the same call again goes on from here", file=sys.stderr)
             raise SystemExit(EXIT_STOPPED)
