@@ -176,6 +176,8 @@ class SelfDistillation(nn.Module):
         student = self.student["image_head"](student_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
         with torch.no_grad():
             teacher = self.teacher["image_head"](teacher_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
+        if student.shape[1] < 2:
+            raise UserError("the class-token loss compares views of an image and needs two: add global or local crops")
         pairing = student.new_ones(student.shape[1], teacher.shape[1])
         pairing.fill_diagonal_(0)  # the first V student crops are the teacher's own views
         weights = student.new_full((num_images,), 1 / num_images)

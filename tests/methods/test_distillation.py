@@ -152,6 +152,11 @@ def test_bad_settings_are_refused_with_a_sentence():
         one_image[name] = value[: len(value) // IMAGES]
     with pytest.raises(UserError, match="KoLeo"):
         make_method()(one_image, 0)
+    one_view = {name: value for name, value in make_batch().items() if "local" not in name}
+    for name in one_view.keys() - {"index"}:
+        one_view[name] = one_view[name][:IMAGES]
+    with pytest.raises(UserError, match="compares views"):
+        make_method()(one_view, 0)
 
 
 def test_sinkhorn_variant_trains():
