@@ -31,7 +31,7 @@ class SelfDistillation(nn.Module):
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
         loss_on: "masked" patches only, or "all" patches of a masked crop (Eqs. 4 and 5 to the letter).
         position_noise: sigma of StoP's noise on the field's positions of content-masked patches; 0 is off, as in both
-            papers. The noise `A n` goes through the patch embedding's own matrix A, so that it cannot vanish without the
+            papers. The noise `A n` goes through the patch embedding's own matrix A, which cannot vanish without the
             content: a masked patch is its place plus white noise of this size, embedded like (normalised) pixels.
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
         centering: "softmax" or "sinkhorn".
