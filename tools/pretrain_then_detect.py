@@ -30,6 +30,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.add_argument(f"--{split}-images", required=True, metavar="DIR", help="folder of their images")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the trunk (default: tiny)")
+    parser.add_argument(
+        "--pretrain-config", type=Path, metavar="FILE",
+        help="another pretraining config for a trunk of that size, such as configs/pretrain/stop_tiny.py",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
     return parser.parse_intermixed_args(argv)
 
@@ -51,6 +55,8 @@ def make_stages(args: argparse.Namespace):
 
     commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
+    if args.pretrain_config:
+        pretrain_config = args.pretrain_config.resolve()
     for_pretrain, for_detect = split_overrides(args.overrides)
     dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
     pretrained, backbone = args.output / "pretrain", args.output / "backbone.safetensors"
@@ -69,9 +75,17 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     from pretrain.data.images import open_source
     from pretrain.engine.lazy_config import load_config
 
+    trunks = []
     for stage in (stages[0], stages[-1]):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
-        load_config(config, overrides)
+        model = load_config(config, overrides).model
+        trunks.append(model.trunk if "trunk" in model else model.backbone.net)
+    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        mine, theirs = (trunk[name] for trunk in trunks)
+        if mine != theirs:
+            raise UserError(
+                f"{name} of the trunk is {mine} in pretraining and {theirs} in the detector: make them equal"
+            )
     open_source(args.images)
     check_coco_file(args.train_json, args.train_images)
     check_coco_file(args.val_json, args.val_images)

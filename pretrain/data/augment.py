@@ -108,6 +108,11 @@ class Photometric:
 UNTOUCHED = Photometric(jitter_prob=0.0, grey_prob=0.0)
 
 
+def no_photometric() -> tuple[Photometric, Photometric, Photometric]:
+    """The recipe of I-JEPA: colours stay as they are in all crops."""
+    return UNTOUCHED, UNTOUCHED, UNTOUCHED
+
+
 def dinov2_photometric(blur: str = "effect") -> tuple[Photometric, Photometric, Photometric]:
     """The recipe for (the first global crop, further global crops, local crops).
 

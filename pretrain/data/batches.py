@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
-from pretrain.data.masks import CONTENT, POSITION, CropMasks
 from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
 
@@ -36,6 +35,16 @@ class ImageSource(Protocol):
 
     def load(self, index: int) -> np.ndarray:
         """-> uint8 RGB (H, W, 3); raises `BrokenImage`."""
+        ...
+
+
+class BatchMasks(Protocol):
+    """What a loader asks for masks: `pretrain.data.masks.CropMasks` or `MultiBlockMasks`."""
+
+    grid: tuple[int, int]
+
+    def of_batch(self, offsets: range, batch_size: int, num_views: int, plan_rng, crop_rng) -> dict[str, torch.Tensor]:
+        """The masks of a slice of a batch; see `CropMasks.of_batch`."""
         ...
 
 
@@ -62,7 +71,7 @@ class BatchDataset(Dataset):
     would write the traceback into its message.
     """
 
-    def __init__(self, source: ImageSource, crops: MultiCrop, masks: CropMasks, batch_size: int, seed: int):
+    def __init__(self, source: ImageSource, crops: MultiCrop, masks: BatchMasks, batch_size: int, seed: int):
         self.source, self.crops, self.masks = source, crops, masks
         self.batch_size, self.seed = batch_size, seed
         self.now_reading: NowReading | None = None
@@ -97,21 +106,13 @@ class BatchDataset(Dataset):
         raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict[str, torch.Tensor]:
-        """The plan is made for all ranks; each crop's mask has its own random numbers."""
-        num_global = self.crops.num_global
+        """What the masks make of these places: one generator for the step's plan, one for each crop."""
+
+        def crop_rng(view: int, offset: int) -> np.random.Generator:
+            return random_stream(self.seed, MASK, step * self.batch_size + offset, view)
+
         plan_rng = random_stream(self.seed, MASK_PLAN, step)
-        kinds, counts = self.masks.plan(num_global * self.batch_size, plan_rng)
-        masks = {kind: [] for kind in (CONTENT, POSITION)}
-        for view, offset in itertools.product(range(num_global), offsets):
-            crop = view * self.batch_size + offset
-            rng = random_stream(self.seed, MASK, step * self.batch_size + offset, view)
-            mask = self.masks.draw(kinds[crop], counts[crop], rng)
-            for kind in masks:
-                masks[kind].append(mask & (kinds[crop] == kind))
-        return {
-            "content_masks": torch.from_numpy(np.stack(masks[CONTENT])),
-            "position_masks": torch.from_numpy(np.stack(masks[POSITION])),
-        }
+        return self.masks.of_batch(offsets, self.batch_size, self.crops.num_global, plan_rng, crop_rng)
 
 
 def collate(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
@@ -142,7 +143,10 @@ class CropLoader:
                                        crop, then all images' second, ...; nothing local when L is 0
       `global_boxes`, `local_boxes`    float32 (V*b, 4), (L*b, 4): (x0, y0, x1, y1) in field; x0 > x1: flipped
       `global_image_boxes`, `local_image_boxes`    the same in the image, before t_s
+      masks as their kind has them: of `CropMasks`
       `content_masks`, `position_masks`            bool (V*b, N), row-major; no crop has both
+                                       of `MultiBlockMasks`, in indices of patches
+      `context_patches`, `target_patches`          int64 (V*b, N_c), (V*b, M, h, w)
       `index`                          int64 (b,), the images' places in `source`
       `skipped`                        list of (name, reason) of the broken images met
 
@@ -153,7 +157,7 @@ class CropLoader:
         self,
         source: ImageSource,
         crops: MultiCrop,
-        masks: CropMasks,
+        masks: BatchMasks,
         batch_size: int,
         num_workers: int = 0,
         seed: int = 0,

@@ -1,9 +1,14 @@
-"""Masks of patches for masked prediction (Sec. 3.3): box-wise for content, cross-wise for positions."""
+"""Masks of patches for masked prediction (Sec. 3.3): box-wise for content, cross-wise for positions.
 
+I-JEPA's multi-block masks are in `multi_block.py`, and can be had from here."""
+
+import itertools
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
+from pretrain.data.multi_block import MultiBlockMasks, multi_block_masks  # noqa: F401
 from pretrain.errors import UserError
 
 NO_MASK, CONTENT, POSITION = 0, 1, 2
@@ -136,6 +141,35 @@ class CropMasks:
         if kind == NO_MASK:
             return np.zeros(self.num_patches, dtype=bool)
         return self.samplers[kind](self.grid, count, rng).reshape(-1)
+
+    def of_batch(
+        self,
+        offsets: range,
+        batch_size: int,
+        num_views: int,
+        plan_rng: np.random.Generator,
+        crop_rng: Callable[[int, int], np.random.Generator],
+    ) -> dict[str, torch.Tensor]:
+        """A slice of a batch's masks -> `content_masks`, `position_masks` bool (V*b, N), view-major.
+
+        The plan is made for the whole batch, whoever has the rest of it; each crop's mask has its own random numbers.
+
+        Args:
+            offsets: the b images of the slice, as places in the global batch of `batch_size` images.
+            num_views: V, global crops an image.
+            plan_rng: the step's generator. crop_rng: (view, offset) -> the crop's generator.
+        """
+        kinds, counts = self.plan(num_views * batch_size, plan_rng)
+        masks = {kind: [] for kind in (CONTENT, POSITION)}
+        for view, offset in itertools.product(range(num_views), offsets):
+            crop = view * batch_size + offset
+            mask = self.draw(kinds[crop], counts[crop], crop_rng(view, offset))
+            for kind in masks:
+                masks[kind].append(mask & (kinds[crop] == kind))
+        return {
+            "content_masks": torch.from_numpy(np.stack(masks[CONTENT])),
+            "position_masks": torch.from_numpy(np.stack(masks[POSITION])),
+        }
 
 
 def _round(x: float) -> int:

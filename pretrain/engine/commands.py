@@ -13,10 +13,10 @@ class Commands:
 
     repository: Path
 
-    def pretrain(self, config: str, images: Path, output: Path, *overrides: str) -> Stage:
-        """Pretrain with a config of configs/pretrain on a folder of images."""
+    def pretrain(self, config: str | Path, images: Path, output: Path, *overrides: str) -> Stage:
+        """Pretrain with a config of configs/pretrain, or an absolute path, on a folder of images."""
         data = f"dataloader.train.source.root={images}"
-        command = self._with_config("pretrain_net.py", f"pretrain/{config}", output, data, *overrides)
+        command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
         return Stage(output.name, command, show=r"pretrain\.|error")
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
@@ -33,11 +33,11 @@ class Commands:
             threads: of the process; None: as many as it takes.
         """
         data = (f"dataset.{name}={path}" for name, path in dataset.items())
-        command = self._with_config("lazyconfig_train_net.py", f"COCO/{config}", output, *data, *overrides)
+        command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         return Stage(output.name, command, r"iter: |Inference done|box AP|matched|error", environment)
 
-    def _with_config(self, tool: str, config: str, output: Path, *overrides: str) -> tuple[str, ...]:
+    def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)
         return (self._tool(tool), "--resume", "--config-file", config, f"train.output_dir={output}", *overrides)
 

@@ -16,13 +16,13 @@ def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
     return base_lr * math.sqrt(batch_size / reference)
 
 
-def warmup_cosine(peak: float, final: float, warmup: float) -> ParamScheduler:
-    """Linear from 0 to `peak` in the first `warmup` share of training, then cosine to `final`."""
+def warmup_cosine(peak: float, final: float, warmup: float, start: float = 0.0) -> ParamScheduler:
+    """Linear from `start` to `peak` in the first `warmup` share of training, then cosine to `final`."""
     cosine = CosineParamScheduler(peak, final)
     if warmup <= 0:
         return cosine
     return CompositeParamScheduler(
-        [LinearParamScheduler(0.0, peak), cosine],
+        [LinearParamScheduler(start, peak), cosine],
         lengths=[warmup, 1 - warmup],
         interval_scaling=["rescaled", "rescaled"],
     )
@@ -32,7 +32,7 @@ class OptimizerSchedule(HookBase):
     """Before each step, sets learning rate and weight decay of every parameter group from training's progress.
 
     Args:
-        lr, weight_decay: functions of progress in [0, 1).
+        lr, weight_decay: functions of progress in [0, 1].
         freeze_prototypes: share of training during which prototypes keep their values (one epoch in Table 6's recipe).
         head_warmup: share of training during which the trunk keeps its values, so that the gradients of heads which
             know nothing yet do not spoil weights that know something.

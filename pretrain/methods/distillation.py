@@ -4,6 +4,7 @@ import logging
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
@@ -34,6 +35,9 @@ class SelfDistillation(nn.Module):
         field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
         loss_on: "masked" patches only, or "all" patches of a masked crop (Eqs. 4 and 5 to the letter).
+        position_noise: sigma of StoP's noise on the field's positions of content-masked patches; 0 is off, as in both
+            papers. The noise `A n` goes through the patch embedding's own matrix A, which cannot vanish without the
+            content: a masked patch is its place plus white noise of this size, embedded like (normalised) pixels.
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
         centering: "softmax" or "sinkhorn".
         num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
@@ -51,6 +55,7 @@ class SelfDistillation(nn.Module):
         content_loss: bool = True,
         position_loss: bool = True,
         loss_on: str = "masked",
+        position_noise: float = 0.0,
         koleo_weight: float = 1.0,
         centering: str = "softmax",
         num_prototypes: int = 65536,
@@ -72,6 +77,7 @@ class SelfDistillation(nn.Module):
             logger.info(str(load_trunk(trunk, init)))
         self.momentum, self.max_iter = momentum, max_iter
         self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
+        self.position_noise = position_noise
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
 
         heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
@@ -150,6 +156,11 @@ class SelfDistillation(nn.Module):
         positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
         if "content" in masks:
             content = torch.where(masks["content"][..., None], self.mask_token.to(content.dtype), content)
+            if self.position_noise and trunk.training:
+                matrix = trunk.patch_embed.proj.weight.flatten(1)  # (D, 3*p*p)
+                pixels = torch.randn(int(masks["content"].sum()), matrix.shape[1], device=matrix.device)
+                noise = F.linear(self.position_noise * pixels, matrix).to(content.dtype)
+                content = content.index_put((masks["content"],), noise, accumulate=True)
         if "position" in masks:
             positions = torch.where(masks["position"][..., None], self.pos_mask_token, positions)
         return trunk.with_class_token(content + positions)

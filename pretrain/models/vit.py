@@ -20,6 +20,7 @@ class VisionTransformer(nn.Module):
         embed_dim, depth, num_heads, mlp_ratio: the usual; defaults are ViT-S.
         field_size: cells a side of the position field P, or (h, w). Table 4b compares 50 (the default) and 19.
         field_init: "normal" (truncated, std 0.02) or "sincos", which a short training can read from the first step.
+        learned_field: False keeps the field as it starts, a parameter that takes no gradient (I-JEPA).
         class_token: whether sequences begin with a class token. It has no position.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
         layer_scale: initial LayerScale gamma; None builds blocks without LayerScale.
@@ -35,6 +36,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         field_size: int | tuple[int, int] = 50,
         field_init: str = "normal",
+        learned_field: bool = True,
         class_token: bool = True,
         drop_path_rate: float = 0.0,
         layer_scale: float | None = 1e-5,
@@ -48,7 +50,8 @@ class VisionTransformer(nn.Module):
         self.mlp_ratio = mlp_ratio
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim))
+        positions = torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim)
+        self.pos_embed = nn.Parameter(positions, requires_grad=learned_field)
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()

@@ -106,6 +106,29 @@ def test_masking_replaces_content_or_position_and_nothing_else():
     torch.testing.assert_close(tokens[~(c | p)], (content + positions)[~(c | p)])
 
 
+def test_noise_on_the_positions_of_masked_content(monkeypatch):
+    """A masked patch gets sigma A n, A the patch embedding's matrix; no other token changes, nor anything in eval."""
+    still, noisy, batch = make_method(), make_method(position_noise=0.5), make_batch()
+    crops, boxes, masks = batch["global_crops"], batch["global_boxes"], still.selected_masks(batch)
+    drawn = []
+    randn = torch.randn
+
+    def draw(*shape, **options):
+        drawn.append(randn(*shape, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(torch, "randn", draw)
+    before, after = (m.embed(m.student["trunk"], crops, boxes, masks)[:, 1:] for m in (still, noisy.train()))
+    (n,) = drawn
+    content, matrix = masks["content"], noisy.student["trunk"].patch_embed.proj.weight.flatten(1)
+    torch.testing.assert_close((after - before)[content], 0.5 * n @ matrix.T, atol=1e-5, rtol=1e-4)
+    assert torch.equal(after[~content], before[~content])
+    trunk = noisy.eval().student["trunk"]
+    assert torch.equal(noisy.embed(trunk, crops, boxes, masks)[:, 1:], before)
+    sum(noisy.train()(batch, 0).values()).backward()
+    assert noisy.student["trunk"].patch_embed.proj.weight.grad.any()
+
+
 def test_gradient_reaches_everything_trained_and_nothing_of_the_teacher():
     method = make_method().train()
     sum(method(make_batch(), 0).values()).backward()

@@ -49,6 +49,15 @@ def test_halves_fit_together_in_every_preset(pipeline, preset):
     assert second.dataset.val_json == "V.json"
 
 
+def test_another_pretraining_config_of_the_presets_size(pipeline):
+    config = str(TOOLS.parent / "configs" / "pretrain" / "stop_tiny.py")
+    stages = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
+    assert config_of(stages[0]).model.predictor.noise_std > 0
+    wrong = arguments(pipeline, "--pretrain-config", config, "--preset", "vits")
+    with pytest.raises(UserError, match="patch_size of the trunk is 8 in pretraining and 16 in the detector"):
+        pipeline["check_inputs"](wrong, pipeline["make_stages"](wrong))
+
+
 def test_overrides_reach_the_half_that_they_name(pipeline):
     stages = pipeline["make_stages"](arguments(pipeline, "pretrain.train.max_iter=7", "detect.train.max_iter=9"))
     assert config_of(stages[0]).train.max_iter == 7 and config_of(stages[-1]).train.max_iter == 9

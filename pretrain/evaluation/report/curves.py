@@ -10,6 +10,8 @@ PRETRAINING = {
     "loss_image": "class tokens across views",
     "loss_content": "masked content",
     "loss_position": "masked positions",
+    "loss_prediction": "target blocks",
+    "loss_half_resolution": "target blocks at half resolution",
     "loss_koleo": "KoLeo (spread of the images)",
 }
 DETECTION = {

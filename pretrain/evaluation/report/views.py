@@ -43,6 +43,33 @@ def _crops_of_image(pretraining: Pretraining, image: int) -> str:
 
 
 def masks_section(pretraining: Pretraining) -> str:
+    """The masks of whichever kind the batch has."""
+    return _blocks(pretraining) if "target_patches" in pretraining.batch else _content_and_position(pretraining)
+
+
+def _blocks(pretraining: Pretraining) -> str:
+    """Multi-block masks: what is seen of a crop, and its target blocks."""
+    batch, rows = pretraining.batch, []
+    for crop, context, targets in zip(
+        *(batch[k] for k in ("global_crops", "context_patches", "target_patches")), strict=True
+    ):
+        parts = {"context": context, **{f"target {n}": block.flatten() for n, block in enumerate(targets, start=1)}}
+        row = []
+        for name, patches in parts.items():
+            hidden = np.ones(crop[0].numel() // pretraining.trained.patch_size**2, dtype=bool)
+            hidden[patches.numpy()] = False
+            picture = content_mask_picture(crop, hidden, pretraining.trained.patch_size)
+            row.append(Panel(picture, f"{name}: {len(patches)} of {len(hidden)} patches"))
+        rows.append(panels(row, len(row), 84, 200))
+    return figure(
+        "".join(rows[:NUM_IMAGES]),
+        "Left, what the student sees of a crop. From that alone, each of the other blocks is to be predicted: not its "
+        "pixels, but what the teacher, who sees the whole crop, makes of them.",
+        "A target that overlaps the context, or next to nothing left to see.",
+    )
+
+
+def _content_and_position(pretraining: Pretraining) -> str:
     patch_size = pretraining.trained.patch_size
     rows = []
     for kind, draw in (("content", content_mask_picture), ("position", position_mask_picture)):

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from pretrain.data.masks import MultiBlockMasks, multi_block_masks
+from pretrain.errors import UserError
+
+
+def flags(patches, size):
+    """Indices (B, ...) -> bool (B, size)"""
+    flat = np.zeros((len(patches), size), dtype=bool)
+    np.put_along_axis(flat, patches.reshape(len(patches), -1), True, axis=1)
+    return flat
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (16, 16), (8, 8), (10, 18), (28, 28)])
+def test_context_and_targets_are_disjoint_and_large_enough(grid):
+    for seed in range(50):
+        context, targets = multi_block_masks(grid, 32, np.random.default_rng(seed))
+        assert context.shape[0] == targets.shape[0] == 32 and targets.shape[1] == 4
+        assert context.shape[1] > 10 and targets.shape[2] * targets.shape[3] > 10
+        assert (np.diff(context, axis=1) > 0).all()  # sorted, no patch twice
+        assert min(context.min(), targets.min()) >= 0 and max(context.max(), targets.max()) < grid[0] * grid[1]
+        assert not (flags(context, grid[0] * grid[1]) & flags(targets, grid[0] * grid[1])).any()
+
+
+def test_targets_are_blocks_of_the_asked_size():
+    side, areas, aspects = 70, [], []
+    for seed in range(200):
+        _, targets = multi_block_masks((side, side), 2, np.random.default_rng(seed))
+        h, w = targets.shape[2:]
+        rows, columns = np.divmod(targets, side)
+        assert (rows == rows[..., :1, :1] + np.arange(h)[:, None]).all()
+        assert (columns == columns[..., :1, :1] + np.arange(w)).all()
+        areas.append(h * w / side**2)
+        aspects.append(h / w)
+    assert (min(areas), max(areas)) == pytest.approx((0.15, 0.2), abs=0.004)
+    assert (min(aspects), max(aspects)) == pytest.approx((0.75, 1.5), abs=0.04)
+
+
+def test_every_patch_can_be_context_and_target():
+    """Counts over 10,000 draws; only I-JEPA's off-by-one never reaches the last row and column."""
+    for off_by_one in (False, True):
+        seen = np.zeros((2, 196), dtype=int)
+        for seed in range(20):
+            context, targets = multi_block_masks((14, 14), 500, np.random.default_rng(seed), off_by_one=off_by_one)
+            seen += flags(context, 196).sum(0), flags(targets, 196).sum(0)
+        last = np.zeros((14, 14), dtype=bool)
+        last[-1], last[:, -1] = True, True
+        reached = seen.reshape(2, 14, 14)
+        assert reached[:, ~last].min() > 100
+        assert (reached[:, last] == 0).all() if off_by_one else reached[:, last].min() > 100
+
+
+def test_images_differ_in_places_but_not_in_size():
+    _, targets = multi_block_masks((14, 14), 200, np.random.default_rng(0))
+    assert len(np.unique(targets[:, :, 0, 0], axis=0)) > 190
+
+
+def test_the_cut_to_equal_lengths_leaves_out_any_patch():
+    """Were the last ones left out, the bottom rows would be context far less often than the top ones."""
+    share = np.zeros(196)
+    for seed in range(40):
+        context, _ = multi_block_masks((14, 14), 128, np.random.default_rng(seed))
+        share += flags(context, 196).mean(0) / 40
+    rows = share.reshape(14, 14).mean(1)
+    np.testing.assert_allclose(rows, rows[::-1], atol=0.03)
+
+
+def test_ranks_and_micro_batches_get_their_slices():
+    masks = MultiBlockMasks((14, 14))
+    whole = masks.of_batch(range(8), 8, 1, np.random.default_rng(3), None)
+    parts = [masks.of_batch(range(i, i + 4), 8, 1, np.random.default_rng(3), None) for i in (0, 4)]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, np.concatenate([part[name] for part in parts]))
+    assert whole["context_patches"].shape[1] == parts[0]["context_patches"].shape[1]
+
+
+def test_two_views_are_view_major():
+    masks = MultiBlockMasks((14, 14))
+    whole = masks.of_batch(range(4), 4, 2, np.random.default_rng(3), None)["target_patches"]
+    part = masks.of_batch(range(2, 4), 4, 2, np.random.default_rng(3), None)["target_patches"]
+    np.testing.assert_array_equal(part, whole[[2, 3, 6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid": (4, 4)}, "larger crops"),
+        ({"num_targets": 200}, "no context"),
+        ({"target_area": (0.2, 0.1)}, "target_area"),
+        ({"context_area": (0.9, 1.1)}, "at most 1"),
+        ({"num_targets": 0}, "num_targets"),
+    ],
+)
+def test_impossible_ranges_are_refused_at_once(changes, words):
+    with pytest.raises(UserError, match=words):
+        MultiBlockMasks(**{"grid": (14, 14)} | changes)
