@@ -63,17 +63,3 @@ def test_a_worker_killed_between_two_batches_is_noticed_at_the_next_one():
     with pytest.raises(UserError, match=f"process {worker.pid}. was killed by SIGKILL"):
         for _ in range(4):  # some batches were made in time
             next(stream)
-
-
-def test_workers_leave_signals_to_the_main_process():
-    stream = batches(Deadly(None, 0), 1)
-    next(stream)
-    (worker,) = multiprocessing.active_children()
-    for sent in (signal.SIGINT, signal.SIGTERM):
-        os.kill(worker.pid, sent)
-    for _ in range(6):
-        next(stream)
-    assert worker.is_alive()
-    stream.close()
-    worker.join(6)
-    assert worker.exitcode == 0
