@@ -71,6 +71,8 @@ train = dict(
     base_lr=2e-3,
     freeze_prototypes=0.01,  # of training: one epoch of 100
     clip_grad=3.0,
+    accumulate=1,  # parts in which each process works off its share of the batch
+    compile=False,  # torch.compile, for the trunk's blocks
     seed=0,
     device=default_device(),
     amp=dict(enabled=bf16_pays()),
