@@ -136,12 +136,3 @@ def data_parallel(model: nn.Module) -> nn.Module:
 def seed_rank(seed: int, step: int = 0) -> None:
     """Seed torch from (seed, this process's rank, step): from here on, random numbers of the ranks differ."""
     torch.manual_seed(int(np.random.SeedSequence((seed, comm.get_rank(), step)).generate_state(1)[0]))
-
-
-def on_any_rank(flag: bool) -> bool:
-    """Whether `flag` is set on any rank; all ranks must ask."""
-    if comm.get_world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value)
