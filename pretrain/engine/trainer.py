@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable
 from contextlib import nullcontext
 
 import torch
@@ -56,7 +55,7 @@ class PretrainTrainer(TrainerBase):
         super().train(start_iter, max_iter)
 
     def run_step(self) -> None:
-        self.data_time, self.skipped = 0.0, []
+        self.data_time = 0.0
         self.optimizer.zero_grad()
         parts = [self.run_part(last=part == self.accumulate - 1) for part in range(self.accumulate)]
         norms = self.clip_gradients()
@@ -71,8 +70,8 @@ class PretrainTrainer(TrainerBase):
     def run_part(self, last: bool) -> tuple[dict[str, Tensor], Tensor]:
         """Add one part's gradient; the last part sends the sum to the other processes. -> losses, indices of images"""
         self.batch = self.next_batch()
-        alone = last or self.parallel is self.model
-        with nullcontext() if alone else self.parallel.no_sync():
+        waits = not last and self.parallel is not self.model
+        with self.parallel.no_sync() if waits else nullcontext():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
                 losses = self.parallel(self.batch, self.iter)
             (sum(losses.values()) / self.accumulate).backward()
@@ -83,7 +82,7 @@ class PretrainTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         self.data_time += time.perf_counter() - start
-        self.skipped += batch.pop("skipped")
+        self.note_broken(batch.pop("skipped"))
         return {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
     def clip_gradients(self) -> dict[str, Tensor]:
@@ -96,11 +95,9 @@ class PretrainTrainer(TrainerBase):
         """What a step logs, the same on every rank, with one exchange and one wait for the device."""
         names = [*losses[0]]
         means = torch.stack([torch.stack([part[name].float() for name in names]) for part in losses]).mean(0)
-        shared = sum_over_ranks(torch.cat([means, means.new_tensor([len(self.skipped)])])) / comm.get_world_size()
-        values = torch.cat([shared, torch.stack([norm.float() for norm in norms.values()])]).tolist()
-        scalars = dict(zip([*names, "skipped", *norms], values, strict=True))
-        if scalars.pop("skipped"):
-            self.note_broken(itertools.chain(*comm.all_gather(self.skipped)))
+        means = sum_over_ranks(means) / comm.get_world_size()
+        values = torch.cat([means, torch.stack([norm.float() for norm in norms.values()])]).tolist()
+        scalars = dict(zip([*names, *norms], values, strict=True))
         return {"total_loss": sum(scalars[name] for name in names), **scalars}
 
     def check_finite(self, scalars: dict[str, float], parts: list[tuple[dict[str, Tensor], Tensor]]) -> None:
@@ -121,7 +118,7 @@ class PretrainTrainer(TrainerBase):
         names = [self.loader.source.name(i) for index in indices for i in index.tolist()]
         return list(itertools.chain(*comm.all_gather(names)))
 
-    def note_broken(self, skipped: Iterable[tuple[str, str]]) -> None:
+    def note_broken(self, skipped: list[tuple[str, str]]) -> None:
         """Report each broken image once."""
         for name, reason in skipped:
             if name not in self.broken:

@@ -6,7 +6,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# What stands in for a cluster: srun runs its command here, as the second of two machines; scontrol notes what it is told.
+# Stand-ins for a cluster: srun runs its command here, as the second of two machines; scontrol notes what it is told.
 SRUN = '#!/bin/sh\nshift\nSLURM_NODEID=1 exec "$@"\n'
 SCONTROL = '#!/bin/sh\nif [ "$1" = show ]; then echo node7; echo node8; else echo "$@" >> "$CALLED"; fi\n'
 PYTHON = '#!/bin/sh\nfor word in "$@"; do echo "$word"; done > "$COMMAND"\nexit $CODE\n'
