@@ -2,6 +2,9 @@
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
+Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The batch size of the config is that of
+all processes together. docs/scaling.md has more: several machines, Slurm, and what to do about memory.
+
 Writes to train.output_dir: last.pth (training state), config.yaml, metrics.json, log.txt and TensorBoard events.
 """
 
@@ -14,16 +17,34 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig file of configs/pretrain")
     parser.add_argument("--resume", action="store_true", help="go on from train.output_dir/last.pth")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="of this machine; without GPUs, processes on the CPU"
+    )
+    several.add_argument("--num-machines", type=int, default=1, metavar="N", help="that run this command")
+    several.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    several.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0, where several machines meet"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     return parser.parse_intermixed_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
+    """One process of the run."""
     from pretrain.engine.lazy_config import load_config
     from pretrain.engine.run import pretrain
 
     pretrain(load_config(args.config_file, args.overrides), resume=args.resume)
+
+
+def main() -> None:
+    args = parse_args()
+    from pretrain.engine.distributed import start
+    from pretrain.engine.lazy_config import load_config
+
+    load_config(args.config_file, args.overrides)  # a mistake is told once, before there are many processes
+    start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
 from pretrain.data.masks import CropMasks
-from pretrain.engine.devices import bf16_pays, default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.methods.distillation import SelfDistillation
 from pretrain.models.vit import VisionTransformer
+
+from .pretraining import train
 
 model = L(SelfDistillation)(
     trunk=L(VisionTransformer)(
@@ -98,17 +99,9 @@ lr_multiplier = L(warmup_cosine)(  # shares of training, so they follow when its
 )
 weight_decay = L(CosineParamScheduler)(start_value=0.04, end_value=0.4)  # T6
 
-train = dict(
-    output_dir="outputs/pretrain",
+train.update(
     epochs=100,  # T6
-    max_iter=None,  # None: epochs * (images // batch size)
     base_lr=2e-3,  # T6; reached at a batch size of 1024 (DINOv2's reading of "base")
-    freeze_prototypes=0.01,  # of training: one epoch of 100 (DINOv2)
-    head_warmup=0.0,  # of training: heads alone learn, on the trunk of model.init
-    clip_grad=3.0,  # DINOv2, for each sub-module
-    seed=0,
-    device=default_device(),
-    amp=dict(enabled=bf16_pays()),  # ours: bfloat16; DINOv2's float16 needs a loss scaler
-    log_period=20,
-    checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
+    freeze_prototypes=0.01,  # one epoch of 100 (DINOv2)
+    clip_grad=3.0,  # DINOv2
 )

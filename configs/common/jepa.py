@@ -11,14 +11,15 @@ from fvcore.common.param_scheduler import CosineParamScheduler, LinearParamSched
 from pretrain.data.augment import no_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import ImageFolder
+from pretrain.data.images import open_source
 from pretrain.data.masks import MultiBlockMasks
-from pretrain.engine.devices import bf16_pays, default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.methods.jepa import JEPA
 from pretrain.models.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+
+from .pretraining import train
 
 model = L(JEPA)(
     trunk=L(VisionTransformer)(
@@ -53,7 +54,7 @@ model = L(JEPA)(
 
 dataloader = dict(
     train=L(CropLoader)(
-        source=L(ImageFolder)(root="datasets/imagenet/train"),
+        source=L(open_source)(root="datasets/imagenet/train"),
         crops=L(MultiCrop)(
             global_size=224,
             global_scale=(0.3, 1.0),
@@ -89,16 +90,8 @@ optimizer = L(torch.optim.AdamW)(
 lr_multiplier = L(warmup_cosine)(start=1e-4, peak="${optimizer.lr}", final=1e-6, warmup=15 / 600)
 weight_decay = L(CosineParamScheduler)(start_value=0.04, end_value=0.4)
 
-train = dict(
+train.update(
     output_dir="outputs/jepa",
     epochs=600,
-    max_iter=None,  # None: epochs * (images // batch size)
     base_lr=1e-3 / 2**0.5,  # 1e-3 at 2,048 images
-    freeze_prototypes=0.0,
-    clip_grad=0.0,
-    seed=0,
-    device=default_device(),
-    amp=dict(enabled=bf16_pays()),
-    log_period=20,
-    checkpointer=dict(period=1000),
 )

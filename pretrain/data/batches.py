@@ -65,7 +65,7 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class BatchDataset(Dataset):
-    """Key (step, rank, world_size) -> that rank's slice of the step's batch: the dict of `CropLoader`.
+    """Key (step, part, num_parts) -> that part of the step's batch: the dict of `CropLoader`.
 
     A worker makes whole batches. A `UserError` is returned, not raised: on its way out of a worker torch
     would write the traceback into its message.
@@ -77,9 +77,9 @@ class BatchDataset(Dataset):
         self.now_reading: NowReading | None = None
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict | UserError:
-        step, rank, world_size = key
-        share = self.batch_size // world_size
-        offsets = range(rank * share, (rank + 1) * share)
+        step, part, num_parts = key
+        share = self.batch_size // num_parts
+        offsets = range(part * share, (part + 1) * share)
         samples, skipped = [], []
         try:
             for offset in offsets:
@@ -194,18 +194,24 @@ class CropLoader:
         """Number of images in the source, broken ones included."""
         return len(self.source)
 
-    def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+    def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1, accumulate: int = 1) -> Iterator[dict]:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.
 
-        rank of world_size gets its contiguous slice of every global batch, masks included. Raises `UserError`
-        when batch_size does not divide by world_size, too many images are broken, or a worker dies; an error in a
-        worker that is not about the user's input is raised with its traceback.
+        rank of world_size gets its contiguous slice of every global batch, masks included; with accumulate, as so
+        many batches one after the other. Raises `UserError` when batch_size does not divide by world_size *
+        accumulate, too many images are broken, or a worker dies; an error in a worker that is not about the user's
+        input is raised with its traceback.
         """
-        if self.batch_size % world_size:
-            raise UserError(f"batch_size {self.batch_size} does not divide by the {world_size} processes: change one")
+        num_parts = world_size * accumulate
+        if accumulate < 1 or self.batch_size % num_parts:
+            raise UserError(
+                f"batch_size {self.batch_size} does not divide by {world_size} processes x {accumulate} accumulated "
+                "batches: change one"
+            )
         if not 0 <= rank < world_size or start_step < 0:
             raise ValueError(f"start_step {start_step}, rank {rank} of {world_size}")
-        return self._stream((step, rank, world_size) for step in itertools.count(start_step))
+        parts = range(rank * accumulate, (rank + 1) * accumulate)
+        return self._stream((step, part, num_parts) for step in itertools.count(start_step) for part in parts)
 
     def _stream(self, keys: Iterable[tuple[int, int, int]]) -> Iterator[dict]:
         now_reading = self.dataset.now_reading = NowReading(self.num_workers)

@@ -1,5 +1,6 @@
 """Training checkpoints: one file, replaced atomically, loaded without running code from it."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from pretrain.engine.distributed import seed_rank
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_torch_file
 
@@ -61,7 +63,10 @@ class PeriodicCheckpoint(HookBase):
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict:
-    """Everything that the next step depends on. The data order needs no state: it is a function of seed and step."""
+    """Everything that the next step depends on. The data order needs no state: it is a function of seed and step.
+
+    All ranks must call it; the main one gets the random numbers of all.
+    """
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng["cuda"] = torch.cuda.get_rng_state()
@@ -69,7 +74,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
-        "rng": rng,
+        "rng": comm.gather(rng),
         **model.describe(),
     }
 
@@ -89,7 +94,23 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: was written by another model or config and cannot be resumed: {reason}") from error
-    torch.set_rng_state(state["rng"]["cpu"])
-    if "cuda" in state["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    restore_rng(state["rng"], state["iteration"])
     return state["iteration"]
+
+
+def restore_rng(states: list[dict], iteration: int) -> None:
+    """Random numbers go on where each rank's were; on another number of processes they begin anew from the step.
+
+    Images, crops and masks are the same on any number of processes: what differs is which paths are dropped.
+    """
+    if len(states) != comm.get_world_size():
+        logging.getLogger(__name__).warning(
+            f"saved by {len(states)} processes, resumed by {comm.get_world_size()}: images, crops and masks stay the "
+            "same, drop path is drawn anew"
+        )
+        seed_rank(torch.initial_seed(), iteration)
+        return
+    state = states[comm.get_rank()]
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

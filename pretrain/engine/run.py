@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.distributed import check_device, seed_rank
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
@@ -23,12 +24,13 @@ from pretrain.engine.warm_start import settle_warm_start
 from pretrain.engine.writers import ConsoleWriter, PeriodicWriter
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
+from pretrain.models.vit import compile_blocks
 
 logger = logging.getLogger(__name__)
 
 
 def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
-    """Run the pretraining that `cfg` describes and return its last checkpoint.
+    """Run the pretraining that `cfg` describes and return its last checkpoint; in each process of the run.
 
     Raises:
         UserError: bad data, a config that contradicts itself, or an output folder that holds another run.
@@ -38,10 +40,11 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     checkpoint = output / LAST
     if checkpoint.exists() and not resume:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
+    check_device(cfg.train.device)
     loader = instantiate(cfg.dataloader.train)  # before any folder is made: bad data leaves no trace
     output.mkdir(parents=True, exist_ok=True)
-    setup_logger(str(output), name="pretrain", abbrev_name="pretrain")
-    setup_logger(str(output), name="detectron2", abbrev_name="d2")
+    setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
+    setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
     settle_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
     if comm.is_main_process():
@@ -50,13 +53,21 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
             warn_of_changes(output / "config.yaml", config)
     settle_warm_start(cfg, resumed=checkpoint.exists())
 
-    seed_all_rng(cfg.train.seed)
+    seed_all_rng(cfg.train.seed)  # the same weights on every rank ...
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    trainer = PretrainTrainer(model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad)
+    if comm.get_world_size() > 1:
+        seed_rank(cfg.train.seed)  # ... and other paths dropped
+    if cfg.train.compile:
+        compile_blocks(model)
+    trainer = PretrainTrainer(
+        model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad, cfg.train.accumulate
+    )
     trainer.register_hooks(make_hooks(cfg, model, optimizer, output))
     start = restore(checkpoint, model, optimizer) if checkpoint.exists() else 0
+    if len(set(comm.all_gather(start))) > 1:
+        raise UserError(f"not every process finds {checkpoint}; put train.output_dir where all machines see it")
     if comm.is_main_process():
         write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
     trainer.train(start, cfg.train.max_iter)
@@ -101,5 +112,5 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         checkpoint,
         StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        PeriodicWriter(writers, period=cfg.train.log_period),
+        PeriodicWriter(writers, period=cfg.train.log_period) if comm.is_main_process() else None,
     ]

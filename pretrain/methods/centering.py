@@ -6,6 +6,8 @@ Both end in one vector, the centre (K,), taken from the teacher's logits: `softm
 import torch
 from torch import Tensor, nn
 
+from pretrain.methods.across_ranks import logsumexp_over_ranks, sum_over_ranks
+
 
 class SoftmaxCentering(nn.Module):
     """Centre = running mean of the teacher's logits (DINO). A step sees the centre of the steps before it.
@@ -29,9 +31,11 @@ class SoftmaxCentering(nn.Module):
 
     @torch.no_grad()
     def update(self, prototypes: Tensor) -> None:
-        """After the step: move the centre towards the mean logits of the tokens seen since the last call."""
-        if self.token_count > 0:
-            mean_logits = prototypes @ (self.token_sum / self.token_count)
+        """After the step: move the centre towards the mean logits of all ranks' tokens since the last call."""
+        seen = sum_over_ranks(torch.cat([self.token_sum, self.token_count[None]]))
+        token_sum, token_count = seen[:-1], seen[-1]
+        if token_count > 0:
+            mean_logits = prototypes @ (token_sum / token_count)
             self.centre.lerp_(mean_logits.to(self.centre.dtype), 1 - self.momentum)
         self.token_sum.zero_()
         self.token_count.zero_()
@@ -42,6 +46,7 @@ class SinkhornKnopp(nn.Module):
 
     Sinkhorn-Knopp scales rows and columns of exp(logits / temp) in turn. The last row scaling is the softmax itself,
     so what remains is one factor a prototype, c_k, and `centre_k = -temp * log c_k`. In the log domain, in blocks.
+    Tokens of all ranks spread together; of accumulated batches, each spreads on its own.
     """
 
     def __init__(self, iterations: int = 3, block_rows: int = 256):
@@ -60,7 +65,7 @@ class SinkhornKnopp(nn.Module):
                 if iteration:  # rows first: what each token gives sums to one
                     scores = scores - torch.logsumexp(scores + log_c, dim=1, keepdim=True)
                 column = torch.logaddexp(column, torch.logsumexp(scores, dim=0))
-            log_c = -column
+            log_c = -logsumexp_over_ranks(column)
         return -temperature * log_c
 
     def update(self, prototypes: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
+from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
 from pretrain.methods.ema import update_teacher
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
@@ -123,8 +124,11 @@ class SelfDistillation(nn.Module):
         for name, mask in masks.items():
             losses[f"loss_{name}"] = self.patch_loss(name, student_patches, teacher_patches, mask)
         if self.koleo_weight:
-            if num_images < 2:
-                raise UserError("KoLeo spreads the images of a batch and needs at least two; raise the batch size")
+            if num_images * num_ranks() < 2:
+                raise UserError(
+                    "KoLeo spreads the images that are in a forward pass together, over all processes, and needs two; "
+                    "raise dataloader.train.batch_size, or lower train.accumulate"
+                )
             views = student_cls[: len(teacher_cls)].split(num_images)
             losses["loss_koleo"] = self.koleo_weight * sum(koleo_loss(view) for view in views)
         return losses

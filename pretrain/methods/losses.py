@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.methods.across_ranks import gather, rank
+
 
 def prototype_cross_entropy(
     student: Tensor,
@@ -87,16 +89,21 @@ def _assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: flo
 def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:
     """KoLeo: -mean log distance to the nearest neighbour on the unit sphere (Sablayrolles et al., 2019).
 
+    Neighbours are searched among the tokens of all ranks; the mean is over this rank's tokens, so that the mean of the
+    ranks' losses is the loss of one process with all tokens, and their mean gradient its gradient.
+
     Args:
-        tokens: (n, D), n >= 2, of *different* images: one global view at a time.
+        tokens: (n, D) of *different* images: one global view at a time. At least two over all ranks.
 
     Returns:
         scalar float32
     """
     with torch.autocast(tokens.device.type, enabled=False):
         points = F.normalize(tokens.float() if tokens.dtype != torch.float64 else tokens, dim=-1, eps=eps)
+        everyone = gather(points)
         with torch.no_grad():
-            similarity = (points @ points.T).fill_diagonal_(-2)
+            similarity = points @ everyone.T
+            similarity.diagonal(rank() * len(points)).fill_(-2)  # a point is not its own neighbour
             nearest = similarity.argmax(dim=1)
-        distances = F.pairwise_distance(points, points[nearest], eps=eps)
+        distances = F.pairwise_distance(points, everyone[nearest], eps=eps)
         return -(distances + eps).log().mean()

@@ -3,6 +3,7 @@
 import torch
 from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.models.attention import Attention, Layout, pack
 from pretrain.models.pos_embed import sample_pos_embed, sincos_field
@@ -25,6 +26,7 @@ class VisionTransformer(nn.Module):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
         layer_scale: initial LayerScale gamma; None builds blocks without LayerScale.
         final_norm: whether `encode` ends with a LayerNorm.
+        activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class VisionTransformer(nn.Module):
         drop_path_rate: float = 0.0,
         layer_scale: float | None = 1e-5,
         final_norm: bool = True,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         self.patch_size = patch_size
@@ -48,6 +51,7 @@ class VisionTransformer(nn.Module):
         self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
+        self.activation_checkpointing = activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         positions = torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim)
@@ -104,8 +108,9 @@ class VisionTransformer(nn.Module):
 
     def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
         """Packed tokens (T, D) through all blocks and the final norm -> (T, D)."""
-        for block in self.blocks:
-            tokens = block(tokens, layout)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:  # the call is checkpointed, not the module: no key changes its name
+            tokens = checkpoint(block, tokens, layout, use_reentrant=False) if recompute else block(tokens, layout)
         return self.norm(tokens)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
@@ -157,7 +162,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = scale()
-        self.drop_path = drop_path
+        self.drops = drop_path > 0
+        # A tensor: compiled code would be made anew for every other number.
+        self.register_buffer("keep", torch.tensor(1 - drop_path), persistent=False)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """(T, D) -> (T, D)"""
@@ -166,8 +173,18 @@ class Block(nn.Module):
 
     def drop(self, branch: Tensor, layout: Layout) -> Tensor:
         """Drop the branch (T, D) for whole sequences and rescale the others, so that its expectation stays."""
-        if not self.training or self.drop_path == 0:
+        if not (self.training and self.drops):
             return branch
-        keep = 1 - self.drop_path
-        kept = torch.rand(layout.num_sequences, 1, device=branch.device) < keep
-        return branch * layout.per_token(kept.to(branch.dtype) / keep)
+        kept = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
+        return branch * layout.per_token(kept.to(branch.dtype) / self.keep)
+
+
+def compile_blocks(model: nn.Module, **options) -> None:
+    """Compile every `Block` in `model` in place, so that no key changes its name; all share one compilation.
+
+    Args:
+        options: of `torch.compile`.
+    """
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(**options)

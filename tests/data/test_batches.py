@@ -187,5 +187,5 @@ def test_values_out_of_range_are_refused_at_once():
         loader(masks=CropMasks((3, 3)))
     with pytest.raises(UserError, match="source is empty"):
         CropLoader(Pictures(0), MultiCrop(16), CropMasks((4, 4)), 1)
-    with pytest.raises(UserError, match="does not divide by the 3 processes"):
+    with pytest.raises(UserError, match="does not divide by 3 processes x 1"):
         loader(batch_size=4).batches(0, 0, 3)

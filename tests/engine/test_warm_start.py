@@ -69,7 +69,7 @@ def states_after_each_step(cfg) -> list[dict]:
     """The model's state after every step of a run that saves after each."""
     states = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save_checkpoint", lambda _, state: states.append(deepcopy(state["model"])))
+        patch.setattr(checkpoint, "write_torch_file", lambda _, state: states.append(deepcopy(state["model"])))
         pretrain(cfg)
     return states
 

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from pretrain.models.attention import pack
-from pretrain.models.vit import Block, VisionTransformer
+from pretrain.models.vit import Block, VisionTransformer, compile_blocks
 
 SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=6, layer_scale=0.5)
 
@@ -81,10 +81,43 @@ def test_drop_path_keeps_the_expectation():
 
 
 def test_drop_path_grows_linearly_with_depth():
-    rates = [block.drop_path for block in VisionTransformer(**SMALL, drop_path_rate=0.1).blocks]
+    rates = [1 - block.keep.item() for block in VisionTransformer(**SMALL, drop_path_rate=0.1).blocks]
     assert rates == pytest.approx([0.0, 0.05, 0.1])
 
 
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(ValueError, match="30x32 does not divide into patches of 8"):
         VisionTransformer(**SMALL)(torch.zeros(1, 3, 30, 32))
+
+
+def features_and_gradients(trunk, amp):
+    trunk.zero_grad()
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        cls, patches = trunk(torch.linspace(0, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32).cos())
+    (cls.square().sum() + patches.float().mean()).backward()
+    return [cls.detach(), patches.detach(), *(p.grad for p in trunk.parameters()), torch.rand(2)]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_recomputed_blocks_give_the_same_gradients(amp, monkeypatch):
+    """Drop path included, and the random numbers after it."""
+    trunk = randomized(drop_path_rate=0.5).train()
+    expected = features_and_gradients(trunk, amp)
+    calls = []
+    forward = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda *args: calls.append(1) or forward(*args))
+    trunk.activation_checkpointing = True
+    for found, wanted in zip(features_and_gradients(trunk, amp), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert len(calls) == 2 * len(trunk.blocks)
+
+
+def test_all_blocks_share_few_compilations_and_keep_their_names():
+    trunk, graphs = randomized(depth=3, drop_path_rate=0.5).train(), []
+    keys, expected = [*trunk.state_dict()], features_and_gradients(trunk, False)
+    compile_blocks(trunk, backend=lambda graph, _: graphs.append(graph) or graph)
+    for found, wanted in zip(features_and_gradients(trunk, False), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert len(graphs) == 2  # without and with drop path, whatever its rate
+    assert [*trunk.state_dict()] == keys

@@ -1,11 +1,9 @@
 """CropField's trunk as a Detectron2 backbone, and the simple feature pyramid over it."""
 
-import torch
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from pretrain.models.attention import Layout, pack
+from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 
 
@@ -18,7 +16,6 @@ class CropFieldViT(VisionTransformer, Backbone):
     Args:
         out_feature: name of the one output.
         final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
-        activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
         square_pad: pad images to squares of so many pixels; 0 pads to multiples of the patch.
         trunk: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too:
             blocks that begin near the identity train faster (tiny detector: 16.6 box AP, with gamma 1 only 9.0).
@@ -30,12 +27,10 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: str = "last_feat",
         final_norm: bool = False,
         class_token: bool = False,
-        activation_checkpointing: bool = False,
         square_pad: int = 0,
         **trunk,
     ):
         super().__init__(final_norm=final_norm, class_token=class_token, **trunk)
-        self.activation_checkpointing = activation_checkpointing
         self.square_pad = square_pad
         self._out_features = [out_feature]
         self._out_feature_channels = {out_feature: self.embed_dim}
@@ -57,14 +52,6 @@ class CropFieldViT(VisionTransformer, Backbone):
         (tokens,) = layout.split(self.encode(packed, layout))
         patches = tokens if self.cls_token is None else tokens[:, 1:]
         return {self._out_features[0]: patches.transpose(1, 2).unflatten(2, grid)}
-
-    def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """Packed tokens (T, D) -> (T, D). The loop is checkpointed, not the modules, so no key changes its name."""
-        if not (self.activation_checkpointing and torch.is_grad_enabled()):
-            return super().encode(tokens, layout)
-        for block in self.blocks:
-            tokens = checkpoint(block, tokens, layout, use_reentrant=False)
-        return self.norm(tokens)
 
 
 class CropFieldFeaturePyramid(SimpleFeaturePyramid):

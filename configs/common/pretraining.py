@@ -1,0 +1,20 @@
+"""What every pretraining run has, whatever its method: the loop's settings. Methods' configs give the recipe's values."""
+
+from pretrain.engine.devices import bf16_pays, default_device
+
+train = dict(
+    output_dir="outputs/pretrain",
+    epochs=100,
+    max_iter=None,  # None: epochs * (images // batch size)
+    base_lr=1e-3,  # at a batch size of 1024
+    freeze_prototypes=0.0,  # of training: prototypes keep their values
+    head_warmup=0.0,  # of training: heads alone learn, on the trunk of model.init
+    clip_grad=0.0,  # largest gradient norm of each sub-module; 0: no clipping
+    accumulate=1,  # parts in which each process works off its share of the batch
+    compile=False,  # torch.compile, for the trunk's blocks
+    seed=0,
+    device=default_device(),
+    amp=dict(enabled=bf16_pays()),  # bfloat16 autocast; losses stay in float32
+    log_period=20,
+    checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
+)

@@ -1,0 +1,36 @@
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+
+
+def _work(rank, world_size, function, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world_size)
+    comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+    torch.save(function(), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def on_ranks(tmp_path_factory):
+    """on_ranks(function, world_size=2) -> what `function()` returned in each of so many processes, joined by gloo."""
+    if torch.cuda.is_available():
+        pytest.skip("forks this process, which CUDA does not survive")
+
+    def run(function, world_size=2):
+        folder, fork = tmp_path_factory.mktemp("ranks"), multiprocessing.get_context("fork")
+        processes = [fork.Process(target=_work, args=(r, world_size, function, folder)) for r in range(world_size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        hung = [process for process in processes if process.is_alive()]
+        for process in hung:
+            process.kill()
+        assert not hung and all(process.exitcode == 0 for process in processes)
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+
+    return run
