@@ -1,4 +1,4 @@
-"""What every pretraining run has, whatever its method: the loop's settings. Methods' configs give the recipe's values."""
+"""What every pretraining run has, whatever its method: the loop's settings. A method's config gives its own values."""
 
 from pretrain.engine.devices import bf16_pays, default_device
 
