@@ -43,6 +43,7 @@ class PretrainTrainer(TrainerBase):
         data_time = time.perf_counter() - start
         self.note_broken(batch.pop("skipped"))
         batch = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        self.batch = batch  # for hooks
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             losses = self.model(batch, self.iter)
         total = sum(losses.values())
