@@ -2,6 +2,7 @@
 
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from pretrain.data.batches import CropLoader
@@ -9,8 +10,12 @@ from pretrain.data.crops import MultiCrop
 from pretrain.data.images import ImageFolder
 from pretrain.data.masks import CropMasks
 from pretrain.engine.devices import bf16_pays, default_device
+from pretrain.engine.knn import OnlineKnn
+from pretrain.engine.monitors import Monitor
 from pretrain.engine.param_groups import param_groups
+from pretrain.engine.pictures import PeriodicPictures
 from pretrain.engine.schedules import warmup_cosine
+from pretrain.engine.writers import ConsoleWriter
 from pretrain.methods.distillation import SelfDistillation
 from pretrain.models.vit import VisionTransformer
 
@@ -76,4 +81,19 @@ train = dict(
     amp=dict(enabled=bf16_pays()),
     log_period=20,
     checkpointer=dict(period=1000),
+    monitor=L(Monitor)(period=20, patience=0.1),
+    pictures=L(PeriodicPictures)(period=1000),
+    knn=L(OnlineKnn)(  # off until both are given: folders whose sub-folders are the classes
+        train="",
+        val="",
+        untrained="${model.trunk}",
+        period=1000,
+        image_size=224,
+        num_workers="${dataloader.train.num_workers}",
+    ),
+    writers=[  # W&B: train.writers.append(L(WandbWriter)(project="..."))
+        L(ConsoleWriter)(max_iter="${train.max_iter}"),
+        L(JSONWriter)(json_file="${train.output_dir}/metrics.json"),
+        L(TensorboardXWriter)(log_dir="${train.output_dir}"),
+    ],
 )

@@ -7,15 +7,15 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import hooks
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pretrain.data.batches import CropLoader
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
+from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
-from pretrain.engine.writers import ConsoleWriter
 from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,14 +68,26 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
     schedule = OptimizerSchedule(
         optimizer, instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay), cfg.train.freeze_prototypes
     )
-    writers = [
-        ConsoleWriter(cfg.train.max_iter),
-        JSONWriter(str(output / "metrics.json")),
-        TensorboardXWriter(str(output)),
-    ]
     return [
         hooks.IterationTimer(),
         schedule,
         PeriodicCheckpoint(output / LAST, model, optimizer, cfg.train.checkpointer.period),
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        *looking_hooks(cfg),
+        Summary(output / LAST),
+        hooks.PeriodicWriter(make_writers(cfg), period=cfg.train.log_period),
     ]
+
+
+def looking_hooks(cfg: DictConfig) -> list[hooks.HookBase]:
+    """Monitor, pictures, and k-NN where the config gives a labelled folder."""
+    looking = [instantiate(cfg.train.monitor), instantiate(cfg.train.pictures)]
+    if cfg.train.knn.train or cfg.train.knn.val:
+        with torch.random.fork_rng(devices=[]):  # its untrained trunk costs the run no random numbers ...
+            torch.manual_seed(cfg.train.seed)  # ... and is the same in every process
+            looking.append(instantiate(cfg.train.knn))
+    return looking
+
+
+def make_writers(cfg: DictConfig) -> list[EventWriter]:
+    """TensorBoard's comes last: it forgets the pictures once it has written them."""
+    return sorted(instantiate(cfg.train.writers), key=lambda writer: isinstance(writer, TensorboardXWriter))

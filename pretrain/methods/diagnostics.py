@@ -12,9 +12,9 @@ from pretrain.methods.losses import assign
 def effective_rank(features: Tensor) -> Tensor:
     """How many directions the features use: exp of the entropy of their singular values.
 
-    The effective rank of Roy and Vetterli (2007), which RankMe (Garrido et al., ICML 2023, Eq. 1) applies to features as
-    they are, not centred. 1 when all features are multiples of one; r when r directions carry equal weight. Features of
-    n tokens and D channels reach min(n, D) at most, so compare values of one batch size only.
+    The effective rank of Roy and Vetterli (2007), which RankMe (Garrido et al., ICML 2023, Eq. 1) applies to features
+    as they are, not centred. 1 when all features are multiples of one; r when r directions carry equal weight. Features
+    of n tokens and D channels reach min(n, D) at most, so compare values of one batch size only.
 
     Args:
         features: (n, D).
@@ -63,7 +63,7 @@ def assignment_statistics(
     """How n teacher tokens are assigned to K prototypes, and whether the student would say the same.
 
     Args:
-        student, teacher: (n, d) unit vectors, row by row two views of one thing; n >= 1.
+        student, teacher: (n, d) unit vectors, row by row two views of one thing. Of no rows all values are NaN.
         student_prototypes, teacher_prototypes: (K, d).  centre: (K,).  temperature: the teacher's.
         block_rows: rows of logits (block_rows x K) held at a time.
 

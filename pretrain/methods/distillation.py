@@ -151,7 +151,7 @@ class SelfDistillation(nn.Module):
             "teacher_student_distance": relative_distance(self.student, self.teacher),
         }
         pairs = {"image": (student_cls, teacher_cls.roll(num_images, 0))}
-        pairs |= {name: (student_patches[mask], teacher_patches[mask]) for name, mask in masks.items() if mask.any()}
+        pairs |= {name: (student_patches[mask], teacher_patches[mask]) for name, mask in masks.items()}
         for name, (student, teacher) in pairs.items():
             statistics = self.assignments(name, student, teacher)
             values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
