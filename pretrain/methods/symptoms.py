@@ -16,10 +16,11 @@ def symptoms(values: dict[str, float]) -> dict[str, str]:
     """Name and sentence of each symptom that a method's diagnostics show now; numbers may be absent, or NaN."""
     found = {}
     for name, value in values.items():
-        if name.endswith("_std") and value < EQUAL_STD:
-            found[f"equal {name.removesuffix('_std')}s"] = _equal(name, value, "0 means all equal")
-        if name.endswith("_rank") and value < ONE_DIRECTION:
-            found[f"equal {name.removesuffix('_rank')}s"] = _equal(name, value, "1 means a single direction")
+        what, _, statistic = name.rpartition("_")
+        if statistic == "std" and value < EQUAL_STD:
+            found[f"equal: {what}"] = _equal(name, value, "0 means all equal")
+        if statistic == "rank" and value < ONE_DIRECTION:
+            found[f"equal: {what}"] = _equal(name, value, "1 means a single direction")
     heads = [name.removeprefix("target_spread_") for name in values if name.startswith("target_spread_")]
     for head in heads:
         spread, entropy = values[f"target_spread_{head}"], values[f"target_entropy_{head}"]
