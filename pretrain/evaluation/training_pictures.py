@@ -30,7 +30,8 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
         counts = batch[name].sum(1).cpu() if name in batch else np.zeros(0)
         masked = [crop for crop in np.argsort(counts).tolist() if counts[crop]]
         chosen = [masked[len(masked) * i // NUM_MASKS] for i in range(min(NUM_MASKS, len(masked)))]
-        tiles = [draw(batch["global_crops"][crop], batch[name][crop].cpu(), patch_size, 1) for crop in chosen]
+        factor = max(1, SIDE // batch["global_crops"].shape[-1])
+        tiles = [draw(batch["global_crops"][crop], batch[name][crop].cpu(), patch_size, factor) for crop in chosen]
         rows += [row([fit(tile, SIDE) for tile in tiles])] if tiles else []
     return column(rows) if rows else None
 
