@@ -1,6 +1,13 @@
 """What every pretraining run has, whatever its method: the loop's settings. A method's config gives its own values."""
 
+from detectron2.config import LazyCall as L
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+
 from pretrain.engine.devices import bf16_pays, default_device
+from pretrain.engine.knn import OnlineKnn
+from pretrain.engine.monitors import Monitor
+from pretrain.engine.pictures import PeriodicPictures
+from pretrain.engine.writers import ConsoleWriter
 
 train = dict(
     output_dir="outputs/pretrain",
@@ -17,4 +24,19 @@ train = dict(
     amp=dict(enabled=bf16_pays()),  # bfloat16 autocast; losses stay in float32
     log_period=20,
     checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
+    monitor=L(Monitor)(period=20, patience=0.1),
+    pictures=L(PeriodicPictures)(period=1000),
+    knn=L(OnlineKnn)(  # off until both are given: folders whose sub-folders are the classes
+        train="",
+        val="",
+        untrained="${model.trunk}",
+        period=1000,
+        image_size=224,
+        num_workers="${dataloader.train.num_workers}",
+    ),
+    writers=[  # W&B: train.writers.append(L(WandbWriter)(project="..."))
+        L(ConsoleWriter)(max_iter="${train.max_iter}"),
+        L(JSONWriter)(json_file="${train.output_dir}/metrics.json"),
+        L(TensorboardXWriter)(log_dir="${train.output_dir}"),
+    ],
 )

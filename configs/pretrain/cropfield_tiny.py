@@ -30,3 +30,5 @@ dataloader.train.update(batch_size=16, num_workers=1)
 weight_decay.end_value = 0.04
 train.update(output_dir="outputs/cropfield_tiny", max_iter=500, base_lr=1.6e-2, log_period=20)
 train.checkpointer.period = 100
+train.pictures.period = 100
+train.knn.image_size = 128

@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
@@ -19,9 +19,10 @@ from pretrain.engine.distributed import check_device, seed_rank
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
+from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
 from pretrain.engine.warm_start import settle_warm_start
-from pretrain.engine.writers import ConsoleWriter, PeriodicWriter
+from pretrain.engine.writers import PeriodicWriter
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
 from pretrain.models.vit import compile_blocks
@@ -101,16 +102,28 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         cfg.train.head_warmup,
     )
     checkpoint = PeriodicCheckpoint(output, model, optimizer, **cfg.train.checkpointer)
-    writers = [
-        ConsoleWriter(cfg.train.max_iter),
-        JSONWriter(str(output / "metrics.json")),
-        TensorboardXWriter(str(output)),
-    ]
     return [
         hooks.IterationTimer(),
         schedule,
         checkpoint,
         StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        PeriodicWriter(writers, period=cfg.train.log_period) if comm.is_main_process() else None,
+        *looking_hooks(cfg),
+        Summary(output / LAST),
+        PeriodicWriter(make_writers(cfg), period=cfg.train.log_period) if comm.is_main_process() else None,
     ]
+
+
+def looking_hooks(cfg: DictConfig) -> list[hooks.HookBase]:
+    """Monitor, pictures, and k-NN where the config gives a labelled folder."""
+    looking = [instantiate(cfg.train.monitor), instantiate(cfg.train.pictures)]
+    if cfg.train.knn.train or cfg.train.knn.val:
+        with torch.random.fork_rng(devices=[]):  # its untrained trunk costs the run no random numbers ...
+            torch.manual_seed(cfg.train.seed)  # ... and is the same in every process
+            looking.append(instantiate(cfg.train.knn))
+    return looking
+
+
+def make_writers(cfg: DictConfig) -> list[EventWriter]:
+    """TensorBoard's comes last: it forgets the pictures once it has written them."""
+    return sorted(instantiate(cfg.train.writers), key=lambda writer: isinstance(writer, TensorboardXWriter))

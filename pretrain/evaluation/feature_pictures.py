@@ -41,7 +41,7 @@ def feature_colors(trunk: VisionTransformer, images: list[np.ndarray], side: int
     features = []
     for image in images:
         pixels = normalised(image, trunk.patch_size)
-        _, patches = trunk(pixels[None])
-        features.append(patches[0].unflatten(0, trunk.grid(pixels)))
+        _, patches = trunk(pixels[None].to(trunk.pos_embed.device))
+        features.append(patches[0].cpu().unflatten(0, trunk.grid(pixels)))
     basis = color_basis(torch.cat([f.flatten(0, 1) for f in features]))
     return [enlarge(as_rgb(colors(f, basis)), max(1, side // max(f.shape[:2]))) for f in features]

@@ -1,6 +1,7 @@
-"""Two ways to keep a teacher from giving every token to the same prototype.
+"""Ways to keep a teacher from giving every token to the same prototype, and "none".
 
-Both end in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`.
+Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`. `peek`
+gives the centre as `forward` does, and remembers nothing of the tokens.
 """
 
 import torch
@@ -27,6 +28,9 @@ class SoftmaxCentering(nn.Module):
         """Teacher tokens (n, bottleneck) of this step -> the centre (K,) to subtract now."""
         self.token_sum += tokens.sum(0)
         self.token_count += len(tokens)
+        return self.centre
+
+    def peek(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         return self.centre
 
     @torch.no_grad()
@@ -67,6 +71,22 @@ class SinkhornKnopp(nn.Module):
                 column = torch.logaddexp(column, torch.logsumexp(scores, dim=0))
             log_c = -logsumexp_over_ranks(column)
         return -temperature * log_c
+
+    def peek(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        return self(tokens, prototypes, temperature)
+
+    def update(self, prototypes: Tensor) -> None:
+        """Nothing is kept between steps."""
+
+
+class NoCentering(nn.Module):
+    """A centre of zeros: nothing holds the teacher back. For experiments that show the collapse."""
+
+    def forward(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        """-> centre (K,)"""
+        return tokens.new_zeros(len(prototypes))
+
+    peek = forward
 
     def update(self, prototypes: Tensor) -> None:
         """Nothing is kept between steps."""

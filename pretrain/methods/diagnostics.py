@@ -1,8 +1,12 @@
-"""Is it learning? Numbers that tell early: rank and spread of features, distances."""
+"""Is it learning? Numbers that tell early: rank and spread of features, entropies of assignments, distances."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pretrain.methods.losses import assign
 
 
 def effective_rank(features: Tensor) -> Tensor:
@@ -45,3 +49,39 @@ def relative_distance(student: nn.Module, teacher: nn.Module) -> Tensor:
     theirs = list(teacher.parameters())
     gaps = torch._foreach_norm(torch._foreach_sub(list(student.parameters()), theirs))
     return torch.stack(gaps).norm() / torch.stack(torch._foreach_norm(theirs)).norm()
+
+
+def assignment_statistics(
+    student: Tensor,
+    student_prototypes: Tensor,
+    teacher: Tensor,
+    teacher_prototypes: Tensor,
+    centre: Tensor,
+    temperature: float,
+    block_rows: int = 64,
+) -> dict[str, Tensor]:
+    """How n teacher tokens are assigned to K prototypes, and whether the student would say the same.
+
+    Args:
+        student, teacher: (n, d) unit vectors, row by row two views of one thing. Of no rows all values are NaN.
+        student_prototypes, teacher_prototypes: (K, d).  centre: (K,).  temperature: the teacher's.
+        block_rows: rows of logits (block_rows x K) held at a time.
+
+    Returns:
+        target_entropy: of a single assignment, on average, as a share of log K: 0 is one prototype, 1 is all alike.
+        target_spread: of the mean assignment, likewise: 0 is one prototype for every token, 1 is all used equally. It
+            is never below target_entropy; where they are equal, all tokens are assigned alike.
+        accuracy: share of tokens for which student and teacher name the same prototype.
+    """
+    total, entropies, agreed = torch.zeros_like(centre), centre.new_zeros(()), centre.new_zeros(())
+    for own, targets in zip(student.split(block_rows), teacher.split(block_rows), strict=True):
+        targets = assign(targets, teacher_prototypes, centre, temperature)
+        total += targets.sum(0)
+        entropies += entropy(targets).sum()
+        agreed += ((own @ student_prototypes.T).argmax(1) == targets.argmax(1)).sum()
+    count, log_k = len(teacher), math.log(len(centre))
+    return {
+        "target_entropy": entropies / count / log_k,
+        "target_spread": entropy(total / count) / log_k,
+        "accuracy": agreed / count,
+    }

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
-from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
+from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
+from pretrain.methods.diagnostics import assignment_statistics, directional_std, effective_rank, relative_distance
 from pretrain.methods.ema import update_teacher
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
 from pretrain.models.attention import pack
@@ -40,7 +41,7 @@ class SelfDistillation(nn.Module):
             papers. The noise `A n` goes through the patch embedding's own matrix A, which cannot vanish without the
             content: a masked patch is its place plus white noise of this size, embedded like (normalised) pixels.
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
-        centering: "softmax" or "sinkhorn".
+        centering: "softmax", "sinkhorn" or "none" (which collapses, and is there to show it).
         num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
         student_temp, teacher_temp, centre_momentum: 0.1, 0.04 (Table 6), 0.9; the first and last are DINOv2's.
         block_rows: rows of logits that the losses hold at a time.
@@ -72,8 +73,8 @@ class SelfDistillation(nn.Module):
             raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
         if loss_on not in ("masked", "all"):
             raise UserError(f"model.loss_on: {loss_on!r} is neither 'masked' nor 'all'")
-        if centering not in ("softmax", "sinkhorn"):
-            raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn'")
+        if centering not in ("softmax", "sinkhorn", "none"):
+            raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn' nor 'none'")
         if init:
             logger.info(str(load_trunk(trunk, init)))
         self.momentum, self.max_iter = momentum, max_iter
@@ -88,11 +89,11 @@ class SelfDistillation(nn.Module):
             self.student[f"{name}_head"] = ProjectionHead(
                 trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim
             )
-            self.centering[name] = (
-                SoftmaxCentering(num_prototypes, bottleneck_dim, centre_momentum)
-                if centering == "softmax"
-                else SinkhornKnopp()
-            )
+            self.centering[name] = {
+                "softmax": lambda: SoftmaxCentering(num_prototypes, bottleneck_dim, centre_momentum),
+                "sinkhorn": SinkhornKnopp,
+                "none": NoCentering,
+            }[centering]()
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         # e_MASK and e_POS: part of training, not of the trunk; zero at the start.
         self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if content_loss else None
@@ -144,6 +145,44 @@ class SelfDistillation(nn.Module):
         groups = {name: list(module.parameters()) for name, module in self.student.items()}
         groups["trunk"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
         return groups
+
+    @torch.no_grad()
+    def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars that tell early whether learning happens, see `pretrain.methods.diagnostics`; changes nothing.
+
+        Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
+        the student's against the teacher's of the image's next view; "content", "position": masked patches) end in
+        `_name`. Costs two forward passes of the global crops.
+        """
+        masks, num_images = self.selected_masks(batch), len(batch["index"])
+        global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
+        training = self.student.training
+        self.student.eval()  # drop path would draw from the run's random numbers
+        student_cls, student_patches = self.student_features(global_crops, masks)
+        self.student.train(training)
+        teacher_cls, teacher_patches = self.teacher_features(batch)
+        values = {
+            "feature_rank": effective_rank(teacher_cls),
+            "feature_std": directional_std(teacher_cls),
+            "patch_rank": effective_rank(teacher_patches.flatten(0, 1)),
+            "patch_std": directional_std(teacher_patches.flatten(0, 1)),
+            "teacher_student_distance": relative_distance(self.student, self.teacher),
+        }
+        pairs = {"image": (student_cls, teacher_cls.roll(num_images, 0))}
+        pairs |= {name: (student_patches[mask], teacher_patches[mask]) for name, mask in masks.items()}
+        for name, (student, teacher) in pairs.items():
+            statistics = self.assignments(name, student, teacher)
+            values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
+        return values
+
+    def assignments(self, name: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Features (n, D) of both through head `name` -> `assignment_statistics`."""
+        own, theirs = self.student[f"{name}_head"], self.teacher[f"{name}_head"]
+        student, teacher, prototypes = own(student), theirs(teacher), theirs.prototypes()
+        centre = self.centering[name].peek(teacher, prototypes, self.teacher_temp)
+        return assignment_statistics(
+            student, own.prototypes(), teacher, prototypes, centre, self.teacher_temp, self.block_rows
+        )
 
     def describe(self) -> dict:
         """What a checkpoint says of the model: the method's name and the trunk's shape."""

@@ -64,7 +64,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         for start in range(0, num_groups, groups):
             rows = slice(start, start + groups)
             z_s = student[rows].to(dtype)
-            targets = pairing @ _assign(teacher[rows].to(dtype), w_t, centre, temp_t)  # (g, S, K)
+            targets = pairing @ assign(teacher[rows].to(dtype), w_t, centre, temp_t)  # (g, S, K)
             log_p = torch.log_softmax((z_s @ w_s.T).to(student.dtype).div_(temp_s), dim=-1)
             weight = weights[rows, None, None]
             total -= (torch.linalg.vecdot(targets, log_p) * weight[..., 0]).sum()
@@ -81,7 +81,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return grad_student * grad_output, None if grad_w is None else grad_w * grad_output, *[None] * 9
 
 
-def _assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Teacher assignments (..., K) of tokens (..., d)."""
     return torch.softmax(((tokens @ prototypes.T).to(centre.dtype) - centre).div_(temperature), dim=-1)
 

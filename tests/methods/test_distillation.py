@@ -3,15 +3,18 @@ import torch
 from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
 
 from pretrain.errors import UserError
+from pretrain.methods.diagnostics import effective_rank
 from pretrain.methods.distillation import SelfDistillation
 from pretrain.models.vit import VisionTransformer
 
 IMAGES, LOCALS, PATCHES = 4, 3, 16
 
 
-def make_method(**changes) -> SelfDistillation:
+def make_method(drop_path_rate: float = 0.0, **changes) -> SelfDistillation:
     torch.manual_seed(0)
-    trunk = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=0.5)
+    trunk = VisionTransformer(
+        patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=0.5, drop_path_rate=drop_path_rate
+    )
     options = dict(
         momentum=CosineParamScheduler(0.9, 1.0), max_iter=10, num_prototypes=64, head_hidden_dim=32, bottleneck_dim=16
     )
@@ -163,6 +166,45 @@ def test_loss_on_all_counts_every_patch_of_a_masked_crop():
         everywhere = method.patch_loss("content", s_patch, t_patch, batch["content_masks"])
         expected = make_method().patch_loss("content", s_patch, t_patch, full["content_masks"])
     torch.testing.assert_close(everywhere, expected)
+
+
+@pytest.mark.parametrize("centering", ["softmax", "sinkhorn", "none"])
+def test_a_diagnosis_leaves_no_trace(centering):
+    method, batch = make_method(centering=centering, drop_path_rate=0.5).train(), make_batch()
+    sum(method(batch, 0).values()).backward()
+    kept = {name: value.clone() for name, value in [*method.named_parameters(), *method.named_buffers()]}
+    grads = [p.grad.clone() for p in method.student.parameters()]
+    modes, rng = [m.training for m in method.modules()], torch.get_rng_state()
+
+    values = method.diagnose(batch)
+
+    assert torch.equal(torch.get_rng_state(), rng) and [m.training for m in method.modules()] == modes
+    assert all(torch.equal(kept[n], v) for n, v in [*method.named_parameters(), *method.named_buffers()])
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(method.student.parameters(), grads, strict=True))
+    assert all(value.dim() == 0 and torch.isfinite(value) and not value.requires_grad for value in values.values())
+
+
+def test_a_diagnosis_says_what_the_features_say():
+    method, batch = make_method(), make_batch()
+    with torch.no_grad():
+        cls, patches = method.teacher_features(batch)
+        sharp = method.diagnose(batch)
+        for p in method.student["trunk"].parameters():
+            p.zero_()  # every image is the same to this trunk
+        method.teacher.load_state_dict(method.student.state_dict())
+        same = method.diagnose(batch)
+    assert sharp["feature_rank"] == effective_rank(cls) and 1 < sharp["feature_rank"] <= 2 * IMAGES
+    assert sharp["patch_rank"] == effective_rank(patches.flatten(0, 1)) > 2
+    assert sharp["teacher_student_distance"] == 0
+    for head in ("image", "content", "position"):
+        assert 0 < sharp[f"target_entropy_{head}"] < sharp[f"target_spread_{head}"] <= 1
+        torch.testing.assert_close(same[f"target_entropy_{head}"], same[f"target_spread_{head}"])
+        assert same[f"accuracy_{head}"] == 1
+    assert same["feature_std"] < 1e-3
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(1.0)
+    assert method.diagnose(batch)["teacher_student_distance"] > 0.1
 
 
 def test_bad_settings_are_refused_with_a_sentence():

@@ -1,0 +1,91 @@
+"""Is the run healthy? A few numbers every some steps, and a warning that names the likely cause when they say no."""
+
+import logging
+import math
+from statistics import median
+
+import torch
+from detectron2.engine import HookBase
+
+from pretrain.methods.symptoms import symptoms
+
+EXPLODED = 10  # times the gradient norm of the steps before
+BEFORE = (100, 500)  # steps before that a gradient norm is compared with: at least, at most
+
+logger = logging.getLogger(__name__)
+
+
+def due(done: int, period: int) -> bool:
+    """Whether something comes after the first `done` steps that comes every `period` of them; 0 is never."""
+    return period > 0 and done % period == 0
+
+
+class Monitor(HookBase):
+    """Logs the method's `diagnose` of the step's own batch as `monitor/*`, and warns of symptoms.
+
+    A symptom must show in `confirm` checks on end. One that was there at the first check, which is after the first step
+    and not logged, may be how such runs begin (with LayerScale at 1e-5 all class tokens are nearly equal): it is warned
+    of only after `patience`.
+
+    Args:
+        period: steps between checks; 0 turns the monitor off. A check takes about 0.4 of a step: 2% at 20.
+        confirm: checks on end that show a symptom before it is warned of.
+        patience: share of training for which a run may stay as it began.
+        remind: steps after which a symptom that persists is warned of again.
+    """
+
+    def __init__(self, period: int = 20, confirm: int = 3, patience: float = 0.1, remind: int = 1000):
+        self.period, self.confirm, self.patience, self.remind = period, confirm, patience, remind
+        self.from_start: set[str] | None = None  # symptoms that every check showed
+        self.since: dict[str, int] = {}  # for each symptom that shows now: the step from which on it did
+        self.checks: dict[str, int] = {}  # and the number of checks on end
+        self.quiet_until: dict[str, int] = {}
+
+    def after_step(self) -> None:
+        done, storage = self.trainer.iter + 1, self.trainer.storage
+        logged = due(done, self.period)
+        if logged or (self.period and self.from_start is None):
+            values = self.diagnose()
+            self.judge(symptoms(values) | exploding_gradients(storage.histories(), self.period), done)
+        if logged:
+            named = {f"monitor/{name}": value for name, value in values.items()}
+            storage.put_scalars(**named, smoothing_hint=False)
+
+    def diagnose(self) -> dict[str, float]:
+        """What the method says of its batch, finite values only, with one wait for the device."""
+        with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
+            tensors = self.trainer.model.diagnose(self.trainer.batch)
+        numbers = torch.stack([value.float() for value in tensors.values()]).tolist()
+        return {name: value for name, value in zip(tensors, numbers, strict=True) if math.isfinite(value)}
+
+    def judge(self, found: dict[str, str], step: int) -> None:
+        """Warn of the symptoms {name: sentence} of this check that have lasted."""
+        self.from_start = set(found) if self.from_start is None else self.from_start & found.keys()
+        self.since = {name: self.since.get(name, step) for name in found}
+        self.checks = {name: self.checks.get(name, 0) + 1 for name in found}
+        for name, sentence in found.items():
+            patient = name in self.from_start and step < self.patience * self.trainer.max_iter
+            lasted = self.checks[name] >= self.confirm and not patient
+            if lasted and step >= self.quiet_until.get(name, 0):
+                self.quiet_until[name] = step + self.remind
+                logger.warning(f"step {step}: {sentence}. Seen at every check since step {self.since[name]}")
+
+
+def exploding_gradients(histories: dict, window: int) -> dict[str, str]:
+    """A symptom for each `grad_norm/*`, taken before clipping, whose last `window` steps are far above those before.
+
+    Args:
+        histories: fvcore `HistoryBuffer`s by name.
+    """
+    found = {}
+    for name, history in histories.items():
+        norms = [value for value, _ in history.values()[-BEFORE[1] - window :]]
+        if not name.startswith("grad_norm/") or len(norms) < BEFORE[0] + window:
+            continue
+        before, now = median(norms[:-window]), median(norms[-window:])
+        if now > EXPLODED * before > 0:
+            found[f"{name} explodes"] = (
+                f"gradients explode ({name} is {now:.3g}, it was {before:.3g}). Likely causes: a learning rate that is "
+                "too high, a warm-up that is too short, train.clip_grad switched off"
+            )
+    return found

@@ -1,0 +1,44 @@
+"""What a run says when it is done."""
+
+import datetime
+import logging
+import time
+from pathlib import Path
+
+from detectron2.engine import HookBase
+
+logger = logging.getLogger(__name__)
+
+
+class Summary(HookBase):
+    """At the end of a run that was not cut short: its time, last values, checkpoint, and what to do with it."""
+
+    def __init__(self, checkpoint: Path):
+        self.checkpoint = checkpoint
+
+    def before_train(self) -> None:
+        self.started = time.perf_counter()
+
+    def after_train(self) -> None:
+        if self.trainer.iter != self.trainer.max_iter:  # cut short, or there was nothing left to do
+            return
+        steps = self.trainer.iter - self.trainer.start_iter
+        seconds = time.perf_counter() - self.started
+        latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
+        lines = [
+            f"done: {steps:,} steps in {datetime.timedelta(seconds=round(seconds))}, "
+            f"{steps * latest['images'] / seconds:.1f} images/s",
+            f"last losses: {listed(latest, 'total_loss', 'loss_')}",
+            f"monitors: {listed(latest, 'monitor/')}",
+            f"k-NN: {listed(latest, 'knn/')}",
+            f"broken images skipped: {latest['broken_images']:.0f}",
+            f"checkpoint: {self.checkpoint}",
+            f"next: tools/export_backbone.py {self.checkpoint} -o {self.checkpoint.with_name('backbone.safetensors')}",
+        ]
+        logger.info("\n  ".join(line for line in lines if not line.endswith(": ")))
+
+
+def listed(values: dict[str, float], *beginnings: str) -> str:
+    """ "name value, ..." of those whose names begin so, without the part before a slash."""
+    names = [name for beginning in beginnings for name in values if name.startswith(beginning)]
+    return ", ".join(f"{name.rpartition('/')[2]} {values[name]:.3g}" for name in names)
