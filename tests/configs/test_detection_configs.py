@@ -1,5 +1,7 @@
 """The detector's configs: they load, they hold the paper's recipe, and the models they describe can be built."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,13 @@ FAMILY = ("mask_rcnn", "cascade_mask_rcnn", "faster_rcnn")
 NAMES = sorted(path.stem for path in CONFIGS.glob("*_cropfield_*.py"))
 
 
-def load(name: str):
+@cache
+def loaded(name: str):
     return LazyConfig.load(str(CONFIGS / f"{name}.py"))
+
+
+def load(name: str):
+    return deepcopy(loaded(name))
 
 
 def test_the_whole_family_is_there():

@@ -1,4 +1,4 @@
-"""Scalars on their way to Weights & Biases; the service itself is a boundary and stands in for by a list."""
+"""Scalars on their way to Weights & Biases; the service itself is replaced by a list."""
 
 import sys
 from types import SimpleNamespace
