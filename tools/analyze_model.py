@@ -30,7 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--weights", help="a checkpoint; random weights without")
     parser.add_argument("--depth", type=int, default=2, help="levels of modules to show (default 2)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def attention_flops(inputs: list, outputs: list) -> int:

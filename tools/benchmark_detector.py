@@ -42,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def stock_step(args) -> Callable[[], None]:
@@ -137,7 +137,7 @@ def measure(case: str, args) -> dict[str, float]:
     torch.manual_seed(0)
     step = CASES[case](args)
     before = memory_now()
-    seconds = []
+    seconds = []  # the first is the warm-up
     for _ in range(args.repeats + 1):
         start = time.perf_counter()
         step()

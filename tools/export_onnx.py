@@ -37,7 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
     parser.add_argument("--pyramid", action="store_true", help="the backbone with its pyramid, not only the trunk")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 class Maps(nn.Module):

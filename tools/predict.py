@@ -44,7 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default 0.5)")
     parser.add_argument("--names", metavar="FILE", help="COCO file whose categories name the classes")
     parser.add_argument("--no-pictures", action="store_true", help="write predictions.json only")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     args.opts = [word for word in args.inputs if "=" in word and not Path(word).exists()]
     args.inputs = [Path(word) for word in args.inputs if word not in args.opts]
     return args
