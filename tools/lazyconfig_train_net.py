@@ -6,7 +6,9 @@
         dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
 
 The configs also work with the tool of the same name that Detectron2 ships. This one checks overrides, data and weights
-before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json.
+before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json. It fits the schedule
+to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, and writes
+to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits an 8 GB card.
 """
 
 import logging
@@ -15,30 +17,70 @@ import os
 from pathlib import Path
 
 import torch
-from cropfield.datasets import check_registered, check_same_categories
-from cropfield.weights import load_weights
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import instantiate
-from detectron2.engine import (
-    AMPTrainer,
-    SimpleTrainer,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-    hooks,
-    launch,
+from cropfield.checkpoint import AtomicCheckpointer
+from cropfield.datasets import (
+    check_can_be_evaluated,
+    check_registered,
+    check_same_categories,
+    has_masks,
+    num_classes,
 )
+from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer
+from cropfield.schedule import BatchRule, passes
+from cropfield.trainer import DetectionTrainer
+from cropfield.wandb_writer import WandbWriter
+from cropfield.weights import load_weights
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks, launch
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
+from omegaconf import OmegaConf
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 
 logger = logging.getLogger("detectron2")
+PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detection_presets.py"
+TASKS = {"bbox": "box", "segm": "mask"}
+
+
+def read_config(args):
+    """The config with the card's preset, then the overrides by hand, then the schedule that fits the batch size."""
+    preset = LazyConfig.load(str(PRESETS), "PRESETS")[args.card] if args.card else ()
+    cfg = load_config(args.config_file, [*preset, *args.opts])
+    return cfg, [*preset, *fit_schedule(cfg, args.opts)]
+
+
+def fit_schedule(cfg, overrides: list[str]) -> list[str]:
+    """Rescale what is counted in iterations, and the learning rate, to the batch size; what was given by hand stays.
+
+    Returns:
+        what was changed, in words.
+    """
+    reference = cfg.train.get("reference_batch_size")
+    size = cfg.dataloader.train.total_batch_size
+    if not reference or size == reference:
+        return []
+    rule = BatchRule(size, reference, cfg.train.lr_rule)
+    given = {override.partition("=")[0] for override in overrides}
+    changes = []
+    for key in ("train.max_iter", "train.eval_period", "train.checkpointer.period", "optimizer.lr"):
+        if key not in given:
+            old = OmegaConf.select(cfg, key)
+            OmegaConf.update(
+                cfg, key, rule.lr(old) if key == "optimizer.lr" else max(rule.iterations(old), min(old, 1))
+            )
+            changes.append(f"{key} {old:g} -> {OmegaConf.select(cfg, key):g}")
+    steps = cfg.lr_multiplier.get("scheduler", {})
+    if "milestones" in steps:  # shares of num_updates, so nothing but their print changes
+        steps.milestones = [rule.iterations(milestone) for milestone in steps.milestones]
+        steps.num_updates = rule.iterations(steps.num_updates)
+        changes.append(f"decays at {', '.join(map(str, steps.milestones))} of {steps.num_updates}")
+    return [f"batch of {size} instead of {reference} images (train.lr_rule {rule.lr_rule}): {'; '.join(changes)}"]
 
 
 def check(cfg, args) -> None:
@@ -51,8 +93,18 @@ def check(cfg, args) -> None:
         check_registered(instantiate(cfg.dataloader[part].dataset.names))
     if "dataset" in cfg and cfg.dataset.train_json and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
+        check_can_be_evaluated(cfg.dataset.val_json)
+    if not args.eval_only:
+        instantiate(cfg.dataloader.train.mapper)
+        count_passes(cfg, args.num_gpus * args.num_machines)
+    instantiate(cfg.dataloader.evaluator)
+    model = instantiate(cfg.model)
     if cfg.train.init_checkpoint:
-        load_weights(instantiate(cfg.model), cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
+        load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
+
+
+def count_passes(cfg, processes: int) -> int:
+    return passes(cfg.dataloader.train.total_batch_size, processes, cfg.train.get("images_per_gpu", 0))
 
 
 def evaluate(cfg, model) -> dict:
@@ -77,31 +129,66 @@ def train(cfg, args) -> dict:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    accumulate = count_passes(cfg, comm.get_world_size())
+    cfg.dataloader.train.total_batch_size //= accumulate
     loader = instantiate(cfg.dataloader.train)
-    resumed = args.resume and DetectionCheckpointer(model, cfg.train.output_dir).has_checkpoint()
+    resumed = args.resume and AtomicCheckpointer(model, cfg.train.output_dir).has_checkpoint()
     if cfg.train.init_checkpoint and not resumed:
         load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
-    model = create_ddp_model(model, **cfg.train.ddp)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
+    parallel = create_ddp_model(model, **cfg.train.ddp)
+    precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision)
+    average = {"ema": ema.averaged} if ema else {}
+    checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, trainer=trainer, **average)
     results = {}
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if comm.is_main_process() else None,
-            hooks.EvalHook(cfg.train.eval_period, lambda: results.update(evaluate(cfg, model)) or results),
-            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period)
-            if comm.is_main_process()
-            else None,
-        ]
-    )
+    trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results))
     checkpointer.resume_or_load("", resume=args.resume)
     try:
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
     except FloatingPointError as error:
-        raise UserError(f"{str(error).splitlines()[0]} Lower optimizer.lr, or look at the data.") from None
+        raise not_finite(error, trainer, checkpointer) from None
     return results
+
+
+def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict) -> list:
+    """In order: what an evaluation decides is in the checkpoint that follows it."""
+    model = ema.averaged.module if ema else checkpointer.model
+    evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False)
+    period, patience = cfg.train.eval_period, cfg.train.get("early_stopping", {}).get("patience", 0)
+    metric = cfg.train.get("best_metric", "bbox/AP")
+    main = comm.is_main_process()
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        ema,
+        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model)) or results),
+        BestCheckpointer(period, evaluated, metric) if main and period else None,
+        EarlyStopping(metric, patience) if patience else None,
+        PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+        hooks.CallbackHook(after_train=lambda trainer: evaluated.save("model_ema")) if main and ema else None,
+        hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+    ]
+
+
+def make_writers(cfg) -> list:
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+    wandb = cfg.train.get("wandb", {})
+    if wandb.get("enabled"):
+        config = {"overview": OmegaConf.to_yaml(cfg.train)}
+        writers.append(WandbWriter(config, project=wandb.project, name=wandb.name, dir=cfg.train.output_dir))
+    return writers
+
+
+def not_finite(error: FloatingPointError, trainer: DetectionTrainer, checkpointer: AtomicCheckpointer) -> UserError:
+    """Keep the weights, which are still those before the bad step, and name the images of that step."""
+    name = f"model_before_{trainer.iter:07d}"
+    checkpointer.save(name, iteration=trainer.iter)
+    files = ", ".join(trainer.batch_files[:8])
+    return UserError(
+        f"{str(error).splitlines()[0]} The step is undone and {name}.pth saved. Its images: {files}. Look at them, or "
+        "lower optimizer.lr; --resume goes on from there"
+    )
 
 
 def evaluate_only(cfg) -> dict:
@@ -118,18 +205,25 @@ def evaluate_only(cfg) -> dict:
 
 def run(args) -> None:
     """One process of the run."""
-    cfg = load_config(args.config_file, args.opts)
+    cfg, changes = read_config(args)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, comm.get_rank(), name="cropfield")
+    for change in changes:
+        logger.info("By rule: %s", change)
+    if "dataset" in cfg and cfg.dataset.train_json:
+        kind = "with masks" if has_masks(cfg.dataset.train_json) else "without masks: boxes only"
+        logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
-        box, mask = results["bbox"]["AP"], results.get("segm", {}).get("AP", math.nan)
-        print(f"box AP {box:.2f}, mask AP {mask:.2f}: {Path(cfg.train.output_dir, 'result.json')}", flush=True)
+        found = ", ".join(f"{kind} AP {results[t]['AP']:.2f}" for t, kind in TASKS.items() if t in results)
+        print(f"{found}: {Path(cfg.train.output_dir, 'result.json')}", flush=True)
 
 
 def main() -> None:
-    args = default_argument_parser(epilog=__doc__).parse_args()
-    check(load_config(args.config_file, args.opts), args)
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--card", type=int, choices=(8, 16, 24), help="fit a graphics card of so many GB")
+    args = parser.parse_args()
+    check(read_config(args)[0], args)
     launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
 
 

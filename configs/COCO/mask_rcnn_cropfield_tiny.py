@@ -52,7 +52,7 @@ rpn.post_nms_topk = (64, 50)
 # With the usual 512 regions an image a CPU would spend most of its time on them: few, and one sample a cell.
 roi = model.roi_heads
 roi.batch_size_per_image = 32
-roi.box_in_features = roi.mask_in_features = levels
+roi.box_in_features = roi.mask_in_features.features = levels
 for pooler in (roi.box_pooler, roi.mask_pooler):
     pooler.scales = scales
     pooler.sampling_ratio = 1
@@ -78,6 +78,7 @@ optimizer.fused = True
 optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=6, lr_decay_rate=0.8)
 
 # 300 iterations x 8 images = 2.4 epochs of 1,000 images.
+train.reference_batch_size = 8
 train.max_iter = 300
 lr_multiplier = step_schedule(train.max_iter, milestones=[240, 280], warmup=30)
 train.eval_period = 0  # once, at the end

@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from pretrain.engine.devices import default_device
+from pretrain.engine.devices import bf16_pays, default_device
 
 train = model_zoo.get_config("common/train.py").train
 train.device = default_device()
@@ -16,6 +16,17 @@ train.amp.enabled = train.device == "cuda"
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: another one each time
 train.init_partial = False  # True: a trunk that init_checkpoint does not fill whole keeps the rest as it is
+
+# What follows is read by this repository's tool; Detectron2's takes the schedule as it stands, in float16.
+train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
+# The recipe's batch; another dataloader.train.total_batch_size changes the schedule, see cropfield.schedule.BatchRule.
+train.reference_batch_size = 64
+train.lr_rule = "sqrt"
+train.images_per_gpu = 0  # images a pass; gradients of several passes add up to the batch. 0: all in one
+train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights
+train.best_metric = "bbox/AP"  # of the evaluations every eval_period, whose best weights are kept as model_best.pth
+train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: never stop early
+train.wandb = dict(enabled=False, project="cropfield", name=None)
 
 optimizer = model_zoo.get_config("common/optim.py").AdamW
 # App. B.2 does not say whether it keeps ViTDet's layer-wise decay of the learning rate; this does. 1.0 is without.

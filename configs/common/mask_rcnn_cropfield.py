@@ -2,7 +2,7 @@
 without relative positions."""
 
 from cropfield import CropFieldViT
-from cropfield.datasets import num_classes
+from cropfield.datasets import mask_features, num_classes
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
@@ -19,3 +19,7 @@ model.backbone.net = L(CropFieldViT)(
 )
 # From the annotation file, or COCO's; see coco_dataset.py.
 model.roi_heads.num_classes = L(num_classes)(json_file="${dataset.train_json}", otherwise=80)
+# Without masks in that file this is a Faster R-CNN.
+model.roi_heads.mask_in_features = L(mask_features)(
+    json_file="${dataset.train_json}", features=model.roi_heads.mask_in_features
+)

@@ -1,5 +1,7 @@
 """The detector's configs: they load, they hold the paper's recipe, and the models they describe can be built."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,21 @@ from detectron2.utils.events import EventStorage
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "COCO"
 COCO_IMAGES = 118000
-NAMES = sorted(path.stem for path in CONFIGS.glob("mask_rcnn_cropfield_*.py"))
+FAMILY = ("mask_rcnn", "cascade_mask_rcnn", "faster_rcnn")
+NAMES = sorted(path.stem for path in CONFIGS.glob("*_cropfield_*.py"))
 
 
-def load(name: str):
+@cache
+def loaded(name: str):
     return LazyConfig.load(str(CONFIGS / f"{name}.py"))
 
 
-def test_the_five_configs_are_there():
-    recipe = {f"mask_rcnn_cropfield_vit{size}_{epochs}ep" for size in "sb" for epochs in (12, 50)}
+def load(name: str):
+    return deepcopy(loaded(name))
+
+
+def test_the_whole_family_is_there():
+    recipe = {f"{kind}_cropfield_vit{size}_{epochs}ep" for kind in FAMILY for size in "sb" for epochs in (12, 50)}
     assert set(NAMES) == recipe | {"mask_rcnn_cropfield_tiny"}
 
 
@@ -32,9 +40,10 @@ def test_a_config_has_detectron2s_keys_and_fits_the_machine(name):
     assert cfg.train.amp.enabled == torch.cuda.is_available()
 
 
+@pytest.mark.parametrize("kind", FAMILY)
 @pytest.mark.parametrize("size, lr, width", [("s", 1e-4, 384), ("b", 3e-4, 768)])
-def test_the_papers_recipe(size, lr, width):
-    cfg = load(f"mask_rcnn_cropfield_vit{size}_12ep")
+def test_the_papers_recipe(kind, size, lr, width):
+    cfg = load(f"{kind}_cropfield_vit{size}_12ep")
     assert cfg.train.max_iter == 22128 and cfg.dataloader.train.total_batch_size == 64
     assert list(cfg.lr_multiplier.scheduler.milestones) == [19667, 21306]
     assert cfg.optimizer.lr == lr and cfg.optimizer.weight_decay == 0.1
@@ -54,9 +63,11 @@ def test_the_schedule_steps_where_it_should(name):
         assert factor((milestone + 1) / last) == pytest.approx(0.1 ** (count + 1))
 
 
+@pytest.mark.parametrize("kind", FAMILY)
 @pytest.mark.parametrize("size", "sb")
-def test_50_epochs_are_12_stretched(size):
-    short, long = (load(f"mask_rcnn_cropfield_vit{size}_{epochs}ep") for epochs in (12, 50))
+def test_50_epochs_are_12_stretched(kind, size):
+    short, long = (load(f"{kind}_cropfield_vit{size}_{epochs}ep") for epochs in (12, 50))
+    assert long.model.backbone == short.model.backbone and long.model.roi_heads.keys() == short.model.roi_heads.keys()
     assert short.train.max_iter * 64 / COCO_IMAGES == pytest.approx(12, abs=0.01)
     assert long.train.max_iter * 64 / COCO_IMAGES == pytest.approx(50, abs=0.01)
     for a, b in zip(short.lr_multiplier.scheduler.milestones, long.lr_multiplier.scheduler.milestones, strict=True):
@@ -76,6 +87,17 @@ def test_the_small_recipe_builds_with_its_parameter_groups():
     free = {"backbone.net.pos_embed", "backbone.net.blocks.0.ls1.gamma", "backbone.net.blocks.0.norm1.weight"}
     assert all(by_name[name] == 0 for name in free)
     assert by_name["backbone.net.blocks.0.attn.qkv.weight"] == 0.1
+
+
+@pytest.mark.parametrize("kind, heads, masks", [("cascade_mask_rcnn", 3, True), ("faster_rcnn", 1, False)])
+def test_the_other_members_build(kind, heads, masks):
+    cfg = load(f"{kind}_cropfield_vits_12ep")
+    cfg.model.backbone.net.depth = 1
+    model = instantiate(cfg.model)
+    predictor = model.roi_heads.box_predictor
+    assert (len(predictor) if isinstance(predictor, torch.nn.ModuleList) else 1) == heads
+    assert model.roi_heads.mask_on == masks == instantiate(cfg.dataloader.train.mapper.use_instance_mask)
+    assert ("segm" in instantiate(cfg.dataloader.evaluator.tasks)) == masks
 
 
 def test_the_tiny_model_is_tiny():

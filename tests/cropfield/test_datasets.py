@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from cropfield.datasets import check_coco_file, check_registered, check_same_categories, dataset_name, num_classes
+from cropfield.datasets import (
+    check_can_be_evaluated,
+    check_coco_file,
+    check_registered,
+    check_same_categories,
+    dataset_name,
+    evaluation_tasks,
+    has_masks,
+    mask_features,
+    num_classes,
+)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
@@ -67,6 +77,10 @@ def test_classes_are_counted_in_the_file(write):
         (coco(annotations=[{"image_id": 7, "category_id": 9}]), '"annotations" has no "bbox"'),
         (coco(annotations=[box(1, 2, 3)]), "not four numbers"),
         (coco(annotations=[box(1, 2, 3, "x")]), "not four numbers"),
+        (coco(annotations=[box(1, 2, 3, float("nan"))]), "not finite"),
+        (coco(annotations=[box(0, 0, 5, 5), box(0, 0, 5, 5)]), 'id 1 stands for more than one entry of "annotations"'),
+        (coco(images=coco()["images"] * 2), 'id 7 stands for more than one entry of "images"'),
+        (coco(annotations=[box(0, 0, 5, 5) | {"ignore": 1}]), 'marked "ignore"'),
         (coco(annotations=[box(0, 0, 5, 5) | {"category_id": 3}]), "category_id 3"),
         (coco(images=[{"id": 7, "file_name": "b.jpg", "height": 20, "width": 30}]), "1 of 1 images"),
     ],
@@ -85,6 +99,27 @@ def test_absent_file_and_absent_folder(write, tmp_path):
         dataset_name(write(coco())[0], str(tmp_path / "nowhere"), otherwise="")
 
 
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_what_only_the_measure_needs(write, key):
+    annotation = box(0, 0, 5, 5)
+    check_can_be_evaluated(write(coco(annotations=[annotation]))[0])
+    del annotation[key]
+    with pytest.raises(UserError, match=f'labels.json: annotation 1 has no "{key}"'):
+        check_can_be_evaluated(write(coco(annotations=[annotation]))[0])
+
+
+def test_masks_decide_what_is_trained_and_measured(write):
+    with_mask = [box(0, 0, 5, 5) | {"segmentation": [[0, 0, 5, 0, 5, 5]]}]
+    masks, boxes = (write(coco(annotations=a), n)[0] for a, n in ((with_mask, "m.json"), ([box(0, 0, 5, 5)], "b.json")))
+    assert has_masks(masks) and not has_masks(boxes) and has_masks("")
+    assert mask_features(masks, ["p3"]) == ["p3"] and mask_features(boxes, ["p3"]) is None
+    assert evaluation_tasks(masks, masks) == evaluation_tasks("", "") == ("bbox", "segm")
+    assert evaluation_tasks(masks, boxes) == evaluation_tasks(boxes, masks) == ("bbox",)
+    some = write(coco(annotations=[*with_mask, box(0, 0, 5, 5) | {"id": 2}]), "some.json")[0]
+    with pytest.raises(UserError, match='some.json: 1 of 2 annotations have no "segmentation"'):
+        has_masks(some)
+
+
 @pytest.mark.parametrize(
     "annotation, words",
     [
@@ -95,7 +130,8 @@ def test_absent_file_and_absent_folder(write, tmp_path):
     ],
 )
 def test_harmless_faults_are_counted(write, annotation, words):
-    faults = check_coco_file(*write(coco(annotations=[box(2, 3, 10, 10), annotation, annotation])))
+    annotations = [entry | {"id": place} for place, entry in enumerate([box(2, 3, 10, 10), annotation, annotation])]
+    faults = check_coco_file(*write(coco(annotations=annotations)))
     ((fault, count),) = faults.items()
     assert words in fault and count == 2
 

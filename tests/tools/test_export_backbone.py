@@ -18,7 +18,7 @@ from pretrain.models.vit import VisionTransformer
 
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(embed_dim=48, depth=3, num_heads=3)
-SIZES = [(224, 224), (160, 288)]
+SIZES = [(224, 224), (512, 768), (1024, 1024)]
 
 
 @pytest.fixture(scope="module")

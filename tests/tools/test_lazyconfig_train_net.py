@@ -1,27 +1,28 @@
 """Fine-tuning and evaluating the tiny detector on four images: our tool, and Detectron2's own on the same config."""
 
-import importlib.util
+import argparse
 import json
+import math
 import runpy
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
-import cv2
 import detectron2
-import numpy as np
 import pytest
 import torch
 from cropfield import CropFieldViT
-from pycocotools import mask as run_lengths
+from detectron2.config import instantiate
 
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 
 ROOT = Path(__file__).parents[2]
-CONFIG = str(ROOT / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py")
+CONFIGS = ROOT / "configs" / "COCO"
 TINY = [
     "train.max_iter=2",
     "train.log_period=1",
+    "train.eval_period=0",
     "dataloader.train.total_batch_size=2",
     "dataloader.train.num_workers=0",
     "dataloader.test.num_workers=0",
@@ -30,84 +31,149 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> list[str]:
-    """Overrides for a dataset of four images with a bright box each; masks as polygons and as run lengths."""
-    folder = tmp_path_factory.mktemp("coco")
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for i in range(4):
-        picture = rng.integers(0, 80, (128, 96 + 32 * (i % 2), 3), dtype=np.uint8)
-        x, y = 8 + 10 * i, 20
-        picture[y : y + 40, x : x + 30] = 220
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
-        height, width = picture.shape[:2]
-        inside = np.zeros((height, width), np.uint8, order="F")
-        inside[y : y + 40, x : x + 30] = 1
-        counts = run_lengths.encode(inside)
-        polygon = [[x, y, x + 30, y, x + 30, y + 40, x, y + 40]]
-        segmentation = polygon if i % 2 else counts | {"counts": counts["counts"].decode()}
-        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
-        annotations.append(
-            {"id": i + 1, "image_id": i, "category_id": 3 + i % 2, "bbox": [x, y, 30, 40], "area": 1200, "iscrowd": 0}
-            | {"segmentation": segmentation}
-        )
-    categories = [{"id": 3, "name": "left"}, {"id": 4, "name": "right"}]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    (folder / "labels.json").write_text(json.dumps(content))
-    return [
-        f"dataset.{p}_{what}" for p in ("train", "val") for what in (f"json={folder}/labels.json", f"images={folder}")
-    ]
+@pytest.fixture
+def train_net(run_tool):
+    """Our tool's main on the tiny config."""
+    config = str(CONFIGS / "mask_rcnn_cropfield_tiny.py")
+    return lambda *arguments: run_tool("lazyconfig_train_net", "--config-file", config, *arguments)
 
 
-def run_tool(*arguments: str) -> None:
-    """Our tool's main, in this process."""
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools" / "lazyconfig_train_net.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["lazyconfig_train_net.py", "--config-file", CONFIG, *arguments])
-        tool.main()
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
-def test_train_resume_and_evaluate(dataset, tmp_path, capsys):
+def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys):
     state = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=50).state_dict()
     write_backbone(tmp_path / "trunk.safetensors", state, {"num_heads": "3"})
     here = [*TINY, *dataset, f"train.output_dir={tmp_path}"]
 
-    run_tool(*here, f"train.init_checkpoint={tmp_path}/trunk.safetensors")
+    train_net(*here, f"train.init_checkpoint={tmp_path}/trunk.safetensors")
     assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = read(tmp_path / "result.json")
     assert {"AP", "AP50", "AP-left", "AP-right"} <= result["bbox"].keys() and "AP" in result["segm"]
     printed = capsys.readouterr().out
-    assert "all 17 tensors of the trunk matched" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "all 17 tensors of the trunk matched" in log and "2 classes, with masks" in log
+    assert (
+        "By rule: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
+        and "optimizer.lr 0.001 -> 0.0005" in log
+    )
     assert f"box AP {result['bbox']['AP']:.2f}, mask AP" in printed.splitlines()[-1]
     *_, last = map(json.loads, (tmp_path / "metrics.json").read_text().splitlines())
     assert last["bbox/AP"] == pytest.approx(result["bbox"]["AP"]) and last["iteration"] == 2
 
-    run_tool("--resume", *here, "train.max_iter=3")
+    train_net("--resume", *here, "train.max_iter=3")
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
 
-    (tmp_path / "again").mkdir()
     weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
-    run_tool("--eval-only", *here, weights, f"train.output_dir={tmp_path}/again")
-    again = json.loads((tmp_path / "again" / "result.json").read_text())
-    assert again == json.loads((tmp_path / "result.json").read_text())
+    train_net("--eval-only", *here, weights, f"train.output_dir={tmp_path}/again")
+    assert read(tmp_path / "again" / "result.json") == read(tmp_path / "result.json")
 
 
-def test_detectron2s_own_tool_takes_the_same_config(dataset, tmp_path, monkeypatch):
+def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxes, tmp_path):
+    """Boxes only, two passes a step, averaged weights; a learning rate of zero never gets better than at first."""
+    options = [
+        "train.max_iter=9",
+        "optimizer.lr=0.0",
+        "train.images_per_gpu=1",
+        "train.eval_period=1",
+        "train.ema.enabled=True",
+        "train.early_stopping.patience=2",
+    ]
+    train_net(*TINY, *dataset_of_boxes, *options, f"train.output_dir={tmp_path}")
+    log = (tmp_path / "log.txt").read_text()
+    assert "without masks: boxes only" in log and "has not risen above" in log
+    assert set(read(tmp_path / "result.json")) == {"bbox"}
+    final, best, average = (
+        torch.load(tmp_path / f"model_{name}.pth", weights_only=True) for name in ("final", "best", "ema")
+    )
+    assert final["iteration"] == 2 and best["iteration"] == 0  # the first evaluation and two that were not better
+    assert not any("mask_head" in name for name in final["model"])
+    assert final["trainer"]["hooks"]["BestCheckpointer"]["best_iter"] == 0
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    for name, value in average["model"].items():
+        torch.testing.assert_close(value, final["ema"][f"module.{name}"], rtol=0, atol=0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_weights_of_before(train_net, dataset, tmp_path):
+    with pytest.raises(UserError, match=r"png.*--resume goes on") as stopped:
+        train_net(*TINY, *dataset, "optimizer.lr=1e30", "train.max_iter=50", f"train.output_dir={tmp_path}")
+    (saved,) = tmp_path.glob("model_before_*.pth")
+    assert saved.name in str(stopped.value)
+    iteration = int(saved.stem.rsplit("_", 1)[1])
+    assert torch.load(saved, weights_only=True)["iteration"] == iteration > 0
+
+
+def test_detectron2s_own_tool_takes_the_same_config(train_net, dataset, tmp_path, monkeypatch, capsys):
+    """It trains, it evaluates, and our tool finds the same AP for the same weights."""
     tool = Path(detectron2.__file__).parents[1] / "tools" / "lazyconfig_train_net.py"
     if not tool.is_file():
         pytest.skip("this Detectron2 comes without its tools")
+
+    def run_stock(*arguments: str) -> str:
+        command = [str(tool), "--config-file", str(CONFIGS / "mask_rcnn_cropfield_tiny.py"), *TINY, *dataset]
+        monkeypatch.setattr(sys, "argv", [*command[:1], *arguments[:1], *command[1:], *arguments[1:]])
+        runpy.run_path(str(tool), run_name="__main__")
+        return capsys.readouterr().out.splitlines()[-1]
+
     net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
     write_backbone(tmp_path / "trunk.pth", net.state_dict(), {})
-    weights = f"train.init_checkpoint={tmp_path}/trunk.pth"
-    overrides = [*TINY, *dataset, "optimizer.lr=0.0", weights, f"train.output_dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", [str(tool), "--config-file", CONFIG, *overrides])
-    runpy.run_path(str(tool), run_name="__main__")
+    here = f"train.output_dir={tmp_path}"
+    run_stock("--num-gpus=0", here, "optimizer.lr=0.0", f"train.init_checkpoint={tmp_path}/trunk.pth")
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     for name, value in net.state_dict().items():
         assert torch.equal(trained[f"backbone.net.{name}"], value)
+
+    weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
+    printed = run_stock("--eval-only", here, weights)
+    theirs = eval(printed, {"OrderedDict": OrderedDict, "nan": math.nan})  # what `print(do_test(...))` writes
+    train_net("--eval-only", *TINY, *dataset, weights, f"train.output_dir={tmp_path}/ours")
+    ours = read(tmp_path / "ours" / "result.json")
+    assert {t: {k: v if math.isfinite(v) else None for k, v in r.items()} for t, r in theirs.items()} == ours
+
+
+@pytest.mark.parametrize(
+    "batch, rule, expected, decays, lr",
+    [
+        (64, "sqrt", 22128, [19667, 21306], 3e-4),
+        (16, "sqrt", 88512, [78668, 85224], 1.5e-4),
+        (16, "linear", 88512, [78668, 85224], 0.75e-4),
+        (128, "none", 11064, [9834, 10653], 3e-4),
+    ],
+)
+def test_the_schedule_follows_the_batch_size(load_tool, batch, rule, expected, decays, lr):
+    """12 epochs are 22,128 iterations at batch 64 (App. B.2); as many images at any other."""
+    tool = load_tool("lazyconfig_train_net")
+    options = [f"dataloader.train.total_batch_size={batch}", f"train.lr_rule={rule}"]
+    cfg = tool.load_config(CONFIGS / "mask_rcnn_cropfield_vitb_12ep.py", options)
+    changes = tool.fit_schedule(cfg, options)
+    assert bool(changes) == (batch != 64)
+    assert cfg.train.max_iter == expected and cfg.optimizer.lr == pytest.approx(lr)
+    steps = cfg.lr_multiplier.scheduler
+    assert list(steps.milestones) == decays and steps.num_updates == expected
+    factor = instantiate(cfg.lr_multiplier)
+    for count, decay in enumerate(decays):
+        assert factor((decay - 1) / expected) == pytest.approx(0.1**count)
+        assert factor((decay + 1) / expected) == pytest.approx(0.1 ** (count + 1))
+
+
+def test_what_is_given_by_hand_is_not_rescaled(load_tool):
+    tool = load_tool("lazyconfig_train_net")
+    options = ["dataloader.train.total_batch_size=16", "train.max_iter=100", "optimizer.lr=1.0"]
+    cfg = tool.load_config(CONFIGS / "mask_rcnn_cropfield_vitb_12ep.py", options)
+    (change,) = tool.fit_schedule(cfg, options)
+    assert cfg.train.max_iter == 100 and cfg.optimizer.lr == 1.0
+    assert "max_iter" not in change and "train.eval_period 5000 -> 20000" in change
+
+
+@pytest.mark.parametrize("card, family", [(8, "mask_rcnn"), (16, "cascade_mask_rcnn"), (24, "faster_rcnn")])
+def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
+    tool = load_tool("lazyconfig_train_net")
+    config = str(CONFIGS / f"{family}_cropfield_vitb_12ep.py")
+    cfg, changes = tool.read_config(argparse.Namespace(config_file=config, opts=[], card=card))
+    assert cfg.model.backbone.net.activation_checkpointing and len(changes) > 1
+    assert tool.count_passes(cfg, 1) * cfg.train.images_per_gpu == cfg.dataloader.train.total_batch_size == 64
+    assert (cfg.optimizer.lr, cfg.train.max_iter) == (3e-4, 22128)
 
 
 @pytest.mark.parametrize(
@@ -117,18 +183,20 @@ def test_detectron2s_own_tool_takes_the_same_config(dataset, tmp_path, monkeypat
         (["optimizer.lr=high"], "is a number"),
         (["dataset.train_json=nowhere.json"], "nowhere.json"),
         (["train.init_checkpoint=nowhere.pth"], "no checkpoint nowhere.pth"),
+        (["train.images_per_gpu=3"], "choose a divisor of 8"),
+        (["train.lr_rule=cubic", "dataloader.train.total_batch_size=4"], "choose sqrt, linear or none"),
         (["--num-gpus", "99"], "--num-gpus 99"),
         (["--eval-only"], "add train.init_checkpoint"),
     ],
 )
-def test_mistakes_are_told_before_any_work(dataset, tmp_path, overrides, words):
+def test_mistakes_are_told_before_any_work(train_net, dataset, tmp_path, overrides, words):
     flags = [word for word in overrides if "=" not in word]
     changes = [word for word in overrides if "=" in word]
     with pytest.raises(UserError, match=words):
-        run_tool(*flags, *dataset, f"train.output_dir={tmp_path}/out", *changes)
+        train_net(*flags, *dataset, f"train.output_dir={tmp_path}/out", *changes)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_coco_the_default_dataset_gets_a_sentence(tmp_path, monkeypatch):
+def test_without_coco_the_default_dataset_gets_a_sentence(train_net, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
-        run_tool(f"train.output_dir={tmp_path}/out")
+        train_net(f"train.output_dir={tmp_path}/out")

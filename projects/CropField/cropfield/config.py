@@ -1,5 +1,7 @@
 """CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY."""
 
+import math
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -65,7 +67,14 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
         in_feature=node.OUT_FEATURE,
         out_channels=node.FPN_CHANNELS,
         scale_factors=node.FPN_SCALE_FACTORS,
-        top_block=LastLevelMaxPool() if node.FPN_TOP_LEVEL else None,
+        top_block=_max_pool_over(node.PATCH_SIZE / min(node.FPN_SCALE_FACTORS)) if node.FPN_TOP_LEVEL else None,
         norm=node.FPN_NORM,
         square_pad=node.SQUARE_PAD,
     )
+
+
+def _max_pool_over(stride: float) -> LastLevelMaxPool:
+    """One more level over the one of this stride; Detectron2's class only knows p5, the last level of patches of 16."""
+    top = LastLevelMaxPool()
+    top.in_feature = f"p{int(math.log2(stride))}"
+    return top

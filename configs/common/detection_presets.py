@@ -1,0 +1,13 @@
+"""What to change for a graphics card of so many GB. Batch, schedule and image size stay the recipe's.
+
+    tools/lazyconfig_train_net.py --card 8 --config-file configs/COCO/mask_rcnn_cropfield_vitb_12ep.py
+
+Overrides given by hand come after a preset's and win.
+"""
+
+RECOMPUTE = "model.backbone.net.activation_checkpointing=True"
+PRESETS = {
+    8: (RECOMPUTE, "train.images_per_gpu=1"),
+    16: (RECOMPUTE, "train.images_per_gpu=4"),
+    24: (RECOMPUTE, "train.images_per_gpu=8"),
+}

@@ -1,0 +1,10 @@
+"""Faster R-CNN over the same trunk and pyramid: boxes only, also where the dataset has masks."""
+
+from .coco_lsj import dataloader, dataset  # noqa: F401
+from .mask_rcnn_cropfield import model
+
+for name in ("mask_in_features", "mask_pooler", "mask_head"):
+    model.roi_heads.pop(name)
+dataloader.train.mapper.use_instance_mask = False
+dataloader.train.mapper.recompute_boxes = False
+dataloader.evaluator.tasks = ("bbox",)

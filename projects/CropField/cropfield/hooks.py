@@ -1,0 +1,79 @@
+"""Hooks that Detectron2's engine does not have: averaged weights, early stopping, a best checkpoint that survives."""
+
+import logging
+
+import torch
+from detectron2.engine import HookBase, hooks
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+logger = logging.getLogger(__name__)
+
+
+class ModelEMA(HookBase):
+    """Exponential moving average of the weights after every step.
+
+    The average starts short and grows to `decay`: at step t it forgets 1 - min(decay, (1 + t) / (10 + t)), so that the
+    random weights of the first steps do not stay in it. Buffers are the model's own.
+
+    Args:
+        decay: share of the average that a step keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor) -> None:
+            keep = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+
+        self.model = model
+        self.averaged = AveragedModel(model, multi_avg_fn=average)
+
+    def after_step(self) -> None:
+        self.averaged.update_parameters(self.model)
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, which forgot the best value when a training was resumed, and so replaced a better model."""
+
+    def state_dict(self) -> dict:
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
+
+
+class EarlyStopping(HookBase):
+    """Ends a training whose metric has not risen for `patience` evaluations; to stand behind `EvalHook`.
+
+    Args:
+        metric: name in the event storage, such as "bbox/AP".
+        patience: evaluations without a new best value.
+    """
+
+    def __init__(self, metric: str, patience: int):
+        self.metric, self.patience = metric, patience
+        self.best, self.waited = float("-inf"), 0
+
+    def after_step(self) -> None:
+        value, measured = self.trainer.storage.latest().get(self.metric, (None, None))
+        if measured != self.trainer.iter:
+            return
+        self.waited = 0 if value > self.best else self.waited + 1
+        self.best = max(self.best, value) if value == value else self.best  # an undefined AP is no AP
+        if self.waited >= self.patience:
+            logger.info("%s has not risen above %.3f for %d evaluations: stopping", self.metric, self.best, self.waited)
+            self.trainer.stop()
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's; it also saves the final model when a training ends early."""
+
+    def after_step(self) -> None:
+        self.max_iter = self.trainer.max_iter
+        super().after_step()

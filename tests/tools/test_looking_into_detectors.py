@@ -1,0 +1,74 @@
+"""tools/visualize_data.py, tools/analyze_model.py and tools/export_onnx.py."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from cropfield import CropFieldViT
+from detectron2.config import LazyConfig, instantiate
+
+from pretrain.errors import UserError
+from pretrain.models.export import write_backbone
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py")
+ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+def test_the_loaders_images_are_drawn(run_tool, dataset, tmp_path, capsys):
+    run_tool("visualize_data", "--config-file", CONFIG, "--output", tmp_path, "--images", "5", *dataset)
+    pictures = sorted(tmp_path.iterdir())
+    assert len(pictures) == 5 and capsys.readouterr().out.count(", 1 objects") == 5
+    sizes = [cv2.imread(str(picture)).shape[:2] for picture in pictures]
+    assert max(map(max, sizes)) == 128 and len(set(sizes)) > 1  # jittered, then cut to the config's 128 pixels
+    assert any(
+        np.ptp(cv2.imread(str(p)).astype(int), axis=2).max() > 60 for p in pictures
+    )  # grey scenes, coloured boxes
+
+
+def test_the_evaluations_images_too(run_tool, dataset, tmp_path, capsys):
+    options = ["--split", "test", "--images", "9", *dataset]
+    run_tool("visualize_data", "--config-file", CONFIG, "--output", tmp_path, *options)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4 and all("0 objects" in line for line in printed)
+
+
+def test_flops_of_the_trunk_are_those_of_the_formula(load_tool):
+    """12 N D² + 2 N² D multiply-adds a block, the patch embedding and the field's sampling beside them."""
+    cfg = LazyConfig.load(CONFIG)
+    cfg.model.backbone.net.depth = 2
+    model = instantiate(cfg.model).eval()
+    counts = load_tool("analyze_model").analyze(model, 128, 128)
+    patches, width, hidden = 16 * 16, 192, 4 * 192
+    block = 4 * patches * width**2 + 2 * patches * width * hidden + 2 * patches**2 * width
+    parameters, flops, activations = counts["backbone.net.blocks.0"]
+    assert parameters == sum(p.numel() for p in model.backbone.net.blocks[0].parameters())
+    norms_and_scales = 20 * patches * width
+    assert block <= flops <= block + norms_and_scales
+    assert activations >= patches * (3 * width + width + hidden + width)
+    assert counts["backbone.net.patch_embed"][1] == patches * width * 3 * 8 * 8
+    assert counts[""][0] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_onnx_features_are_torchs(run_tool, tmp_path, capsys):
+    net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
+    write_backbone(tmp_path / "trunk.safetensors", net.state_dict(), {"num_heads": "3"})
+    options = ["--config-file", CONFIG, "--weights", tmp_path / "trunk.safetensors", "model.backbone.net.depth=1"]
+    run_tool("export_onnx", *options, "-o", tmp_path / "trunk.onnx", "--image-size", "64x96")
+    assert "onnxruntime differs by at most" in capsys.readouterr().out
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "trunk.onnx"))
+    images = torch.randn(3, 3, 64, 96)  # a batch that was not exported with
+    (features,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(features), net.eval()(images)["last_feat"], atol=1e-4, rtol=1e-4)
+
+
+def test_without_onnx_there_is_a_sentence(run_tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):
+        run_tool("export_onnx", "--config-file", CONFIG, "--weights", "x.pth", "-o", tmp_path / "x.onnx")
