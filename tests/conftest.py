@@ -31,6 +31,6 @@ def on_ranks(tmp_path_factory):
         for process in hung:
             process.kill()
         assert not hung and all(process.exitcode == 0 for process in processes)
-        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
     return run

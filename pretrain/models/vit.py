@@ -162,8 +162,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = scale()
-        self.drops = drop_path > 0
-        # A tensor: compiled code would be made anew for every other number.
+        self.drop_path, self.drops = drop_path, drop_path > 0
+        # What `forward` reads is a tensor: compiled code would be made anew for every other number.
         self.register_buffer("keep", torch.tensor(1 - drop_path), persistent=False)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:

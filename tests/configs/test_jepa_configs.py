@@ -10,7 +10,7 @@ import torch
 from cropfield import CropFieldViT, load_backbone
 from detectron2.config import instantiate
 from detectron2.modeling import ViT
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -77,8 +77,11 @@ DELTAS = {  # against stop.py
 
 
 def flat(node: DictConfig, prefix: str = "") -> dict:
+    """Values by key; lists as they are written, with interpolations that follow other keys."""
     values = {}
     for name, value in node.items():
+        if isinstance(value, ListConfig):
+            value = OmegaConf.to_container(value)
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, DictConfig) else {prefix + name: value}
     return values
 
