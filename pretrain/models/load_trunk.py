@@ -119,8 +119,8 @@ def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
 
 def _match_patches(state, wanted, report: LoadReport) -> None:
     """Resample the patch embedding in place where the trunk's patches have another size."""
-    old, new = state[PATCH_WEIGHT].shape[-2:], wanted[PATCH_WEIGHT].shape[-2:]
-    if old != new:
+    old, new = state[PATCH_WEIGHT].shape[2:], wanted[PATCH_WEIGHT].shape[2:]
+    if old != new and len(old) == 2:
         state[PATCH_WEIGHT] = resample_patch_embed(state[PATCH_WEIGHT], list(new))
         report.resized.append(f"patch_embed resized from {old[0]}x{old[1]} to {new[0]}x{new[1]} pixels")
 
