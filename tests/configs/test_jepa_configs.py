@@ -10,7 +10,7 @@ import torch
 from cropfield import CropFieldViT, load_backbone
 from detectron2.config import instantiate
 from detectron2.modeling import ViT
-from omegaconf import DictConfig, ListConfig, OmegaConf, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -76,14 +76,16 @@ DELTAS = {  # against stop.py
 }  # fmt: skip
 
 
-def flat(node: DictConfig, prefix: str = "") -> dict:
-    """Values by key; lists as they are written, with interpolations that follow other keys."""
-    values = {}
-    for name, value in node.items():
-        if isinstance(value, ListConfig):
-            value = OmegaConf.to_container(value)
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, DictConfig) else {prefix + name: value}
-    return values
+def flat(cfg: DictConfig) -> dict:
+    """Values by key, as they are written: what follows another key is no change of its own."""
+
+    def walk(node: dict, prefix: str = "") -> dict:
+        values = {}
+        for name, value in node.items():
+            values |= walk(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return values
+
+    return walk(OmegaConf.to_container(cfg))
 
 
 def test_every_ablation_is_its_delta_of_table_9():
