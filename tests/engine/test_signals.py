@@ -24,6 +24,14 @@ class Counting(TrainerBase):
         self.steps += 1  # reached: the signal did not cut the step short
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """A shell's background jobs ignore it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 def handlers():
     return [signal.getsignal(number) for number in SIGNALS]
 
