@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class StopOnSignal(HookBase):
     """After a SIGTERM or SIGINT: finish the step, save, and leave with `SystemExit(EXIT_STOPPED)`.
 
-    All processes of a run stop after the same step, whichever of them got the signal. A second SIGINT leaves at once,
-    as if this hook were not there; a second SIGTERM changes nothing, for schedulers repeat it. The former handlers are
-    back when training ends. A signal during the last step needs no stop.
+    All processes of a run stop after the same step, whichever of them got the signal. From the first signal on, a
+    SIGINT leaves at once, as if this hook were not there, and a SIGTERM changes nothing, for schedulers repeat it. The
+    former handlers are back when training ends. A signal during the last step needs no stop.
 
     Args:
         save: called with the number of steps done, in every process.
@@ -45,7 +45,7 @@ class StopOnSignal(HookBase):
         self.received = number
         _install({signal.SIGINT: self.former[signal.SIGINT]})
         if comm.is_main_process():
-            _say("stopping after this step, with everything saved; Ctrl-C again leaves at once")
+            _say("stopping after this step, with everything saved; Ctrl-C leaves at once")
 
     def after_step(self) -> None:
         received = next(filter(None, comm.all_gather(self.received)), None)  # one process: no communication

@@ -12,6 +12,7 @@ the runs are forked from this process, which therefore must not touch a GPU itse
 """
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import random
@@ -51,6 +52,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="show what the runs say")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="default: a very small model")
     return parser.parse_intermixed_args(argv)
+
+
+def import_early() -> None:
+    """What a run imports only when it needs it, so that not every fork has to."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looks for GPUs without touching them
+    load_config(CONFIG, ["train.seed=0"])
+    importlib.import_module("torch.utils.tensorboard")
 
 
 def run(overrides: list[str], step, verbose: bool) -> None:
@@ -192,8 +200,7 @@ def compare(args: argparse.Namespace, folder: Path) -> str:
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looks for GPUs without touching them
-    load_config(CONFIG, ["train.seed=0"])  # imports what a run needs, once
+    import_early()
     with TemporaryDirectory() as folder:
         print(compare(args, Path(folder)))
 

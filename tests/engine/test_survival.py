@@ -15,6 +15,7 @@ def script():
     spec = importlib.util.spec_from_file_location("kill_and_resume", Path(__file__).parent / "kill_and_resume.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.import_early()
     return module
 
 
