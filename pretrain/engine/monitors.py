@@ -24,11 +24,10 @@ class Monitor(HookBase):
     """Logs the method's `diagnose` of the step's own batch as `monitor/*`, and warns of symptoms.
 
     A symptom must show in `confirm` checks on end. One that was there at the first check, which is after the first step
-    and not logged, may be how such runs begin (with LayerScale at 1e-5 all class tokens are nearly equal): it is warned
-    of only after `patience`.
+    and not logged, may be how such runs begin, and is warned of only after `patience`.
 
     Args:
-        period: steps between checks; 0 turns the monitor off. A check takes about 0.4 of a step: 2% at 20.
+        period: steps between checks; 0 turns the monitor off. A check takes 0.4 to 0.5 of a step, 2.5% at 20.
         confirm: checks on end that show a symptom before it is warned of.
         patience: share of training for which a run may stay as it began.
         remind: steps after which a symptom that persists is warned of again.
