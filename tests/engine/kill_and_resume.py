@@ -18,6 +18,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,23 +62,33 @@ def import_early() -> None:
     importlib.import_module("torch.utils.tensorboard")
 
 
-def run(overrides: list[str], step, verbose: bool) -> None:
-    """A run, or what is left of it, in a process group of its own; `step` tells how far it is."""
+def run(overrides: list[str], step, slow_from: int, verbose: bool) -> None:
+    """A run, or what is left of it, in a process group of its own; `step` tells how far it is.
+
+    From step `slow_from` on it pauses before steps and inside saves, so that a kill does not come too late.
+    """
     os.setsid()
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
     if not verbose:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    run_step = PretrainTrainer.run_step
+    run_step, replace = PretrainTrainer.run_step, os.replace
 
     def counted(trainer) -> None:
         step.value = trainer.iter
+        if trainer.iter >= slow_from:
+            time.sleep(0.05)
         run_step(trainer)
+
+    def slow_replace(draft, path) -> None:
+        if step.value >= slow_from:
+            time.sleep(0.02)
+        replace(draft, path)
 
     def main() -> None:
         pretrain(load_config(CONFIG, overrides), resume=True)
 
-    PretrainTrainer.run_step = counted
+    PretrainTrainer.run_step, os.replace = counted, slow_replace
     run_main(main)
 
 
@@ -88,11 +99,11 @@ class Killer:
         self.overrides, self.output, self.verbose = [*overrides, f"train.output_dir={output}"], output, verbose
         self.random = random.Random(seed)
         self.fork = multiprocessing.get_context("fork")
-        self.done = self.amid_saves = 0
+        self.done = self.landed = self.amid_saves = 0
 
-    def start(self) -> None:
+    def start(self, slow_from: int = 1_000_000) -> None:
         self.step = self.fork.Value("i", -1)
-        self.process = self.fork.Process(target=run, args=(self.overrides, self.step, self.verbose))
+        self.process = self.fork.Process(target=run, args=(self.overrides, self.step, slow_from, self.verbose))
         self.process.start()
 
     def finish(self) -> int:
@@ -113,7 +124,7 @@ class Killer:
 
     def kill(self, target: int, number: signal.Signals, in_save: bool) -> None:
         """Start or resume, and end it in or soon after step `target`; while it starts, if that was done before."""
-        self.start()
+        self.start(slow_from=target)
         if target >= self.done:
             self.until(lambda: self.step.value >= target)
             time.sleep(self.random.uniform(0, 0.15))
@@ -122,8 +133,10 @@ class Killer:
         if in_save:
             old = self.drafts()
             self.until(lambda: self.drafts() - old)
-            time.sleep(self.random.uniform(0, 0.004))
-        os.killpg(self.process.pid, number)
+            time.sleep(self.random.uniform(0, 0.03))
+        with suppress(ProcessLookupError):  # it was faster
+            os.killpg(self.process.pid, number)
+            self.landed += 1
         self.look_at(number, self.finish())
 
     def until(self, condition) -> None:
@@ -193,7 +206,7 @@ def compare(args: argparse.Namespace, folder: Path) -> str:
         killer.kill(target, number, in_save=i % 2 == 1)
     count = check_equal(straight, killer.run_to_the_end())
     return (
-        f"{args.steps} steps straight, and {args.steps} ended {args.kills} times by {', '.join(args.signals)} "
+        f"{args.steps} steps straight, and {args.steps} ended {killer.landed} times by {', '.join(args.signals)} "
         f"({killer.amid_saves} left half a checkpoint): {count} tensors equal"
     )
 

@@ -30,6 +30,7 @@ def test_killed_and_stopped_runs_end_in_the_bits_of_an_undisturbed_one(script, t
     killer.kill(1, signal.SIGKILL, in_save=True)
     killer.kill(3, signal.SIGTERM, in_save=False)
     killer.kill(5, signal.SIGINT, in_save=True)
+    assert killer.landed
     assert script.check_equal(straight, killer.run_to_the_end()) > 100
 
 
