@@ -62,7 +62,7 @@ def first_batch(cfg: DictConfig, source: ImageSource) -> tuple[dict[str, Tensor]
     """The batch that the run's first step saw, and its first images."""
     train = cfg.dataloader.train
     crops, masks = instantiate(train.crops), instantiate(train.masks)
-    loader = CropLoader(source, crops, masks, train.batch_size, num_workers=0, seed=train.seed)
+    loader = CropLoader(source, crops, masks, train.batch_size, num_workers=0, seed=train.seed, max_broken=1.0)
     batch = next(loader.batches(0))
     images = []
     for index in batch["index"].tolist()[:NUM_IMAGES]:
