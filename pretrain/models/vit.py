@@ -180,11 +180,15 @@ class Block(nn.Module):
 
 
 def compile_blocks(model: nn.Module, **options) -> None:
-    """Compile every `Block` in `model` in place, so that no key changes its name; all share one compilation.
+    """Compile every `Block` in `model` in place, so that no key changes its name.
+
+    Blocks share compilations: one each for student and teacher, training and evaluation, with and without drop path,
+    and once more when the number of tokens varies. Past torch's own limit of eight the rest would not be compiled.
 
     Args:
         options: of `torch.compile`.
     """
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
     for module in model.modules():
         if isinstance(module, Block):
             module.compile(**options)
