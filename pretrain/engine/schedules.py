@@ -32,7 +32,7 @@ class OptimizerSchedule(HookBase):
     """Before each step, sets learning rate and weight decay of every parameter group from training's progress.
 
     Args:
-        lr, weight_decay: functions of progress in [0, 1].
+        lr, weight_decay: functions of progress in [0, 1]; past the end of training they keep their last value.
         freeze_prototypes: share of training during which prototypes keep their values (one epoch in Table 6's recipe).
         head_warmup: share of training during which the trunk keeps its values, so that the gradients of heads which
             know nothing yet do not spoil weights that know something.
@@ -51,7 +51,7 @@ class OptimizerSchedule(HookBase):
         self.frozen_until = {"prototypes": freeze_prototypes, "trunk": head_warmup}
 
     def before_step(self) -> None:
-        progress = self.trainer.iter / self.trainer.max_iter
+        progress = min(1.0, self.trainer.iter / self.trainer.max_iter)
         lr, weight_decay = self.lr(progress), self.weight_decay(progress)
         for group in self.optimizer.param_groups:
             frozen = progress < self.frozen_until.get(group["part"], 0.0)

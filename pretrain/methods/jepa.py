@@ -1,5 +1,6 @@
 """I-JEPA, and with a predictor of stochastic positions StoP: predict the teacher's features of masked blocks."""
 
+import logging
 from copy import deepcopy
 
 import torch
@@ -12,8 +13,11 @@ from pretrain.errors import UserError
 from pretrain.methods.diagnostics import directional_std, effective_rank, relative_distance
 from pretrain.methods.ema import update_teacher
 from pretrain.models.attention import pack
+from pretrain.models.load_trunk import load_trunk
 from pretrain.models.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
 
 
 class JEPA(nn.Module):
@@ -25,6 +29,7 @@ class JEPA(nn.Module):
         predictor: with or without stochastic positions (`noise_std`, see `Predictor`).
         momentum: the teacher's momentum over training, from 0 to 1 (I-JEPA: linear, 0.996 -> 1).
         max_iter: length of training in steps.
+        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
         half_resolution: predict block by block also what is left of the targets at half their resolution, after
             "bilinear" resizing or "max" pooling (Table 8); None is StoP and I-JEPA.
         l1, l2: weights of `sum |A|` and `sum A^2`, the regularisers that Sec. 4.3 compares with StoP's noise.
@@ -36,6 +41,7 @@ class JEPA(nn.Module):
         predictor: Predictor,
         momentum: ParamScheduler,
         max_iter: int,
+        init: str = "",
         half_resolution: str | None = None,
         l1: float = 0.0,
         l2: float = 0.0,
@@ -47,6 +53,8 @@ class JEPA(nn.Module):
             raise UserError(f"model.predictor.trunk_dim {predictor.trunk_dim} is not the trunk's {trunk.embed_dim}")
         if half_resolution not in (None, "bilinear", "max"):
             raise UserError(f"model.half_resolution: {half_resolution!r} is neither 'bilinear' nor 'max' nor None")
+        if init:
+            logger.info(str(load_trunk(trunk, init)))
         self.momentum, self.max_iter = momentum, max_iter
         self.half_resolution, self.l1, self.l2 = half_resolution, l1, l2
         self.student = nn.ModuleDict({"trunk": trunk})

@@ -40,3 +40,13 @@ def test_hook_sets_every_group():
     assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25, 0.0]  # trunk frozen
     assert [lr for lr, _ in seen[2]] == [1.5, 1.5, 1.5, 1.5]
     assert seen[2][0][1] == pytest.approx(0.22)  # half way from 0.04 to 0.4
+
+
+def test_past_the_end_every_schedule_keeps_its_last_value():
+    optimizer = torch.optim.AdamW([{"part": "rest", "decay": True, "params": [torch.nn.Parameter(torch.zeros(1))]}])
+    (group,) = optimizer.param_groups
+    hook = OptimizerSchedule(optimizer, warmup_cosine(1e-3, 1e-6, 0.1, start=1e-4), CosineParamScheduler(0.04, 0.4))
+    hook.trainer = SimpleNamespace(iter=0, max_iter=10, storage=SimpleNamespace(put_scalars=lambda **_: None))
+    for hook.trainer.iter in (10, 11, 1000):
+        hook.before_step()
+        assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-6), pytest.approx(0.4))

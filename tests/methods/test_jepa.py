@@ -233,3 +233,15 @@ def test_bad_settings_are_refused_with_a_sentence():
         make_method(half_resolution="area")
     with pytest.raises(UserError, match="trunk_dim 8"):
         JEPA(make_method().student["trunk"], Predictor(8, 16, 1, 1), LinearParamScheduler(0.996, 1.0), 10)
+
+
+def test_both_trunks_start_from_a_file(tmp_path):
+    source = make_method().float().student["trunk"]
+    torch.save(source.state_dict(), tmp_path / "trunk.pth")
+    torch.manual_seed(1)
+    options = dict(class_token=False, field_init="sincos", learned_field=False, layer_scale=None, field_size=6)
+    trunk, predictor = VisionTransformer(8, DIM, 2, 2, **options), Predictor(DIM, 16, 2, 2, field_size=(6, 6))
+    method = JEPA(trunk, predictor, LinearParamScheduler(0.996, 1.0), max_iter=10, init=str(tmp_path / "trunk.pth"))
+    for ours in (method.student["trunk"], method.teacher["trunk"]):
+        for name, value in source.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
