@@ -126,3 +126,22 @@ def test_length_and_learning_rate_follow_data_and_batch_size(images, tmp_path):
     settle_length_and_lr(cfg, instantiate(cfg.dataloader.train))
     assert cfg.train.max_iter == 5 * (7 // 4)
     assert cfg.optimizer.lr == pytest.approx(0.01 * (4 / 1024) ** 0.5)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(images, tmp_path, monkeypatch):
+    from pretrain.methods.distillation import SelfDistillation
+
+    forward, seen = SelfDistillation.forward, {}
+
+    def overflow(self, batch, step):
+        losses = forward(self, batch, step)
+        if step == 2:
+            seen["model"], seen["weights"] = self, [p.clone() for p in self.parameters()]
+            losses["loss_image"].register_hook(lambda gradient: gradient * float("inf"))
+        return losses
+
+    monkeypatch.setattr(SelfDistillation, "forward", overflow)
+    with pytest.raises(UserError, match=r"step 2: the gradient is not finite .*grad_norm/trunk nan.*\.jpg"):
+        pretrain(config(images, tmp_path, "train.checkpointer.period=1"))
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["iteration"] == 2
+    assert all(torch.equal(a, b) for a, b in zip(seen["weights"], seen["model"].parameters(), strict=True))
