@@ -22,5 +22,11 @@ setup(
         "shapely",
         "numpy",
     ],
-    extras_require={"cuda": ["xformers"], "demo": ["scikit-image", "scikit-learn", "matplotlib"]},
+    extras_require={
+        "cuda": ["xformers"],
+        "demo": ["scikit-image", "scikit-learn", "matplotlib"],
+        "eval": ["hotcoco"],
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "wandb": ["wandb"],
+    },
 )
