@@ -1,8 +1,8 @@
 """What the numbers of `diagnose` say when something is wrong: from values to a likely cause and what to do.
 
 Thresholds lie where tiny runs of 120 steps that were made to collapse parted from those that were not. Class-token
-targets, as spread less entropy: never below 0.008 in healthy runs with Sinkhorn-Knopp (three seeds) and 0.007 with
-softmax centering; from step 40 on below 0.002 without centering or with equal temperatures.
+targets, as spread less entropy: never below 0.007 in runs with Sinkhorn-Knopp (three seeds) or softmax centering (one);
+below 0.002 from step 40 on without centering (three seeds), or with centering and equal temperatures (one).
 """
 
 EQUAL_STD = 0.05  # two features then have a cosine of 0.9975 on average

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import TensorboardXWriter
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.engine.lazy_config import load_config
-from pretrain.engine.run import pretrain
+from pretrain.engine.run import make_writers, pretrain
 from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
@@ -80,3 +81,10 @@ def test_half_a_labelled_set_is_refused(images, tmp_path):
         run(images, tmp_path, f"train.knn.train={images}")
     with pytest.raises(UserError, match="no multiple of the patch"):
         run(images, tmp_path, f"train.knn.train={images}", f"train.knn.val={images}", "train.knn.image_size=30")
+
+
+def test_tensorboard_writes_last_wherever_it_is_listed(tmp_path):
+    cfg = load_config(CONFIG, [f"train.output_dir={tmp_path}"])
+    cfg.train.writers = list(cfg.train.writers)[::-1]
+    writers = make_writers(cfg)
+    assert len(writers) == 3 and [isinstance(writer, TensorboardXWriter) for writer in writers] == [False, False, True]

@@ -41,6 +41,13 @@ def test_the_vote_is_the_formula_written_out():
     assert 0 < right < 25
 
 
+def test_one_near_neighbour_outvotes_two_far_ones_where_the_temperature_is_low():
+    train = torch.tensor([[1.0, 0.1], [0.5, 1.0], [0.5, -1.0]])
+    labels, val = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert knn_accuracy(train, labels, val, torch.tensor([0])) == 1
+    assert knn_accuracy(train, labels, val, torch.tensor([1]), temperature=10.0) == 1
+
+
 def write(folder, name: str, value: int, size=(40, 60)) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(value).integers(-20, 20, (*size, 3))
