@@ -28,7 +28,6 @@ from cropfield.datasets import (
 from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer
 from cropfield.schedule import BatchRule, passes
 from cropfield.trainer import DetectionTrainer
-from cropfield.wandb_writer import WandbWriter
 from cropfield.weights import load_weights
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks, launch
@@ -40,6 +39,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
 from pretrain.engine.lazy_config import load_config
+from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 
@@ -176,7 +176,7 @@ def make_writers(cfg) -> list:
     wandb = cfg.train.get("wandb", {})
     if wandb.get("enabled"):
         config = {"overview": OmegaConf.to_yaml(cfg.train)}
-        writers.append(WandbWriter(config, project=wandb.project, name=wandb.name, dir=cfg.train.output_dir))
+        writers.append(WandbWriter(config=config, project=wandb.project, name=wandb.name, dir=cfg.train.output_dir))
     return writers
 
 

@@ -25,13 +25,13 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
+from pretrain.data.compose.photographs import IMAGE_SUFFIXES
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.evaluation.coco_files import decode_mask
 from pretrain.evaluation.detection_pictures import Instance, draw_instances
 from pretrain.files import replacing
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 
 
@@ -59,15 +59,15 @@ def find_files(inputs: list[Path]) -> list[tuple[Path, Path]]:
     found = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES | VIDEOS)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEOS)
             found += [(p, Path(path.resolve().name) / p.relative_to(path)) for p in inside]
         elif not path.exists():
             raise UserError(f"there is no image, folder or video {path}; check the path")
-        elif path.suffix.lower() in IMAGES | VIDEOS:
+        elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEOS:
             found.append((path, Path(path.name)))
         else:
             raise UserError(
-                f"{path} is neither an image nor a video by its ending; known are {sorted(IMAGES | VIDEOS)}"
+                f"{path} is neither an image nor a video by its ending; known are {sorted(IMAGE_SUFFIXES | VIDEOS)}"
             )
     if not found:
         raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that hold some")
@@ -100,7 +100,7 @@ def frames(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         UserError: the file cannot be decoded.
     """
-    if path.suffix.lower() in IMAGES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         try:
             yield str(path), read_image(str(path), "RGB")
         except (OSError, ValueError, SyntaxError) as error:
@@ -134,7 +134,7 @@ class Pictures:
 
     def write(self, image: np.ndarray) -> None:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        if self.source.suffix.lower() in IMAGES:
+        if self.source.suffix.lower() in IMAGE_SUFFIXES:
             if not cv2.imwrite(str(self.path), bgr):
                 raise UserError(f"cannot write {self.path}; is there space on the disk?")
             return

@@ -60,7 +60,9 @@ class WandbWriter(EventWriter):
         try:
             import wandb
         except ImportError:
-            raise UserError("train.writers has a WandbWriter; pip install wandb, or take it out") from None
+            raise UserError(
+                "Weights & Biases is in the config and not installed; pip install wandb, or take it out"
+            ) from None
         self.wandb, self.window_size = wandb, window_size
         self.run = wandb.init(**options)
         self.last_write = -1

@@ -1,29 +1,22 @@
 """Self-distillation with a position field: CropField, and by switches DINOv2, iBOT and DINO."""
 
-import logging
-from copy import deepcopy
-
 import torch
 import torch.nn.functional as F
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
 from pretrain.methods.diagnostics import assignment_statistics, directional_std, effective_rank, relative_distance
-from pretrain.methods.ema import update_teacher
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.attention import pack
 from pretrain.models.heads import ProjectionHead
-from pretrain.models.load_trunk import load_trunk
 from pretrain.models.vit import VisionTransformer
 
-logger = logging.getLogger(__name__)
 
-
-class SelfDistillation(nn.Module):
+class SelfDistillation(StudentTeacher):
     """Student and teacher, and the losses of Eq. 6: `L_image + L_content + lambda L_KoLeo + L_pos`.
 
     The switches lead from method to method: without `field_sampling` and `position_loss` this is DINOv2, without KoLeo
@@ -68,44 +61,31 @@ class SelfDistillation(nn.Module):
         centre_momentum: float = 0.9,
         block_rows: int = 64,
     ):
-        super().__init__()
         if trunk.cls_token is None:
             raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
         if loss_on not in ("masked", "all"):
             raise UserError(f"model.loss_on: {loss_on!r} is neither 'masked' nor 'all'")
         if centering not in ("softmax", "sinkhorn", "none"):
             raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn' nor 'none'")
-        if init:
-            logger.info(str(load_trunk(trunk, init)))
-        self.momentum, self.max_iter = momentum, max_iter
+        heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
+        student = nn.ModuleDict({"trunk": trunk})
+        for name in heads:
+            student[f"{name}_head"] = ProjectionHead(trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim)
+        super().__init__(student, momentum, max_iter, init)
         self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
         self.position_noise = position_noise
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
 
-        heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
-        self.student = nn.ModuleDict({"trunk": trunk})
         self.centering = nn.ModuleDict()
         for name in heads:
-            self.student[f"{name}_head"] = ProjectionHead(
-                trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim
-            )
             self.centering[name] = {
                 "softmax": lambda: SoftmaxCentering(num_prototypes, bottleneck_dim, centre_momentum),
                 "sinkhorn": SinkhornKnopp,
                 "none": NoCentering,
             }[centering]()
-        self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         # e_MASK and e_POS: part of training, not of the trunk; zero at the start.
         self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if content_loss else None
         self.pos_mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if position_loss else None
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
-
-    def train(self, mode: bool = True):
-        """The teacher stays in eval mode: it never drops a path."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """One step's losses, weighted, to be summed.
@@ -138,7 +118,7 @@ class SelfDistillation(nn.Module):
         """Centres and teacher follow the student; call after the optimizer's step."""
         for name, centering in self.centering.items():
             centering.update(self.teacher[f"{name}_head"].prototypes())
-        update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
+        super().after_step(step)
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module: gradients are clipped for each on its own, as in DINOv2."""
@@ -184,10 +164,6 @@ class SelfDistillation(nn.Module):
             student, own.prototypes(), teacher, prototypes, centre, self.teacher_temp, self.block_rows
         )
 
-    def describe(self) -> dict:
-        """What a checkpoint says of the model: the method's name and the trunk's shape."""
-        return {"method": type(self).__name__, "trunk": self.student["trunk"].shape}
-
     def selected_masks(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The masks (V*B, N) that this variant predicts; a crop whose kind is switched off stays unmasked."""
         masks = {"content": batch.get("content_masks"), "position": batch.get("position_masks")}
@@ -195,7 +171,7 @@ class SelfDistillation(nn.Module):
 
     def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masks: dict[str, Tensor]) -> Tensor:
         """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
-        content = trunk.embed_patches((crops.float() - self.image_mean) / self.image_std)
+        content = trunk.embed_patches(self.normalised(crops))
         positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
         if "content" in masks:
             content = torch.where(masks["content"][..., None], self.mask_token.to(content.dtype), content)

@@ -1,26 +1,19 @@
 """I-JEPA, and with a predictor of stochastic positions StoP: predict the teacher's features of masked blocks."""
 
-import logging
-from copy import deepcopy
-
 import torch
 import torch.nn.functional as F
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.methods.diagnostics import directional_std, effective_rank, relative_distance
-from pretrain.methods.ema import update_teacher
+from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.attention import pack
-from pretrain.models.load_trunk import load_trunk
 from pretrain.models.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
 
-logger = logging.getLogger(__name__)
 
-
-class JEPA(nn.Module):
+class JEPA(StudentTeacher):
     """A student trunk sees the context patches of an image; a predictor tells from them, block by block, what the
     teacher trunk, which sees the whole image, makes of the target patches.
 
@@ -46,28 +39,15 @@ class JEPA(nn.Module):
         l1: float = 0.0,
         l2: float = 0.0,
     ):
-        super().__init__()
         if trunk.cls_token is not None:
             raise UserError("model.trunk: I-JEPA's trunk has no class token; set class_token=False")
         if predictor.trunk_dim != trunk.embed_dim:
             raise UserError(f"model.predictor.trunk_dim {predictor.trunk_dim} is not the trunk's {trunk.embed_dim}")
         if half_resolution not in (None, "bilinear", "max"):
             raise UserError(f"model.half_resolution: {half_resolution!r} is neither 'bilinear' nor 'max' nor None")
-        if init:
-            logger.info(str(load_trunk(trunk, init)))
-        self.momentum, self.max_iter = momentum, max_iter
+        super().__init__(nn.ModuleDict({"trunk": trunk}), momentum, max_iter, init)
         self.half_resolution, self.l1, self.l2 = half_resolution, l1, l2
-        self.student = nn.ModuleDict({"trunk": trunk})
-        self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         self.predictor = predictor
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
-
-    def train(self, mode: bool = True):
-        """The teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """One step's losses, to be summed.
@@ -76,7 +56,7 @@ class JEPA(nn.Module):
             batch: `global_crops` uint8 (B, 3, H*p, W*p), `context_patches` (B, N_c) and `target_patches` (B, M, h, w).
             step: number of the step, from 0.
         """
-        images = self.normalised(batch)
+        images = self.normalised(batch["global_crops"])
         targets = self.targets(images, batch["target_patches"])  # (B, M, h, w, D)
         predicted = self.predict(images, batch["context_patches"], batch["target_patches"]).to(targets.dtype)
         losses = {"loss_prediction": F.smooth_l1_loss(predicted, targets)}
@@ -88,18 +68,10 @@ class JEPA(nn.Module):
                 losses[name] = weight * self.predictor.embed.weight.abs().pow(power).sum()
         return losses
 
-    def after_step(self, step: int) -> None:
-        """The teacher follows the student; call after the optimizer's step."""
-        update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
-
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module; gradients are clipped for each on its own, if at all."""
         modules = {"trunk": self.student["trunk"], "predictor": self.predictor}
         return {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
-
-    def describe(self) -> dict:
-        """What a checkpoint says of the model: the method's name and the trunk's shape."""
-        return {"method": type(self).__name__, "trunk": self.student["trunk"].shape}
 
     @torch.no_grad()
     def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -109,7 +81,7 @@ class JEPA(nn.Module):
         when all patches get one (collapse). Of Fig. 4: `norm_A` (Frobenius), `l1_A` (mean absolute entry) and
         `norm_mask_token`.
         """
-        images = self.normalised(batch)
+        images = self.normalised(batch["global_crops"])
         features = self.teacher_features(images)
         targets = self.targets(images, batch["target_patches"])
         matrix = self.predictor.embed.weight
@@ -124,10 +96,6 @@ class JEPA(nn.Module):
             "l1_A": matrix.abs().mean(),
             "norm_mask_token": self.predictor.mask_token.norm(),
         }
-
-    def normalised(self, batch: dict[str, Tensor]) -> Tensor:
-        """The crops' pixels as the trunk takes them."""
-        return (batch["global_crops"].float() - self.image_mean) / self.image_std
 
     def embed(self, trunk: VisionTransformer, images: Tensor) -> Tensor:
         """Content plus positions of all patches: (B, 3, H*p, W*p) -> (B, H*W, D)"""

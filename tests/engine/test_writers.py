@@ -50,6 +50,24 @@ def test_wandb_gets_new_scalars_and_pictures_in_the_order_of_their_steps(monkeyp
     ]
 
 
+def test_each_scalar_is_sent_once_at_its_iteration(monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    writer = WandbWriter(config={"lr": 1}, project="p")
+    assert wandb.options == {"config": {"lr": 1}, "project": "p"}
+    with EventStorage(3) as storage:
+        storage.put_scalar("loss", 2.0, smoothing_hint=False)
+        storage.step()
+        storage.put_scalar("AP", 50.0, smoothing_hint=False)
+        writer.write()
+        writer.write()
+        storage.step()
+        storage.put_scalar("loss", 1.0, smoothing_hint=False)
+        writer.write()
+    writer.close()
+    assert wandb.logged == [(3, {"loss": 2.0}), (4, {"AP": 50.0}), (5, {"loss": 1.0})] and wandb.finished
+
+
 def test_without_wandb_a_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):

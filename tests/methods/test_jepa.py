@@ -69,18 +69,18 @@ def one_sequence(tokens):
 
 def test_targets_are_normalised_and_gathered_from_the_whole_image():
     method, batch = make_method(), make_batch()
-    targets = method.targets(method.normalised(batch), batch["target_patches"])
+    targets = method.targets(method.normalised(batch["global_crops"]), batch["target_patches"])
     assert targets.shape == (*batch["target_patches"].shape, DIM) and not targets.requires_grad
     torch.testing.assert_close(targets.mean(-1), torch.zeros_like(targets[..., 0]), atol=1e-12, rtol=0)
     torch.testing.assert_close(targets.var(-1, correction=0), torch.ones_like(targets[..., 0]), atol=1e-3, rtol=0)
-    everything = method.targets(method.normalised(batch), torch.arange(36).expand(IMAGES, 1, 1, 36))[:, 0, 0]
+    everything = method.targets(method.normalised(batch["global_crops"]), torch.arange(36).expand(IMAGES, 1, 1, 36))[:, 0, 0]
     for i, blocks in enumerate(batch["target_patches"]):
         assert torch.equal(targets[i], everything[i, blocks])  # teacher first, then gather
 
 
 def test_the_student_sees_nothing_but_the_context():
     method, batch = make_method(predictor=dict(noise_std=0.0)), make_batch()
-    images = method.normalised(batch)
+    images = method.normalised(batch["global_crops"])
     before = method.predict(images, batch["context_patches"], batch["target_patches"])
     hidden = torch.ones(IMAGES, 36, dtype=torch.bool).scatter_(1, batch["context_patches"], False)
     pixels = hidden.view(IMAGES, 1, 6, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -140,7 +140,7 @@ def test_the_teacher_follows_linearly_and_stays_where_training_ends():
 def test_half_resolution_targets(kind):
     batch = make_batch()
     method = make_method(predictor=dict(noise_std=0.0), half_resolution=kind)
-    images = method.normalised(batch)
+    images = method.normalised(batch["global_crops"])
     predicted = method.predict(images, batch["context_patches"], batch["target_patches"])
     targets = method.targets(images, batch["target_patches"])
     expected = F.smooth_l1_loss(method.halved(predicted), method.halved(targets))

@@ -1,0 +1,42 @@
+"""A trunk out of a weight file, as what is evaluated: built from the file's own tensors, frozen, in eval mode."""
+
+import logging
+from pathlib import Path
+
+from pretrain.models.load_trunk import describe, load_trunk
+from pretrain.models.public_weights import PATCH_WEIGHT, read_trunk
+from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+
+def open_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+    """The trunk of a backbone file, a training state (its teacher) or public weights, see `read_trunk`; on the CPU.
+
+    Args:
+        num_heads: heads, for files that do not record them; None takes heads of 64 channels, as published ViTs have.
+
+    Raises:
+        UserError: the file cannot be read or is no plain ViT.
+    """
+    trunk = build_trunk(path, num_heads)
+    logger.info(str(load_trunk(trunk, path)))
+    return trunk
+
+
+def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+    """An untrained trunk of the shape of the one in `path`: what `open_trunk` is to be compared with."""
+    file = read_trunk(path)
+    shape = describe(file.state)
+    trunk = VisionTransformer(
+        patch_size=file.state[PATCH_WEIGHT].shape[-1],
+        embed_dim=shape["width"],
+        depth=shape["depth"],
+        num_heads=file.num_heads or num_heads or max(1, shape["width"] // 64),
+        mlp_ratio=shape["MLP width"] / shape["width"],
+        field_size=file.field_size or 14,
+        class_token="cls_token" in file.state,
+        layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
+        final_norm="norm.weight" in file.state,
+    )
+    return trunk.requires_grad_(False).eval()

@@ -1,0 +1,53 @@
+"""A student, and the teacher that follows it: what the methods have in common."""
+
+import logging
+from copy import deepcopy
+
+import torch
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import Tensor, nn
+
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.methods.ema import update_teacher
+from pretrain.models.load_trunk import load_trunk
+
+logger = logging.getLogger(__name__)
+
+
+class StudentTeacher(nn.Module):
+    """Base of the methods. The teacher is a copy of the student, takes no gradient and stays in eval mode.
+
+    Args:
+        student: modules that the teacher has too, the "trunk" among them.
+        momentum: the teacher's momentum over training, from 0 to 1.
+        max_iter: length of training in steps.
+        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
+    """
+
+    def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
+        super().__init__()
+        if init:
+            logger.info(str(load_trunk(student["trunk"], init)))
+        self.momentum, self.max_iter = momentum, max_iter
+        self.student = student
+        self.teacher = deepcopy(student).requires_grad_(False).eval()
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True):
+        """The teacher stays in eval mode: it never drops a path."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def after_step(self, step: int) -> None:
+        """The teacher follows the student; call after the optimizer's step."""
+        update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
+
+    def describe(self) -> dict:
+        """What a checkpoint says of the model: the method's name and the trunk's shape."""
+        return {"method": type(self).__name__, "trunk": self.student["trunk"].shape}
+
+    def normalised(self, crops: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> pixels as the trunk takes them."""
+        return (crops.float() - self.image_mean) / self.image_std
