@@ -73,7 +73,9 @@ def test_targets_are_normalised_and_gathered_from_the_whole_image():
     assert targets.shape == (*batch["target_patches"].shape, DIM) and not targets.requires_grad
     torch.testing.assert_close(targets.mean(-1), torch.zeros_like(targets[..., 0]), atol=1e-12, rtol=0)
     torch.testing.assert_close(targets.var(-1, correction=0), torch.ones_like(targets[..., 0]), atol=1e-3, rtol=0)
-    everything = method.targets(method.normalised(batch["global_crops"]), torch.arange(36).expand(IMAGES, 1, 1, 36))[:, 0, 0]
+    everything = method.targets(method.normalised(batch["global_crops"]), torch.arange(36).expand(IMAGES, 1, 1, 36))[
+        :, 0, 0
+    ]
     for i, blocks in enumerate(batch["target_patches"]):
         assert torch.equal(targets[i], everything[i, blocks])  # teacher first, then gather
 
