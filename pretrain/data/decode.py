@@ -51,9 +51,9 @@ def decode_image(
     if image.width * image.height > max_pixels:
         raise BrokenImage(name, "too many pixels")
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _jpeg_is_whole(data):
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF orientation itself
-        if bgr is not None:
-            return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)  # applies EXIF orientation itself
+        if rgb is not None:
+            return rgb
     return _decode_with_pillow(image, name)
 
 
@@ -94,7 +94,8 @@ def _has_no_pixels(data: bytes) -> bool:
 
 def _jpeg_is_whole(data: bytes) -> bool:
     """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    end = data.rfind(b"\xff\xd9")
+    return end >= 0 and data.find(b"\xff\xda", end) < 0
 
 
 def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
