@@ -37,6 +37,13 @@ def test_room_knows_only_whom_it_may(room):
                 assert name != forbidden and not name.startswith(forbidden + "."), f"{file} imports {name}"
 
 
+def test_nobody_but_tools_and_tests_knows_the_benchmarks():
+    for room in ("pretrain", "projects", "configs"):
+        for file in (ROOT / room).rglob("*.py"):
+            if "benchmarks" not in file.relative_to(ROOT).parts:
+                assert not any(name.startswith("pretrain.benchmarks") for name in imports(file)), file
+
+
 def test_the_trainer_names_no_method():
     for name in ("trainer.py", "checkpoint.py", "schedules.py", "run.py"):
         text = (ROOT / "pretrain" / "engine" / name).read_text().lower()
