@@ -73,7 +73,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             targets = assign(teacher[rows], w_t, centre, temp_t)  # (g, V, K)
             targets = (pairing @ targets if pairing.numel() > 1 else targets).flatten(0, 1)  # (r, K)
             log_p = torch.log_softmax(((tokens / temp_s).to(dtype) @ w_s.T).to(student.dtype), dim=-1)
-            total -= weight @ torch.bmm(targets[:, None], log_p[..., None]).flatten()  # writes no products, unlike vecdot
+            total -= weight @ torch.bmm(targets[:, None], log_p[..., None]).flatten()  # vecdot writes K products
             difference = log_p.exp_().sub_(targets).to(dtype)
             scale = (weight / temp_s)[:, None]
             grad_student[rows] = ((difference @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
