@@ -17,7 +17,7 @@ def prototype_cross_entropy(
     weights: Tensor,
     student_temp: float,
     teacher_temp: float,
-    block_rows: int = 64,
+    block_rows: int = 128,
 ) -> Tensor:
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
@@ -48,7 +48,11 @@ def prototype_cross_entropy(
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
-    """Makes the gradient together with the value, because both need the same blocks of logits."""
+    """Makes the gradient together with the value, because both need the same blocks of logits.
+
+    All factors are multiplied into the small matrices (rows x d) or the row's weight, never into a block of logits:
+    a block is written by a matrix product, softmaxed, subtracted, and read by two matrix products.
+    """
 
     @staticmethod
     def forward(
@@ -56,34 +60,48 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     ):
         num_groups, per_group, _ = student.shape
         groups = max(1, block_rows // max(per_group, teacher.shape[1]))
+        mass = pairing.sum(1)  # (S,), what each student row's targets sum to
+        pairing = pairing / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
+        weights = torch.outer(weights, mass)  # (n, S)
         total = student.new_zeros(())
         grad_student = torch.empty_like(student)
         grad_w = torch.zeros_like(w_student) if ctx.needs_input_grad[1] else None
         w_s, w_t = w_student.to(dtype), w_teacher.to(dtype)
-        mass = pairing.sum(1)[:, None]  # (S, 1), what each student row's targets sum to
         for start in range(0, num_groups, groups):
             rows = slice(start, start + groups)
-            z_s = student[rows].to(dtype)
-            targets = pairing @ assign(teacher[rows].to(dtype), w_t, centre, temp_t)  # (g, S, K)
-            log_p = torch.log_softmax((z_s @ w_s.T).to(student.dtype).div_(temp_s), dim=-1)
-            weight = weights[rows, None, None]
-            total -= (torch.linalg.vecdot(targets, log_p) * weight[..., 0]).sum()
-            grad_logits = log_p.exp_().mul_(mass).sub_(targets).mul_(weight / temp_s).to(dtype)
-            grad_student[rows] = (grad_logits @ w_s).to(student.dtype)
+            tokens, weight = student[rows].flatten(0, 1), weights[rows].flatten()  # (r, d), (r,)
+            targets = assign(teacher[rows], w_t, centre, temp_t)  # (g, V, K)
+            targets = (pairing @ targets if pairing.numel() > 1 else targets).flatten(0, 1)  # (r, K)
+            log_p = torch.log_softmax(((tokens / temp_s).to(dtype) @ w_s.T).to(student.dtype), dim=-1)
+            total -= weight @ torch.bmm(targets[:, None], log_p[..., None]).flatten()  # vecdot writes K products
+            difference = log_p.exp_().sub_(targets).to(dtype)
+            scale = (weight / temp_s)[:, None]
+            grad_student[rows] = ((difference @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
             if grad_w is not None:
-                grad_w += (grad_logits.flatten(0, 1).T @ z_s.flatten(0, 1)).to(grad_w.dtype)
+                add_product_(grad_w, difference.T, (tokens * scale).to(dtype))
         ctx.save_for_backward(grad_student, grad_w)
         return total
 
     @staticmethod
     def backward(ctx, grad_output):
         grad_student, grad_w = ctx.saved_tensors
-        return grad_student * grad_output, None if grad_w is None else grad_w * grad_output, *[None] * 9
+        # In place: a second call is refused, because torch sees that what was saved has changed.
+        return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 9
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, without a copy of the product where the types agree."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Teacher assignments (..., K) of tokens (..., d)."""
-    return torch.softmax(((tokens @ prototypes.T).to(centre.dtype) - centre).div_(temperature), dim=-1)
+    # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
+    logits = (tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T
+    return torch.softmax(logits.to(centre.dtype).sub_(centre / temperature), dim=-1).unflatten(0, tokens.shape[:-1])
 
 
 def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:
