@@ -24,7 +24,7 @@ dataloader = dict(
         mapper=L(DatasetMapper)(
             is_train=True,
             augmentations=[
-                # Long sides are at most four times as long, which hardly any image reaches.
+                # Segmenter draws the scale and bounds the long side by four short ones, which hardly any image reaches.
                 L(T.ResizeShortestEdge)(short_edge_length=(crop_size // 2, crop_size * 2), max_size=crop_size * 8),
                 L(T.RandomCrop_CategoryAreaConstraint)(
                     crop_type="absolute",

@@ -79,7 +79,7 @@ def test_against_torchmetrics(evaluate):
 
 
 def test_a_class_that_no_image_has_is_left_out(evaluate):
-    """Detectron2 means over the classes of the truth; torchmetrics would count a wrong guess of an absent class as 0."""
+    """Detectron2 means over the classes of the truth; torchmetrics counts a wrong guess of an absent class as 0."""
     truths, guesses = pairs(classes=CLASSES - 1)
     found = evaluate(truths, guesses)
     assert np.isnan(found["IoU-c5"])

@@ -66,7 +66,13 @@ def test_detectron2_builds_the_head_from_yaml():
 
 @pytest.mark.parametrize(
     "length, window, stride, expected",
-    [(32, 32, 32, [0]), (33, 32, 32, [0, 1]), (64, 32, 32, [0, 32]), (80, 32, 32, [0, 32, 48]), (64, 32, 24, [0, 24, 32])],
+    [
+        (32, 32, 32, [0]),
+        (33, 32, 32, [0, 1]),
+        (64, 32, 32, [0, 32]),
+        (80, 32, 32, [0, 32, 48]),
+        (64, 32, 24, [0, 24, 32]),
+    ],
 )
 def test_windows_cover_a_side_and_end_with_it(length, window, stride, expected):
     assert starts(length, window, stride) == expected
@@ -106,7 +112,8 @@ def test_how_many_windows_make_a_batch_changes_nothing():
 def test_a_smaller_image_is_enlarged_to_a_window():
     model = SlidingWindowSegmentor(**parts(), window=32).eval()
     assert model([image(12, 40)])[0]["sem_seg"].shape == (5, 12, 40)
-    assert at_least(torch.zeros(3, 12, 40), 32).shape == (3, 32, 107) and at_least(torch.zeros(3, 32, 40), 32).shape[1] == 32
+    assert at_least(torch.zeros(3, 12, 40), 32).shape == (3, 32, 107)
+    assert at_least(torch.zeros(3, 32, 40), 32).shape == (3, 32, 40)
 
 
 def test_a_window_of_broken_patches_is_refused():

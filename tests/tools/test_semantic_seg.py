@@ -7,7 +7,9 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
+import cv2
 import detectron2
+import numpy as np
 import pytest
 import torch
 from cropfield import CropFieldViT
@@ -64,7 +66,8 @@ def test_train_resume_and_evaluate_from_either_system(train_net, semantic, tmp_p
     assert not any("oundary" in name or "B-Iou" in name for name in result["metrics"])
     assert result["settings"]["iterations"] == 2 and result["settings"]["weight_decay"] == 0.01
     log, printed = (tmp_path / "log.txt").read_text(), capsys.readouterr().out
-    assert f"all {20 if class_token else 19} tensors of the trunk matched" in log and "unused" not in log
+    whole = f"all {20 if class_token else 19} tensors of the trunk matched (0.5 M parameters)\n"  # and nothing unused
+    assert whole in log
     assert printed.splitlines()[-1] == f"mIoU {result['metrics']['mIoU']:.2f}: {tmp_path / 'result.json'}"
 
     weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
@@ -127,3 +130,15 @@ def test_raw_labels_are_converted_by_the_tool_that_the_error_names(run_tool, sem
     run_tool("prepare_ade20k", raw)
     assert "training: 4 files" in capsys.readouterr().out
     assert len(list((raw / "annotations_detectron2" / "training").glob("*.png"))) == 4
+
+
+def test_segmentors_are_drawn_beside_the_truth(run_tool, train_net, semantic, tmp_path):
+    train_net(*TINY, *semantic, f"train.output_dir={tmp_path}", "train.max_iter=1")
+    weights, there = tmp_path / "model_final.pth", tmp_path / "seen.png"
+    options = ["--config-file", CONFIG, "--output", there, "--width", 64, "--set", *semantic]
+    run_tool("draw_segmentation", *options, "model.backbone.net.depth=1", "--weights", f"a={weights}", f"b={weights}")
+    picture = cv2.imread(str(there))
+    assert picture.shape[1] == 4 * 64 + 3 * 8 and picture.shape[0] > 2 * 64
+    np.testing.assert_array_equal(picture[32:, 2 * 72 : 2 * 72 + 64][:136], picture[32:, 3 * 72 : 3 * 72 + 64][:136])
+    with pytest.raises(UserError, match="TITLE=FILE"):
+        run_tool("draw_segmentation", *options, "--weights", weights)

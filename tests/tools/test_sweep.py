@@ -1,4 +1,4 @@
-"""The sweep: its grid, its commands, and what it does with runs that are done. The runs are stand-ins that keep count."""
+"""The sweep: its grid, its commands, what it does with runs that are done. The runs are stand-ins that keep count."""
 
 import json
 
