@@ -68,7 +68,7 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
                 str(TOOL), "--resume", "--num-gpus", str(args.num_gpus), "--config-file", args.config_file,
                 *args.overrides, *setting, f"train.seed={seed}", f"train.output_dir={output / name}",
             )  # fmt: skip
-            stages[setting].append(Stage(name, command, show=r"iter: \d*999 |mIoU |error"))
+            stages[setting].append(Stage(name, command, show=r"iter: \d*999 |^mIoU |^error"))
     return stages
 
 
