@@ -84,7 +84,8 @@ def main() -> None:
     metrics = overall(scores)
     settings = {
         "command": shlex.join(sys.argv),
-        "protocol": vars(propagation) | {"short_side": options.short_side, "split": options.split},
+        "short_side": options.short_side,
+        **vars(propagation),
         "objects": {s.name: {"J": 100 * s.region.mean, "F": 100 * s.boundary.mean} for s in scores},
         "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_gib": round(peak_memory(), 2),
