@@ -49,7 +49,25 @@ def gather(folder: Path) -> tuple[list[Result], list[str]]:
             left_out.append(f"{file}: of none of the commands whose results are tables")
     if not results:
         raise UserError(f"there is no usable {RESULT} below {folder}; run an evaluation first, see docs/evaluation.md")
-    return results, left_out
+    return fold(results), left_out
+
+
+def fold(results: list[Result]) -> list[Result]:
+    """Without the runs of a sweep: a result stands for those of its model, protocol and dataset in folders below it."""
+    kept, below = [], []
+    for result in results:
+        above = [
+            other
+            for other in results
+            if other is not result
+            and (other.model, other.protocol, other.dataset) == (result.model, result.protocol, result.dataset)
+            and other.file.parent in result.file.parents
+        ]
+        below += [(other, result) for other in above]
+        kept += [] if above else [result]
+    for result, run in below:  # only a run has the config that tells its trunk
+        result.settings.update({"trunk": run.settings["trunk"]} if "trunk" in run.settings else {})
+    return kept
 
 
 def _config(path: Path) -> dict:

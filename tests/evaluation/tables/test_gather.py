@@ -59,6 +59,17 @@ def test_a_segmenters_config_tells_its_trunk(tmp_path):
     assert result.settings == {"trunk": "ViT-S/16"} and result.metrics == {"mIoU": 40.0}
 
 
+def test_a_sweep_stands_for_its_runs(tmp_path):
+    for run in ("sweep/lr1", "sweep/lr2"):
+        detector(tmp_path / run)
+        write_result(tmp_path / run, "semantic_seg", "ade20k", "vits16", {"mIoU": 40.0})
+    write_result(tmp_path / "sweep", "semantic_seg", "ade20k", "vits16", {"mIoU": 41.0}, {"runs": [40.0, 42.0]})
+    write_result(tmp_path / "sweep" / "other", "semantic_seg", "ade20k", "vitb16", {"mIoU": 45.0})
+    results, _ = gather(tmp_path)
+    assert [result.file.as_posix() for result in results] == ["sweep/other/result.json", "sweep/result.json"]
+    assert results[1].metrics == {"mIoU": 41.0} and results[1].settings["trunk"] == "ViT-S/16"
+
+
 def test_what_cannot_be_used_is_named(tmp_path):
     write_result(tmp_path / "good", "knn", "imagenet", "m", {"top1": 50.0})
     for name, text in (("broken", "{"), ("other", '{"seconds": 3}'), ("bare", json.dumps(AP))):
