@@ -7,6 +7,15 @@ from pretrain.evaluation.tables.paper_table import Column, PaperTable
 
 TABLES = {table.key: table for table in PAPER_TABLES}
 
+# Sums of all figures, taken when every row was found, number by number, in the papers' text.
+SUMS = {
+    **{"one:1a": 1207.7, "one:1b": 1024.1, "one:2": 182.6, "one:3": 327.7, "one:4a": 248.9, "one:4b": 168.7},
+    **{"one:5a": 168.7, "one:5b": 209.3, "one:7a": 1509.4, "one:7b": 1301.1},
+    **{"two:1": 1291.2, "two:2": 751.6, "two:3": 1521.1, "two:4": 3336.9, "two:5": 141.1, "two:6": 166.5},
+    **{"two:7": 224.0, "two:8": 218.3, "two:13": 4337.0, "two:14": 1476.7, "two:15": 166.0, "two:16": 2082.7},
+    "two:17": 347.8,
+}
+
 
 def rows(key: str) -> dict[tuple[str, ...], tuple[float | None, ...]]:
     return {row.labels: row.values for row in TABLES[key].rows()}
@@ -23,6 +32,7 @@ def test_rows_are_whole_and_distinct(key):
     table = TABLES[key]
     found = table.rows()
     assert len({row.labels for row in found}) == len(found) >= 2
+    assert sum(value or 0 for row in found for value in row.values) == pytest.approx(SUMS[key], abs=0.01)
     assert all(15 < value < 100 for row in found for value in row.values if value is not None)
     assert table.command and all(column.metrics for column in table.columns)
     assert not any(label.lower() == "ours" for row in found for label in row.labels)  # whose it is must be told

@@ -58,6 +58,15 @@ def test_what_moves_farther_than_the_radius_is_lost():
     assert torch.equal(found[:, 7:9], labels[:, 3:5])
 
 
+def test_the_first_frame_is_never_forgotten():
+    """What was hidden for longer than the context looks back is known again."""
+    first, labels = features(4, 6, 64), torch.zeros(4, 6, 1)
+    labels[1:3, 1:3] = 1
+    hidden = features(4, 6, 64, seed=1)
+    found = list(Propagation(context=1, top_k=1).run([first, hidden, hidden, hidden, first], labels))
+    assert torch.equal(found[-1], labels)
+
+
 def test_without_context_only_the_first_frame_is_known():
     frames, labels = [features(4, 4, seed=s) for s in range(4)], torch.rand(4, 4, 3)
     last = list(Propagation(context=0).run(frames, labels))[-1]
