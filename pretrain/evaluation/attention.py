@@ -1,4 +1,4 @@
-"""Attention probabilities of a trunk's last block, which its fused kernels never show."""
+"""Attention probabilities of a trunk's blocks, which its fused kernels never show."""
 
 import torch
 from torch import Tensor
@@ -29,10 +29,15 @@ def attention_probabilities(block: Block, tokens: Tensor, length: int) -> Tensor
     Returns:
         (B, heads, length, length) float32; a row is a query and sums to one.
     """
+    q, k = queries_and_keys(block, tokens, length)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+
+
+def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Of what enters a block, (B*length, D): two times (B, heads, length, head_dim) float32."""
     attn = block.attn
     q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
-    q, k = (t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))  # (B, heads, length, head_dim)
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return tuple(t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))
 
 
 def last_attention(trunk: VisionTransformer, images: Tensor, boxes: Tensor | None = None) -> Tensor:
