@@ -32,7 +32,7 @@ def timm_trunk(name: str, pretrained: bool = True) -> VisionTransformer:
     model = _create(name, pretrained)
     metadata = {"field_size": "x".join(str(side) for side in model.patch_embed.grid_size)}
     metadata["num_heads"] = str(model.blocks[0].attn.num_heads)
-    file = trunk_file(f"timm's {name}", {key: value.clone() for key, value in model.state_dict().items()}, metadata)
+    file = trunk_file(f"timm's {name}", model.state_dict(), metadata)
     trunk = trunk_for(file)
     logger.info(str(fill_trunk(trunk, file)))
     mean, std = (255 * torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
