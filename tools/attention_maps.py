@@ -5,10 +5,12 @@
     python tools/attention_maps.py --weights box.safetensors cross.safetensors --images street.jpg \\
         --points 0.3,0.5 0.7,0.5 --output fig7.png
 
-A row for each query: the image with a red dot, then each model's map, the mean over heads. Points are (x, y) from 0 to 1
-from the upper left of the image's middle square. As many points as images go together in order; otherwise one image
-takes all points, or all images take one point. Fig. 7 compares trunks that were pretrained with
-model.position_mask=box and cross: look for vertical lines.
+A row for each query: the image with a red dot, then each model's map, the mean over heads. Points are (x, y) from 0 to
+1 from the upper left of the image's middle square. As many points as images go together in order; otherwise one image
+takes all points, or all images take one point.
+
+Fig. 7 compares trunks pretrained with configs/pretrain/ablations/table5a_box.py, whose positions are masked box-wise,
+and with the default, cross-wise: look for vertical lines.
 """
 
 import argparse
@@ -29,8 +31,12 @@ def point(text: str) -> tuple[float, float]:
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="exports, training states, public weights")
-    parser.add_argument("--untrained", action="store_true", help="add a column: random weights, shaped as the first file's")
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="FILE", help="exports, training states, public weights"
+    )
+    parser.add_argument(
+        "--untrained", action="store_true", help="add a column: random weights, shaped as the first file's"
+    )
     parser.add_argument("--timm", nargs="+", default=[], metavar="NAME", help="more columns: plain ViTs of timm")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the columns (default: the files' and timm's)")
     parser.add_argument("--images", nargs="+", required=True, type=Path, metavar="FILE")

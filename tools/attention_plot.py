@@ -1,6 +1,6 @@
 """Draw results of tools/attention_stats.py in one plot, like Fig. 5: NMI and mean distance over the layers.
 
-    python tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
+python tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
 """
 
 import argparse
@@ -23,7 +23,9 @@ def main() -> None:
     results = [read_layers(folder) for folder in args.results]
     sizes = {(result["settings"].get("image_size"), result["settings"].get("source")) for result in results}
     if len({size for size, _ in sizes}) > 1:
-        raise UserError("the results are of images of different sizes, whose distances do not compare; measure them alike")
+        raise UserError(
+            "the results are of images of different sizes, whose distances do not compare; measure them alike"
+        )
     if len(sizes) > 1:
         print("note: the results are of different images")
     write_plot(args.output, results)

@@ -2,14 +2,16 @@
 
     python tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\
         --output outputs/attention/cropfield
-    python tools/attention_stats.py --timm vit_base_patch16_224.dino --images coco/val2017 --output outputs/attention/dino
+    python tools/attention_stats.py --timm vit_base_patch16_224.dino --images coco/val2017 --limit 100 \\
+        --output outputs/attention/dino
     python tools/attention_plot.py outputs/attention/* --output fig5.png
 
 writes result.json (by layer: mean over heads and images), heads.csv (by layer and head) and layers.png.
 
 Normalised mutual information (NMI) of queries and keys: 0 where all queries look alike, 1 where each looks at a key of
-its own. Mean attention distance: between patch centres, weighted by attention, in pixels and in percent of the image's
-side. Both look at patches only; the class token is left out and the rest renormalised. Memory does not grow with images.
+its own. Mean attention distance: between patch centres, weighted by attention, in pixels and in percent of the
+image's side. Both look at patches only: the class token is left out and the rest renormalised. Memory does not grow
+with the number of images.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import resource
 import time
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
+from pretrain.errors import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -28,7 +30,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument("--timm", metavar="NAME", help="a plain ViT of timm, fetched by it")
     parser.add_argument("--timm-random", action="store_true", help="timm's random initial weights, without a download")
     parser.add_argument("--untrained", action="store_true", help="random weights in the shape of --weights")
-    parser.add_argument("--num-heads", type=int, help="where --weights does not record them (default: 64 channels each)")
+    parser.add_argument(
+        "--num-heads", type=int, help="where --weights does not record them (default: 64 channels each)"
+    )
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="a folder, a .txt list, a COCO .json or tar shards"
     )
@@ -92,7 +96,7 @@ def main() -> None:
     from pretrain.data.images import open_source
     from pretrain.engine.devices import default_device
     from pretrain.evaluation.attention_plot import read_layers, write_plot
-    from pretrain.evaluation.attention_stats import attention_stats
+    from pretrain.evaluation.attention_stats import attention_stats, uniform_distance
     from pretrain.evaluation.results import write_result
     from pretrain.evaluation.squares import Squares, check_size
 
@@ -110,6 +114,8 @@ def main() -> None:
     settings = {"images": stats.num_images, "broken_images": squares.broken, "image_size": args.image_size}
     settings |= {"patch_size": trunk.patch_size, "tokens": "patches only, renormalised", "source": args.images}
     settings |= {"weights": args.weights or args.timm, "untrained": args.untrained or args.timm_random}
+    uniform = trunk.patch_size * uniform_distance((args.image_size // trunk.patch_size,) * 2)
+    settings |= {"uniform_distance_pixels": round(uniform, 3)}
     settings |= {"seconds": round(seconds, 1), "peak_memory_gib": round(peak, 2)}
     write_heads(args.output / "heads.csv", stats, trunk.patch_size, args.image_size)
     dataset = args.dataset_name or Path(args.images).stem
@@ -119,6 +125,9 @@ def main() -> None:
         distance, percent = metrics[f"distance_layer_{layer:02d}"], metrics[f"distance_percent_layer_{layer:02d}"]
         nmi = metrics[f"nmi_layer_{layer:02d}"]
         print(f"layer {layer:2d}: NMI {nmi:.4f}, distance {distance:6.1f} pixels ({percent:.1f}% of the side)")
+    print(
+        f"uniform attention: NMI 0, distance {uniform:.1f} pixels ({100 * uniform / args.image_size:.1f}% of the side)"
+    )
     print(f"{stats.num_images} images in {seconds:.0f} s, peak memory {peak:.2f} GiB: {path}")
 
 

@@ -19,7 +19,7 @@ def maps_picture(trunks: dict[str, VisionTransformer], queries: list[tuple[np.nd
 
     Args:
         trunks: by the name that stands above the column.
-        queries: a square image, uint8 (S, S, 3), S a multiple of each trunk's patch, and a point (x, y) in [0, 1] of it.
+        queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
     """
     head = [np.full((LINE, side, 3), PAPER, np.uint8) for _ in range(1 + len(trunks))]
     for tile, name in zip(head, ["query", *trunks], strict=True):
@@ -43,7 +43,9 @@ def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
     everything would leave the rest of the map dark.
     """
     top = max(LEAST_TOP, float(np.quantile(attention, 0.995)))
-    picture = cv2.resize(colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS), (side, side), interpolation=cv2.INTER_NEAREST)
+    picture = cv2.resize(
+        colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS), (side, side), interpolation=cv2.INTER_NEAREST
+    )
     _dot(picture, point)
     legend = np.full((LINE, side, 3), PAPER, np.uint8)
     write(legend, f"yellow {top:.1f} x uniform, most {attention.max():.1f} x", (0, 1), 13)

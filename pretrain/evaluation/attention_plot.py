@@ -16,7 +16,7 @@ MARKERS = "os^Dvp"  # so that lines stay apart without colours too
 
 
 def read_layers(folder: Path) -> dict:
-    """A result of attention statistics: `model`, its settings, and lists over layers of "nmi" and "distance".
+    """A result of attention statistics: its model, dataset, settings, and lists over layers of "nmi" and "distance".
 
     Raises:
         UserError: no such result lies in `folder`.
@@ -34,21 +34,28 @@ def read_layers(folder: Path) -> dict:
         raise UserError(f"there is no result {path}; run tools/attention_stats.py --output {folder} first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no result of an evaluation; run tools/attention_stats.py again") from error
-    return {"model": result["model"], "settings": result.get("settings", {})} | layers
+    return {key: result.get(key) for key in ("model", "dataset")} | {"settings": result.get("settings", {})} | layers
 
 
 def write_plot(path: Path, results: list[dict]) -> None:
-    """Draw what `read_layers` gives, in order, as a PNG of 1,000 x 400 pixels; whole or not at all."""
+    """Draw what `read_layers` gives, in order, as a PNG of 1,000 x 400 pixels; whole or not at all.
+
+    The distance of uniform attention is a dotted line.
+    """
+    several = len({result["dataset"] for result in results}) > 1
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, 2), PANELS, strict=True):
+    for axes, (name, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
         for index, result in enumerate(results):
             values = result[name]
             color = [part / 255 for part in color_of(index)]
             marker = MARKERS[index % len(MARKERS)]
-            axes.plot(range(1, len(values) + 1), values, marker=marker, color=color, label=result["model"])
+            label = f"{result['model']} ({result['dataset']})" if several else result["model"]
+            axes.plot(range(1, len(values) + 1), values, marker=marker, color=color, label=label)
+            if name == "distance" and (uniform := result["settings"].get("uniform_distance_pixels")):
+                axes.axhline(uniform, color="grey", linestyle=":", zorder=0)
         axes.set_xlabel("layer")
-        axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylabel(title)
+        axes.set_ylim(0, 1.15 * max(1e-6, *axes.dataLim.intervaly))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

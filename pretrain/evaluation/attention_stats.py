@@ -95,8 +95,15 @@ def head_stats(q: Tensor, k: Tensor, grid: tuple[int, int], rows: int = ROWS) ->
     return torch.stack([nmi.clamp_max(1), distance])
 
 
+def uniform_distance(grid: tuple[int, int]) -> float:
+    """The mean distance of uniform attention on a grid (H, W), in patch sides: 0.521 of the side of a fine square."""
+    count = grid[0] * grid[1]
+    rows = (patch_distances(grid, start, min(start + ROWS, count)).double().sum() for start in range(0, count, ROWS))
+    return float(sum(rows)) / count**2
+
+
 def patch_distances(grid: tuple[int, int], start: int, stop: int, device=None) -> Tensor:
-    """Distances from the centres of patches `start` to `stop` to all patches' -> (stop - start, H*W), in patch sides."""
+    """Distances of the centres of patches `start` to `stop` from all patches' -> (stop - start, H*W), in patches."""
     index = torch.arange(grid[0] * grid[1], device=device)
     row, column = (index // grid[1]).float(), (index % grid[1]).float()
     return torch.hypot(row[start:stop, None] - row, column[start:stop, None] - column)

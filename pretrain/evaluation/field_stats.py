@@ -33,7 +33,7 @@ def field_stats(field: Tensor) -> dict[str, float]:
     """Figures of one field.
 
     neighbour_similarity: mean cosine of adjacent cells: about 0 in noise, near 1 in a smooth field.
-    median_frequency: half of the variance lies at or below it, in cycles per image side. Noise of h = w cells has 0.4 h.
+    median_frequency: half of the variance lies at or below it, in cycles per image side; 0.4 h in noise of h x h.
     three_components_percent: share of the variance in the three directions that become red, green and blue.
     mean_percent: share of the squared length that is the mean of all cells, which tells no place.
     """
@@ -59,7 +59,7 @@ def spectrum(field: Tensor) -> tuple[Tensor, Tensor]:
     """Where the variance of a field lies -> frequencies, in cycles per image side, ascending, and shares of variance.
 
     By cosine transform (DCT-II), whose component k along a side is k half waves: unlike a Fourier transform it does not
-    take the step from one border to the opposite one for high frequencies. A component's frequency is sqrt(fx^2 + fy^2).
+    take the step from one border to the opposite one for high frequencies. A component's frequency is |(fx, fy)|.
     """
     field = field.double()
     height, width = field.shape[:2]
@@ -85,9 +85,9 @@ def _cosines(size: int) -> Tensor:
 def compare_fields(first: Tensor, second: Tensor) -> dict[str, float]:
     """How far two fields are apart; where their sizes differ both are read, bicubic, on the finer grid.
 
-    cka: linear CKA of the cells (Kornblith et al. 2019) without its bias (Song et al. 2012): 1 for fields that differ by
-        a rotation of channels and a factor, about 0 for fields that have nothing to do with each other.
-    relative_distance: |A - B| / |A|, channel by channel; only where both have as many channels. sqrt(2) for two noises.
+    cka: linear CKA of the cells (Kornblith et al. 2019) without its bias (Song et al. 2012): 1 for fields that differ
+        by a rotation of channels and a factor, about 0 for fields that have nothing to do with each other.
+    relative_distance: |A - B| / |A|, channel by channel, where both have as many channels; sqrt(2) for two noises.
     """
     first, second = (field.double() for field in on_finer_grid(first, second))
     found = {"cka": linear_cka(first.flatten(0, 1), second.flatten(0, 1))}

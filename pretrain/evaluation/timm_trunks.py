@@ -44,7 +44,9 @@ def timm_trunk(name: str, pretrained: bool = True) -> VisionTransformer:
 def _create(name: str, pretrained: bool) -> TimmViT:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 1)
-        raise UserError(f"timm has no model {name}" + (f"; did you mean {near[0]}?" if near else "; see its list_models"))
+        raise UserError(
+            f"timm has no model {name}" + (f"; did you mean {near[0]}?" if near else "; see its list_models")
+        )
     try:
         model = timm.create_model(name, pretrained=pretrained).eval()
     except (OSError, RuntimeError) as error:  # no connection, no such tag
@@ -54,7 +56,9 @@ def _create(name: str, pretrained: bool) -> TimmViT:
             "take untrained ones with --timm-random"
         ) from error
     if not isinstance(model, TimmViT):
-        raise UserError(f"timm's {name} is a {type(model).__name__}, and no plain ViT; take one of timm's vit_* or deit*")
+        raise UserError(
+            f"timm's {name} is a {type(model).__name__}, and no plain ViT; take one of timm's vit_* or deit*"
+        )
     return model
 
 
@@ -69,7 +73,7 @@ def _take_our_normalisation(trunk: VisionTransformer, mean: Tensor, std: Tensor)
 
 @torch.no_grad()
 def _check_features(trunk: VisionTransformer, model: TimmViT, file: TrunkFile, mean: Tensor, std: Tensor) -> None:
-    """Same patch features on an image of the model's own size? Tensors do not show activation, eps or a changed pass."""
+    """Same patch features on an image of the model's own size? No tensor shows activation, eps or a changed pass."""
     if any("dropped" in note for note in file.notes):
         return  # they differ, and the log says why
     patch = file.state[PATCH_WEIGHT].shape[-1]
@@ -82,4 +86,6 @@ def _check_features(trunk: VisionTransformer, model: TimmViT, file: TrunkFile, m
     expected = model.forward_features(theirs)[:, model.num_prefix_tokens :]
     apart = (trunk(ours)[1] - expected).norm() / expected.norm()
     if not apart < 1e-3:
-        raise UserError(f"timm's {file.path.split()[-1]} is no plain ViT: its features differ by {apart:.1%} from one's")
+        raise UserError(
+            f"timm's {file.path.split()[-1]} is no plain ViT: its features differ by {apart:.1%} from one's"
+        )

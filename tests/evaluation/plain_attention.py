@@ -2,8 +2,8 @@
 
     python tests/evaluation/plain_attention.py --images 4 --image-size 480
 
-measures time and peak memory of both ways, each in a process of its own, on an untrained ViT-B/16 (or --vits) and random
-images, and how far their figures are apart. The plain way holds images x layers x heads x L x L numbers.
+measures time and peak memory of both ways, each in a process of its own, on an untrained ViT-B/16 (or --vits) and
+random images, and how far their figures are apart. The plain way holds images x layers x heads x L x L numbers.
 """
 
 import argparse

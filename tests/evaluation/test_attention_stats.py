@@ -102,7 +102,9 @@ def test_the_spread_is_that_of_the_images():
     each = torch.stack([image_stats(trunk, image) for image in images])
     stats = attention_stats(trunk, iter(images))
     torch.testing.assert_close(torch.stack([stats.nmi, stats.distance]), each.mean(0))
-    torch.testing.assert_close(torch.stack([stats.nmi_std, stats.distance_std]), each.std(0, correction=0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.stack([stats.nmi_std, stats.distance_std]), each.std(0, correction=0), atol=1e-6, rtol=0
+    )
 
 
 def test_distances_are_those_of_centres():
