@@ -5,7 +5,7 @@
 
 writes field.png and result.json. The picture has a row a field: its three main directions as red, green and blue, then
 how alike all positions are to the one at the red dot (cosine; yellow +1, green 0, dark -1). With two fields of equal
-width a row of their difference follows. The figures stand beside those of two fields of the same shape: noise, and
+width their difference, the first minus the second, follows. The figures stand beside those of two fields of the same shape: noise, and
 the sine-cosine field. pretrain/evaluation/field_stats.py says what each one is.
 """
 
@@ -51,17 +51,19 @@ def main() -> None:
         second = Path(args.second).stem
         fields[second if second != name else args.second] = read_field(args.second)
     stats = {label: field_stats(field) for label, field in fields.items()}
+    comparison = compare_fields(*fields.values()) if args.second else {}
+    if "relative_distance" in comparison:
+        finer = on_finer_grid(*fields.values())
+        fields["difference"] = finer[0] - finer[1]
+        stats["difference"] = field_stats(fields["difference"])
     first = fields[name]
     references = reference_stats(tuple(first.shape[:2]), first.shape[2])
     metrics = dict(stats[name])
-    metrics |= {f"{key}_{kind}": value for kind, found in references.items() for key, value in found.items()}
-    comparison = compare_fields(*fields.values()) if args.second else {}
+    beside = references | {key: found for key, found in stats.items() if key == "difference"}
+    metrics |= {f"{key}_{kind}": value for kind, found in beside.items() for key, value in found.items()}
     settings = {"file": args.file, "second_file": args.second, "field_size": list(first.shape[:2])}
 
     pictures = {f"{label}: {f.shape[0]} x {f.shape[1]} cells of {f.shape[2]}": f for label, f in fields.items()}
-    if "relative_distance" in comparison:
-        finer = on_finer_grid(*fields.values())
-        pictures["the first minus the second"] = finer[0] - finer[1]
     with replacing(args.output / "field.png") as draft:
         Image.fromarray(fields_picture(pictures)).save(draft, format="PNG", optimize=True)
     path = write_result(args.output, "field", "none", name, metrics | comparison, settings)

@@ -129,6 +129,7 @@ def test_field(weights, tmp_path, run_tool, capsys):
     run_tool("field_stats", ours, other, "--output", tmp_path / "two")
     two = result_of(tmp_path / "two")
     assert {name: two["metrics"][name] for name in one["metrics"]} == one["metrics"]
+    assert two["metrics"]["three_components_percent_difference"] > 0
     assert two["metrics"]["cka"] < 0.9 and two["metrics"]["relative_distance"] > 0.5
     rows = [cv2.imread(str(tmp_path / name / "field.png")).shape[0] for name in ("one", "two")]
     assert rows[1] > 2.5 * rows[0]  # the second field, and the difference
