@@ -5,8 +5,8 @@
 
 writes field.png and result.json. The picture has a row a field: its three main directions as red, green and blue, then
 how alike all positions are to the one at the red dot (cosine; yellow +1, green 0, dark -1). With two fields of equal
-width their difference, the first minus the second, follows. The figures stand beside those of two fields of the same shape: noise, and
-the sine-cosine field. pretrain/evaluation/field_stats.py says what each one is.
+width their difference, the first minus the second, follows. The figures stand beside those of two fields of the same
+shape: noise, and the sine-cosine field. pretrain/evaluation/field_stats.py says what each one is.
 """
 
 import argparse
