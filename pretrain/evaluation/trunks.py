@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from pretrain.models.load_trunk import describe, load_trunk
-from pretrain.models.public_weights import PATCH_WEIGHT, read_trunk
+from pretrain.models.load_trunk import describe, fill_trunk
+from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, read_trunk
 from pretrain.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
@@ -19,14 +19,19 @@ def open_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransfor
     Raises:
         UserError: the file cannot be read or is no plain ViT.
     """
-    trunk = build_trunk(path, num_heads)
-    logger.info(str(load_trunk(trunk, path)))
+    file = read_trunk(path)
+    trunk = trunk_for(file, num_heads)
+    logger.info(str(fill_trunk(trunk, file)))
     return trunk
 
 
 def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
     """An untrained trunk of the shape of the one in `path`: what `open_trunk` is to be compared with."""
-    file = read_trunk(path)
+    return trunk_for(read_trunk(path), num_heads)
+
+
+def trunk_for(file: TrunkFile, num_heads: int | None = None) -> VisionTransformer:
+    """An untrained trunk of the shape of the one in a file that was read already."""
     shape = describe(file.state)
     trunk = VisionTransformer(
         patch_size=file.state[PATCH_WEIGHT].shape[-1],
