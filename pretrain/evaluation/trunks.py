@@ -10,21 +10,22 @@ from pretrain.models.vit import VisionTransformer
 logger = logging.getLogger(__name__)
 
 
-def open_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def open_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """The trunk of a backbone file, a training state (its teacher) or public weights, see `read_trunk`; on the CPU.
 
     Args:
         num_heads: heads, for files that do not record them; None takes heads of 64 channels, as published ViTs have.
+        drop_path_rate: see `VisionTransformer`; for who fine-tunes it.
 
     Raises:
         UserError: the file cannot be read or is no plain ViT.
     """
-    trunk = build_trunk(path, num_heads)
+    trunk = build_trunk(path, num_heads, drop_path_rate)
     logger.info(str(load_trunk(trunk, path)))
     return trunk
 
 
-def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def build_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """An untrained trunk of the shape of the one in `path`: what `open_trunk` is to be compared with."""
     file = read_trunk(path)
     shape = describe(file.state)
@@ -35,6 +36,7 @@ def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransfo
         num_heads=file.num_heads or num_heads or max(1, shape["width"] // 64),
         mlp_ratio=shape["MLP width"] / shape["width"],
         field_size=file.field_size or 14,
+        drop_path_rate=drop_path_rate,
         class_token="cls_token" in file.state,
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
         final_norm="norm.weight" in file.state,
