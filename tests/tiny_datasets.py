@@ -1,7 +1,7 @@
 """Small datasets in the layouts of the large ones, drawn here: for the tests, and to try the evaluation commands.
 
-    python tests/tiny_datasets.py outputs/tiny                            # shapes that OpenCV draws
-    python tests/tiny_datasets.py outputs/tiny --scenes outputs/scenes    # the objects of tools/compose_coco.py's scenes
+    python tests/tiny_datasets.py outputs/tiny                          # shapes that OpenCV draws
+    python tests/tiny_datasets.py outputs/tiny --scenes outputs/scenes  # the objects of tools/compose_coco.py's scenes
 
 writes imagenet (with 1percent.txt), places205, inat18, cifar100 and CLEVR_v1.0 below that folder.
 """
@@ -19,11 +19,11 @@ PLACES = ("a/abbey", "a/apartment_building/outdoor", "b/bedroom", "c/canyon", "f
 SPECIES = {"7477": "Plantae", "12": "Insecta", "3401": "Aves", "101": "Mammalia", "5000": "Plantae", "61": "Insecta"}
 COARSE = {
     "apple": "fruit",
-    "bear": "mammals",
-    "bowl": "food_containers",
-    "lion": "mammals",
+    "bear": "bears",
+    "bowl": "containers",
+    "lion": "bears",
     "pear": "fruit",
-    "can": "food_containers",
+    "can": "containers",
 }
 
 

@@ -15,15 +15,14 @@ from detectron2.utils.logger import setup_logger
 
 from pretrain.engine.finetune import Classifier, FineTuning, Recipe
 from pretrain.errors import UserError, run_main
-from pretrain.evaluation.arguments import datasets_of, evaluation_parser, load_trunk_of, model_name, settings_of
+from pretrain.evaluation.arguments import datasets_of, evaluation_parser, load_trunk_of, positive, report
 from pretrain.evaluation.datasets import framing_of
-from pretrain.evaluation.results import write_result
 
 
 def parse_args(argv=None):
     parser = evaluation_parser(__doc__)
     add = parser.add_argument
-    add("--epochs", type=int, default=Recipe.epochs, help="default 100")
+    add("--epochs", type=positive, default=Recipe.epochs, help="default 100")
     add("--lr", type=float, default=Recipe.lr, help="for 256 images a step (default 5e-4)")
     add("--layer-decay", type=float, default=Recipe.layer_decay, help="default 0.65; MAE takes 0.75 for ViT-L and H")
     add("--weight-decay", type=float, default=Recipe.weight_decay, help="default 0.05")
@@ -61,10 +60,7 @@ def main() -> None:
         tuning.resume()
     metrics = tuning.run()
     choices = asdict(recipe) | {"drop_path": args.drop_path, "images": [len(train), len(val)]}
-    path = write_result(args.output, "finetune", args.dataset, model_name(args), metrics, settings_of(args) | choices)
-    print(
-        f"{model_name(args)} on {args.dataset}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f"; {path}"
-    )
+    report(args, "finetune", metrics, choices)
 
 
 if __name__ == "__main__":

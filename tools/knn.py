@@ -8,17 +8,16 @@ Uses the features that tools/linear_probe.py has kept, and keeps its own for it.
 
 from detectron2.utils.logger import setup_logger
 
-from pretrain.errors import UserError, run_main
-from pretrain.evaluation.arguments import add_cache, evaluation_parser, features_of, model_name, settings_of
+from pretrain.errors import run_main
+from pretrain.evaluation.arguments import add_cache, evaluation_parser, features_of, positive, report
 from pretrain.evaluation.knn import knn_accuracy
-from pretrain.evaluation.results import write_result
 
 
 def parse_args(argv=None):
     parser = evaluation_parser(__doc__)
     parser.add_argument("--pool", choices=("cls", "patch"), help="default: class token if the trunk has one")
     parser.add_argument(
-        "--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours (default 10 20 100 200)"
+        "--k", type=positive, nargs="+", default=[10, 20, 100, 200], help="neighbours (default 10 20 100 200)"
     )
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default 0.07)")
     add_cache(parser)
@@ -27,10 +26,8 @@ def parse_args(argv=None):
 
 def main() -> None:
     args = parse_args()
-    if min(args.k) < 1:
-        raise UserError(f"--k {min(args.k)}: a vote needs one neighbour or more")
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
-    train, val, _ = features_of(args, 4, (args.pool,) if args.pool else None)  # four: the file of the linear probe
+    train, val, _ = features_of(args, pools=(args.pool,) if args.pool else None)
     vectors = [features.select(features.pools[0], 1).to(args.device) for features in (train, val)]
     labels = [features.labels.to(args.device) for features in (train, val)]
     metrics = {}
@@ -40,10 +37,7 @@ def main() -> None:
     metrics = {"top1": max(metrics.values())} | metrics
     choices = {name: getattr(args, name) for name in ("image_size", "temperature", "seed")}
     choices |= {"pool": train.pools[0], "images": [len(train), len(val)]}
-    path = write_result(args.output, "knn", args.dataset, model_name(args), metrics, settings_of(args) | choices)
-    print(
-        f"{model_name(args)} on {args.dataset}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f"; {path}"
-    )
+    report(args, "knn", metrics, choices)
 
 
 if __name__ == "__main__":

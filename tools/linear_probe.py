@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Linear classifiers on a frozen trunk: StoP's Tables 1, 2, 4, 6 to 8, 13 and 14.
 
-    tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output outputs/probe
+    tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output probe
     tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
-        --train-list 1percent.txt --output outputs/probe_1pct
+        --train-list 1percent.txt --output probe_1pct
 
 Features are computed once and kept; then all classifiers of the sweep are trained together. The best on the validation
-images counts, as in VISSL, which is a little optimistic. docs/evaluation_probes.md says which command gives which table.
+images counts, as in VISSL, which is a little optimistic. docs/evaluation_probes.md has the command for each table.
 """
 
 import time
@@ -15,9 +15,8 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from pretrain.errors import run_main
-from pretrain.evaluation.arguments import add_cache, evaluation_parser, features_of, model_name, settings_of
+from pretrain.evaluation.arguments import add_cache, evaluation_parser, features_of, positive, report
 from pretrain.evaluation.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
-from pretrain.evaluation.results import write_result
 
 
 def parse_args(argv=None):
@@ -29,12 +28,17 @@ def parse_args(argv=None):
         choices=("cls", "patch"),
         help="class token, mean patch (default: class token if it has one)",
     )
-    add("--layers", type=int, nargs="+", default=[1, 4], metavar="L", help="last layers, end to end (default 1 4)")
+    add("--layers", type=positive, nargs="+", default=[1, 4], metavar="L", help="last layers, end to end (default 1 4)")
     add("--batch-norm", nargs="+", choices=("yes", "no"), default=["yes", "no"], help="before the linear layer")
     add("--lr", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
     add("--weight-decay", type=float, nargs="+", default=[0.0, 0.0005])
-    add("--epochs", type=int, default=28, help="VISSL: 28, for CLEVR 50")
-    add("--views", type=int, default=1, help="of each training image, used in turn: as many as epochs is VISSL's way")
+    add("--epochs", type=positive, default=28, help="VISSL: 28, for CLEVR 50")
+    add(
+        "--views",
+        type=positive,
+        default=1,
+        help="of each training image, used in turn: as many as epochs is VISSL's way",
+    )
     add_cache(parser)
     return parser.parse_args(argv)
 
@@ -74,12 +78,7 @@ def main() -> None:
     choices = {"best": as_dict(winner), "sweep": [as_dict(result) for result in results]}
     choices |= {name: getattr(args, name) for name in ("image_size", "epochs", "views", "seed")}
     choices |= {"images": [len(train), len(val)], "seconds": [extracted - started, trained - extracted]}
-    path = write_result(
-        args.output, "linear_probe", args.dataset, model_name(args), metrics, settings_of(args) | choices
-    )
-    print(
-        f"{model_name(args)} on {args.dataset}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f"; {path}"
-    )
+    report(args, "linear_probe", metrics, choices)
 
 
 if __name__ == "__main__":

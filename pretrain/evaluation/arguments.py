@@ -12,6 +12,7 @@ from pretrain.evaluation.datasets import DATASETS, framing_of, open_dataset
 from pretrain.evaluation.feature_cache import Features, Reading, cached_features
 from pretrain.evaluation.features import own_pool
 from pretrain.evaluation.labelled import LabelledImages
+from pretrain.evaluation.results import write_result
 from pretrain.evaluation.trunks import build_trunk, open_trunk
 from pretrain.models.vit import VisionTransformer
 
@@ -20,18 +21,30 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--weights", type=Path, required=True, help="a backbone file, a training state or public ViT weights")
-    add("--num-heads", type=int, metavar="N", help="for files that do not record it (default: heads of 64 channels)")
+    add(
+        "--num-heads",
+        type=positive,
+        metavar="N",
+        help="for files that do not record it (default: heads of 64 channels)",
+    )
     add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
     add("--dataset", required=True, choices=DATASETS)
     add("--data", type=Path, required=True, metavar="DIR", help="the dataset's folder")
     add("--train-list", type=Path, metavar="FILE", help="for imagenet_1pct: its training images, one a line")
     add("--output", type=Path, required=True, metavar="DIR", help="for result.json")
-    add("--image-size", type=int, default=224, metavar="PX", help="pixels a side (default 224)")
-    add("--batch-size", type=int, default=None, metavar="B", help="images a step")
+    add("--image-size", type=positive, default=224, metavar="PX", help="pixels a side (default 224)")
+    add("--batch-size", type=positive, metavar="B", help="images a step")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
+
+
+def positive(text: str) -> int:
+    """For `type=` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -46,35 +59,32 @@ def load_trunk_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> Visi
     torch.manual_seed(args.seed)  # of the untrained one's values
     make = build_trunk if args.untrained else open_trunk
     trunk = make(args.weights, args.num_heads, drop_path_rate).to(args.device)
-    if args.image_size < trunk.patch_size or args.image_size % trunk.patch_size:
-        raise UserError(
-            f"--image-size {args.image_size} is no multiple of the trunk's patch, {trunk.patch_size} pixels"
-        )
+    if args.image_size % trunk.patch_size:
+        raise UserError(f"--image-size {args.image_size} is no multiple of the trunk's patch, {trunk.patch_size}")
     return trunk
 
 
 def datasets_of(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images, with a word about them."""
     train, val = open_dataset(args.dataset, args.data, args.train_list)
-    print(
-        f"{args.dataset}: {len(train):,} training and {len(val):,} validation images of {len(train.classes):,} classes"
-    )
+    sizes = f"{len(train):,} training and {len(val):,} validation images of {len(train.classes):,} classes"
+    print(f"{args.dataset}: {sizes}")
     return train, val
 
 
 def features_of(
-    args: argparse.Namespace, layers: int, pools: tuple[str, ...] | None, views: int = 1
+    args: argparse.Namespace, layers: int | None = None, pools: tuple[str, ...] | None = None, views: int = 1
 ) -> tuple[Features, Features, list[str]]:
     """Training features of `views` views, validation features of one, and the classes; kept in `args.cache`.
 
-    pools: None is what stands for an image in this trunk.
+    layers: None is the last four.  pools: None is what stands for an image in this trunk.
     """
     trunk, (train, val) = load_trunk_of(args), datasets_of(args)
     common = dict(
         image_size=args.image_size,
         framing=framing_of(args.dataset),
         seed=args.seed,
-        layers=layers,
+        layers=layers or min(4, len(trunk.blocks)),
         pools=pools or (own_pool(trunk),),
         amp=str(args.device).startswith("cuda"),
     )
@@ -89,6 +99,9 @@ def model_name(args: argparse.Namespace) -> str:
     return args.weights.stem + ("-untrained" if args.untrained else "")
 
 
-def settings_of(args: argparse.Namespace) -> dict:
-    """What defines the figures, as values that JSON can hold."""
-    return {"command": shlex.join(sys.argv), "torch": torch.__version__, "device": str(args.device)}
+def report(args: argparse.Namespace, protocol: str, metrics: dict[str, float], choices: dict) -> None:
+    """Write result.json and print the figures. choices: what else defines them, as values that JSON can hold."""
+    made_by = {"command": shlex.join(sys.argv), "torch": torch.__version__, "device": str(args.device)}
+    path = write_result(args.output, protocol, args.dataset, model_name(args), metrics, made_by | choices)
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    print(f"{model_name(args)} on {args.dataset}: {figures}; {path}")

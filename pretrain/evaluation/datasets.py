@@ -2,8 +2,8 @@
 
 imagenet       train/n01440764/*.JPEG, val/n01440764/*.JPEG: validation images sorted into their synsets, as usual
 imagenet_1pct  the same; the training images are those of a list, such as SimCLR's 1percent.txt
-places205      trainvalsplit_places205/{train,val}_places205.csv and the images256 that they name; or train/a/abbey/...
-inat18         train2018.json, val2018.json and the train_val2018 that they name; or train/7477/..., val/7477/...
+places205      trainvalsplit_places205/{train,val}_places205.csv and the images256 that they name; or train/a/abbey/
+inat18         train2018.json, val2018.json and the train_val2018 that they name; or train/7477/, val/7477/
 cifar100       train/apple/*.png, test/apple/*.png; the superclass may come before, as in fast.ai's copy
 clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}, see `clevr`
 """
@@ -17,13 +17,12 @@ from pretrain.errors import UserError
 from pretrain.evaluation.clevr import clevr_split
 from pretrain.evaluation.labelled import LabelledImages, label_by_folder, labelled_folder, listed_files, number
 
+Split = tuple[LabelledImages, LabelledImages]  # training and validation images
 DATASETS = ("imagenet", "imagenet_1pct", "places205", "inat18", "cifar100", "clevr_count", "clevr_dist")
 _PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # where its archive unpacks to
 
 
-def open_dataset(
-    name: str, root: str | Path, train_list: str | Path | None = None
-) -> tuple[LabelledImages, LabelledImages]:
+def open_dataset(name: str, root: str | Path, train_list: str | Path | None = None) -> Split:
     """Training and validation images of one of `DATASETS`.
 
     Args:
@@ -58,13 +57,13 @@ def framing_of(name: str) -> str:
     return "whole" if name in ("cifar100", "clevr_count", "clevr_dist") else "centre"
 
 
-def _folders(root: Path, nested: bool) -> tuple[LabelledImages, LabelledImages]:
+def _folders(root: Path, nested: bool) -> Split:
     val = next((root / split for split in ("val", "test") if (root / split).is_dir()), root / "val")
     train = labelled_folder(root / "train", nested=nested)
     return train, labelled_folder(val, train.classes, nested)
 
 
-def _imagenet_subset(root: Path, train_list: Path) -> tuple[LabelledImages, LabelledImages]:
+def _imagenet_subset(root: Path, train_list: Path) -> Split:
     """All of the folder's synsets are classes, also one of which the list has no image."""
     folder = root / "train"
     if not folder.is_dir():
@@ -74,7 +73,7 @@ def _imagenet_subset(root: Path, train_list: Path) -> tuple[LabelledImages, Labe
     return train, labelled_folder(root / "val", classes)
 
 
-def _places_csv(root: Path) -> tuple[LabelledImages, LabelledImages]:
+def _places_csv(root: Path) -> Split:
     """Lines are "a/abbey/gsun_….jpg 0"; a class is a folder, so the number is not needed."""
     images = next((folder for folder in (root / _PLACES_IMAGES, root / "images256") if folder.is_dir()), root)
     train = label_by_folder(_places_files(root, "train", images), nested=True)
@@ -90,7 +89,7 @@ def _places_files(root: Path, split: str, images: Path):
     return listed_files(images, [line.rpartition(" ")[0].lstrip("/") for line in lines if line.strip()], file)
 
 
-def _inat_json(root: Path) -> tuple[LabelledImages, LabelledImages]:
+def _inat_json(root: Path) -> Split:
     """COCO's form: `images` with `file_name`, relative to `root`, and `annotations` with an image's one category."""
     train, categories = _inat_split(root, "train")
     val, val_categories = _inat_split(root, "val")

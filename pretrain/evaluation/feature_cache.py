@@ -1,8 +1,8 @@
 """Features kept on disk: one pass over the images, then any number of classifiers.
 
-One .safetensors file for a trunk and a listing of images. Its name is a hash of all that its numbers depend on, which it
-also holds: the trunk's weights and shape, each image's path, size and date, and how they are read. So a file is never
-stale; what no longer fits is made anew under another name, and the old file is yours to delete.
+One .safetensors file for a trunk and a listing of images. Its name is a hash of all that its numbers depend on, which
+it also holds: the trunk's weights and shape, each image's path, size and date, and how they are read. So a file is
+never stale; what no longer fits is made anew under another name, and the old file is yours to delete.
 """
 
 import hashlib

@@ -73,7 +73,7 @@ def listed_files(root: Path, names: list[str], where: Path) -> ImageFiles:
 
 
 def number(names: list[str], classes: list[str], where: str | Path) -> Tensor:
-    """Places (n,) int64 in `classes` of the classes `names`. Raises UserError, which names `where`, on a strange one."""
+    """Places (n,) int64 in `classes` of the classes `names`. Raises UserError, naming `where`, on a strange one."""
     places = {name: place for place, name in enumerate(classes)}
     strange = sorted(set(names) - set(classes))
     if strange:
