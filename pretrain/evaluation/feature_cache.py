@@ -8,22 +8,20 @@ never stale; what no longer fits is made anew under another name, and the old fi
 import hashlib
 import json
 import logging
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pretrain.data.index import stamp
 from pretrain.errors import UserError
+from pretrain.evaluation.feature_files import read_features, write_features
 from pretrain.evaluation.features import pooled_layers, square_batches
 from pretrain.evaluation.framing import Squares
 from pretrain.evaluation.labelled import LabelledImages
-from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
 
 VERSION = 1  # of the features' definition; another one makes all files anew
@@ -86,17 +84,17 @@ def cached_features(
         raise UserError(f"the trunk has {len(trunk.blocks)} layers, not {reading.layers}; ask for fewer")
     made_from = describe(trunk, images, reading)
     path = Path(folder) / f"{hashlib.sha256(made_from.encode()).hexdigest()[:24]}.safetensors"
-    found = _read(path, made_from)
-    if found is None:
+    found = read_features(path, made_from)
+    if found is not None:
+        logger.info(f"features of {len(images):,} images found in {path}")
+    else:
         started = time.perf_counter()
         squares = Squares(images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed)
         batches = square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers)
-        _write(path, made_from, trunk, reading, len(images), batches)
-        seconds = time.perf_counter() - started
-        logger.info(f"features of {len(squares):,} squares in {seconds:.1f} s, kept in {path}")
-        found = _read(path, made_from)
-    else:
-        logger.info(f"features of {len(images):,} images found in {path}")
+        shape = (reading.views, len(images), len(reading.pools), reading.layers, trunk.embed_dim)
+        write_features(path, made_from, shape, _pooled(trunk, reading, batches, len(squares)))
+        logger.info(f"{len(squares):,} squares in {time.perf_counter() - started:.1f} s; features kept in {path}")
+        found = read_features(path, made_from)
     values, readable = found
     if not readable.any():
         raise UserError(f"{images.source.root}: none of its {len(images):,} images can be read; copy them again")
@@ -129,50 +127,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _read(path: Path, made_from: str) -> tuple[Tensor, Tensor] | None:
-    """Values and readable (n,) bool, mapped, not copied. None: absent, damaged, or of something else."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("made_from") == made_from:
-                return file.get_tensor("values"), file.get_tensor("readable")
-        reason = "of something else"
-    except (SafetensorError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-    logger.warning(f"{path} is not what it should be ({reason}): its features are computed again")
-    return None
-
-
-def _write(
-    path: Path,
-    made_from: str,
-    trunk: VisionTransformer,
-    reading: Reading,
-    count: int,
-    batches: Iterator[tuple[Tensor, Tensor]],
-) -> None:
-    """Batch after batch to the end of the file: in memory the features of ImageNet would take gigabytes.
-
-    The layout is safetensors': the header's length in eight bytes, the header as JSON, the tensors end to end.
-    """
-    shape = (reading.views, count, len(reading.pools), reading.layers, trunk.embed_dim)
-    size = 2 * torch.Size(shape).numel()
-    header = {
-        "__metadata__": {"made_from": made_from},
-        "values": {"dtype": "F16", "shape": shape, "data_offsets": (0, size)},
-        "readable": {"dtype": "BOOL", "shape": (count,), "data_offsets": (size, size + count)},
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    device = trunk.patch_embed.proj.weight.device.type
-    readable = torch.ones(reading.views, count, dtype=torch.bool).flatten()
-    with replacing(path) as draft, open(draft, "wb") as file, torch.autocast(device, torch.bfloat16, reading.amp):
-        file.write(struct.pack("<Q", len(text)) + text)
-        done = 0
-        for pixels, places in batches:
-            pooled = pooled_layers(trunk, pixels, reading.layers, reading.pools)
-            file.write(pooled.half().cpu().numpy().tobytes())
-            readable[done : done + len(places)] = places >= 0
-            done += len(places)
-        file.write(readable.view(reading.views, count).all(0).numpy().tobytes())
+def _pooled(
+    trunk: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (b, pools, layers, D) and which images could be read (b,) of every batch; says every minute how far."""
+    device, done, said = trunk.patch_embed.proj.weight.device.type, 0, time.monotonic()
+    for pixels, places in batches:
+        with torch.autocast(device, torch.bfloat16, reading.amp):
+            yield pooled_layers(trunk, pixels, reading.layers, reading.pools), places >= 0
+        done += len(places)
+        if time.monotonic() - said > 60:
+            logger.info(f"features of {done:,} of {total:,} squares")
+            said = time.monotonic()
