@@ -18,7 +18,8 @@ def knn_accuracy(
     train, val = F.normalize(train.float(), dim=-1), F.normalize(val.float(), dim=-1)
     num_classes = int(max(train_labels.max(), val_labels.max())) + 1
     correct = 0
-    for features, labels in zip(val.split(1024), val_labels.split(1024), strict=True):
+    chunk = max(1, 2**28 // len(train))  # a GiB of cosines
+    for features, labels in zip(val.split(chunk), val_labels.split(chunk), strict=True):
         cosines, nearest = (features @ train.T).topk(min(k, len(train)))
         votes = features.new_zeros(len(features), num_classes)
         votes.scatter_add_(1, train_labels[nearest], (cosines / temperature).exp())

@@ -148,7 +148,7 @@ def _selector(features: Features, which: Tensor, view: int, device) -> Callable[
 
 
 @torch.no_grad()
-def evaluate_probes(probes: Probes, val: Features, batch_size: int = 1024) -> list[Result]:
+def evaluate_probes(probes: Probes, val: Features, batch_size: int = 256) -> list[Result]:
     """In the order of the sweep's groups. A classifier that diverged is right about nothing."""
     device = next(probes.parameters()).device
     right = torch.zeros(len(probes.settings), 2)
