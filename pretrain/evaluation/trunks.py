@@ -10,27 +10,28 @@ from pretrain.models.vit import VisionTransformer
 logger = logging.getLogger(__name__)
 
 
-def open_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def open_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """The trunk of a backbone file, a training state (its teacher) or public weights, see `read_trunk`; on the CPU.
 
     Args:
         num_heads: heads, for files that do not record them; None takes heads of 64 channels, as published ViTs have.
+        drop_path_rate: see `VisionTransformer`; for who fine-tunes it.
 
     Raises:
         UserError: the file cannot be read or is no plain ViT.
     """
     file = read_trunk(path)
-    trunk = trunk_for(file, num_heads)
+    trunk = trunk_for(file, num_heads, drop_path_rate)
     logger.info(str(fill_trunk(trunk, file)))
     return trunk
 
 
-def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def build_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """An untrained trunk of the shape of the one in `path`: what `open_trunk` is to be compared with."""
-    return trunk_for(read_trunk(path), num_heads)
+    return trunk_for(read_trunk(path), num_heads, drop_path_rate)
 
 
-def trunk_for(file: TrunkFile, num_heads: int | None = None) -> VisionTransformer:
+def trunk_for(file: TrunkFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """An untrained trunk of the shape of the one in a file that was read already."""
     shape = describe(file.state)
     trunk = VisionTransformer(
@@ -40,6 +41,7 @@ def trunk_for(file: TrunkFile, num_heads: int | None = None) -> VisionTransforme
         num_heads=file.num_heads or num_heads or max(1, shape["width"] // 64),
         mlp_ratio=shape["MLP width"] / shape["width"],
         field_size=file.field_size or 14,
+        drop_path_rate=drop_path_rate,
         class_token="cls_token" in file.state,
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
         final_norm="norm.weight" in file.state,
