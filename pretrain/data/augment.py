@@ -12,6 +12,8 @@ import numpy as np
 from pretrain.errors import UserError
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+IDENTITY = np.eye(3)
+LEAST_BLUR_WEIGHT = 1e-3  # of a pixel's neighbour; times 255, a quarter of a grey level
 BLUR_PROBS = {  # (first global crop, further global crops, local crops)
     "effect": (0.0, 0.9, 0.5),
     "nominal": (1.0, 0.1, 0.5),
@@ -31,7 +33,7 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Move every pixel away from (`factor` > 1) or towards (< 1) its own grey: a linear map of RGB."""
-    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * GREY_WEIGHTS)
+    return cv2.transform(image, factor * IDENTITY + (1 - factor) * GREY_WEIGHTS)
 
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
@@ -49,10 +51,15 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 def gaussian_blur(image: np.ndarray, sigma: float, kernel_size: int = 9) -> np.ndarray:
     """Blur with a Gaussian of `sigma` pixels, cut to `kernel_size`; beyond the border the image is mirrored.
 
-    `cv2.sepFilter2D` takes little more than half the time of `cv2.GaussianBlur` and differs by one level at
-    most.
+    Weights that move no grey level are left out: most of a narrow Gaussian's are so small that float32 holds them
+    only as subnormal numbers, which take a processor 40 times as long. `cv2.sepFilter2D` takes a third of the time of
+    `cv2.GaussianBlur` and differs by one level at most.
     """
     kernel = cv2.getGaussianKernel(kernel_size, sigma)
+    kernel = kernel[kernel[:, 0] > LEAST_BLUR_WEIGHT]
+    if len(kernel) == 1:
+        return image
+    kernel /= kernel.sum()
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 

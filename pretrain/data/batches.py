@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
@@ -33,8 +33,8 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str: ...
 
-    def load(self, index: int) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3); raises `BrokenImage`."""
+    def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3), reduced perhaps, but not below `min_pixels`; raises `BrokenImage`."""
         ...
 
 
@@ -96,7 +96,7 @@ class BatchDataset(Dataset):
             if self.now_reading:
                 self.now_reading.note(index)
             try:
-                image = self.source.load(index)
+                image = self.source.load(index, self.crops.min_pixels)
             except BrokenImage as broken:
                 skipped.append((broken.name, broken.reason))
                 index = int(substitutes.integers(len(self.source)))
@@ -116,15 +116,18 @@ class BatchDataset(Dataset):
 
 
 def collate(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-    """b dicts of (V, ...) arrays -> one dict of (V*b, ...) tensors, view-major; `index` -> (b,)."""
+    """b dicts of (V, ...) arrays -> one dict of (V*b, ...) tensors, view-major; `index` -> (b,).
+
+    torch's `default_collate` makes them in shared memory when this process is a worker: they reach the main process
+    without another copy.
+    """
     batch = {}
     for key in samples[0]:
-        values = [sample[key] for sample in samples]
         if key == "index":
-            batch[key] = torch.from_numpy(np.stack(values))
+            batch[key] = torch.tensor([sample[key] for sample in samples])
         else:
-            stacked = np.stack(values, axis=1)
-            batch[key] = torch.from_numpy(stacked.reshape(-1, *stacked.shape[2:]))
+            views = range(len(samples[0][key]))
+            batch[key] = default_collate([torch.from_numpy(sample[key][view]) for view in views for sample in samples])
     return batch
 
 

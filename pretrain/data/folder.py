@@ -25,10 +25,10 @@ class ImageFiles:
         """The file's path relative to `root`."""
         return self._names[index]
 
-    def load(self, index: int) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+    def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         name = self.name(index)
-        return decode_image(self.root / name, name)
+        return decode_image(self.root / name, name, min_pixels=min_pixels)
 
 
 class ImageFolder(ImageFiles):

@@ -47,8 +47,8 @@ class TarShards:
         """The shard's file name and the member's path, such as `train-000001.tar/0042.jpg`."""
         return f"{os.path.basename(self.shards[self._places[index, 0]])}/{self._names[index]}"
 
-    def load(self, index: int) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+    def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         shard, offset, size = self._places[index].tolist()
         name = self.name(index)
         if size > MAX_BYTES:
@@ -64,7 +64,7 @@ class TarShards:
             raise BrokenImage(name, "cannot be read") from error
         if len(data) < size:
             raise BrokenImage(name, "truncated")
-        return decode_image(data, name)
+        return decode_image(data, name, min_pixels=min_pixels)
 
 
 def expand(pattern: str) -> list[str]:

@@ -46,6 +46,12 @@ def test_who_runs_first_alternates(clock):
     assert "".join(clock.calls) == "AB" + "ABBAABBA"
 
 
+def test_another_clock(clock):
+    ticks = iter(range(100))
+    result = compare("case", clock.runs("A", 1.0, 1.0), clock.runs("B", 1.0, 5.0), 1, clock=lambda: next(ticks))
+    assert (result.ours, result.plain) == (1, 1)
+
+
 def test_no_pair_is_refused_before_anything_runs(clock):
     with pytest.raises(UserError, match="--pairs 0"):
         compare("case", clock.runs("A"), clock.runs("B"), pairs=0)

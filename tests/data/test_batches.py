@@ -25,7 +25,7 @@ class Pictures:
     def name(self, index):
         return f"{index}.jpg"
 
-    def load(self, index):
+    def load(self, index, min_pixels=None):
         if index in self.broken:
             raise BrokenImage(self.name(index), "truncated")
         if index == self.faulty:
@@ -43,6 +43,16 @@ def assert_same(a: dict, b: dict):
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]) if torch.is_tensor(a[key]) else a[key] == b[key], key
+
+
+def test_a_worker_makes_its_batch_in_shared_memory(monkeypatch):
+    """Torch would copy it there on its way to the main process."""
+    dataset = loader().dataset
+    at_home = dataset[0, 0, 1]
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
+    batch = dataset[0, 0, 1]
+    for key in ("global_crops", "local_crops", "global_boxes", "local_boxes"):
+        assert batch[key].is_shared() and not at_home[key].is_shared() and torch.equal(batch[key], at_home[key])
 
 
 def test_contents_of_a_batch():

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -5,7 +6,9 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from pretrain.data.augment import UNTOUCHED
+from pretrain.data.compose.photographs import shipped_photographs
 from pretrain.data.crops import MultiCrop, place_in_field, random_resized_crop_box, resize_crop, sample_scale
+from pretrain.data.decode import decode_image
 from pretrain.errors import UserError
 
 PLAIN = (UNTOUCHED,) * 3
@@ -142,6 +145,23 @@ def test_resizing_is_pillows_antialiased_bicubic(box):
     ours = resize_crop(image, box, 64)
     assert ours.flags.c_contiguous
     assert np.abs(ours.astype(int) - np.asarray(expected)).max() <= 2
+
+
+def test_crops_of_a_reduced_jpeg_are_those_of_the_whole():
+    """Reduced as far as `min_pixels` allows, with the same boxes: less than a grey level in the mean."""
+    photograph = next(p.pixels for p in shipped_photographs(1000) if p.name == "china.jpg")
+    large = np.tile(photograph, (4, 3, 1))  # as sharp as the photograph: an enlarged one would say little
+    data = cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    crops = MultiCrop(photometric=PLAIN)
+    whole, reduced = decode_image(data), decode_image(data, min_pixels=crops.min_pixels)
+    height, width = reduced.shape[:2]
+    assert crops.min_pixels == 4 * 184_320 and width == whole.shape[1] // 2
+    rng, errors = np.random.default_rng(0), []
+    for scale, size in (((0.32, 1.0), 224), *[((0.05, 0.32), 96)] * 4):
+        box = np.array(random_resized_crop_box(height - 1, width, scale, ASPECT, rng))
+        expected = resize_crop(whole, tuple(2 * box), size)
+        errors.append(np.abs(resize_crop(reduced, tuple(box), size).astype(int) - expected).mean())
+    assert np.mean(errors) < 1
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])

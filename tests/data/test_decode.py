@@ -68,6 +68,26 @@ def test_progressive_jpeg_is_read():
     assert_close(decode_image(encode(scene(), "JPEG", progressive=True)), scene(), mean=5)
 
 
+@pytest.mark.parametrize(
+    ("min_pixels", "factor"), [(None, 1), (7501, 1), (7500, 2), (1876, 2), (1875, 4), (469, 4), (468, 8), (1, 8)]
+)
+def test_a_jpeg_is_reduced_as_far_as_its_pixels_allow(min_pixels, factor):
+    big = np.repeat(np.repeat(scene(150, 200), 8, axis=0), 8, axis=1)[:150, :200]  # 30,000 pixels
+    expected = np.asarray(Image.fromarray(big).reduce(factor))
+    assert_close(decode_image(encode(big, "JPEG", quality=95), min_pixels=min_pixels), expected, mean=2)
+
+
+def test_a_reduced_jpeg_is_upright_and_other_kinds_stay_whole():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.rot90(scene(), 1).copy()
+    ours = decode_image(encode(stored, "JPEG", exif=exif), min_pixels=600)
+    assert_close(ours, np.asarray(Image.fromarray(scene()).reduce(2)), mean=5)
+    grey = decode_image(encode(Image.fromarray(scene()).convert("L"), "JPEG"), min_pixels=600)
+    assert grey.shape == (20, 30, 3) and np.ptp(grey.astype(int), axis=2).max() == 0
+    assert decode_image(encode(scene(), "PNG"), min_pixels=1).shape == (40, 60, 3)
+
+
 def test_16_bit_grey_keeps_its_upper_half():
     deep = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     for kind in ("PNG", "TIFF"):

@@ -34,7 +34,7 @@ class Pictures:
     def name(self, index):
         return f"{index}.jpg"
 
-    def load(self, index):
+    def load(self, index, min_pixels=None):
         if index == 6:
             raise BrokenImage("6.jpg", "truncated")
         return np.random.default_rng(index).integers(0, 256, (40, 50, 3), dtype=np.uint8)

@@ -26,7 +26,7 @@ class Blobs:
     def name(self, index):
         return f"blob {index}"
 
-    def load(self, index):
+    def load(self, index, min_pixels=None):
         small = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         return small.repeat(12, 0).repeat(12, 1)
 
