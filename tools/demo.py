@@ -73,6 +73,15 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
     return result
 
 
+def comparison(result: dict) -> str:
+    """The figures of both detectors in one line."""
+    parts = []
+    for kind in ("box", "mask"):
+        ap = result[f"{kind}_ap"]
+        parts.append(f"{kind} AP {in_words(ap['pretrained'])} vs {in_words(ap['scratch'])}")
+    return f"{parts[0]} from scratch; {parts[1]}"
+
+
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     info = Path("/proc/cpuinfo")
@@ -92,11 +101,7 @@ def main() -> None:
     result = collect(output, args.seed, chain.seconds)
     chain.run(Stage("report", (str(REPOSITORY / "tools" / "report.py"), str(output))))
     print(f"report: {output / 'report.html'}")
-    found = (
-        f"{kind} AP {in_words(result[f'{kind}_ap']['pretrained'])} vs {in_words(result[f'{kind}_ap']['scratch'])}"
-        for kind in ("box", "mask")
-    )
-    print(f"demo, pretrained vs from scratch: {'; '.join(found)}")
+    print(f"demo: {comparison(result)}")
 
 
 if __name__ == "__main__":

@@ -77,10 +77,10 @@ optimizer.lr = 1e-3
 optimizer.fused = True
 optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=6, lr_decay_rate=0.8)
 
-# 300 iterations x 8 images = 2.4 epochs of 1,000 images.
+# 150 iterations x 8 images = 1.2 epochs of 1,000 images.
 train.reference_batch_size = 8
-train.max_iter = 300
-lr_multiplier = step_schedule(train.max_iter, milestones=[240, 280], warmup=30)
+train.max_iter = 150
+lr_multiplier = step_schedule(train.max_iter, milestones=[120, 140], warmup=15)
 train.eval_period = 0  # once, at the end
 train.checkpointer.period = 200
 train.seed = 1

@@ -27,6 +27,14 @@ def load(name: str):
     return deepcopy(loaded(name))
 
 
+def one_object(side: int = 64, masks: bool = True) -> dict:
+    """An image with one object on half of it, as Detectron2's mapper gives it."""
+    target = Instances((side, side), gt_boxes=Boxes([[8.0, 8, side / 2, side / 2]]), gt_classes=torch.tensor([3]))
+    if masks:
+        target.gt_masks = BitMasks(torch.ones(1, side, side, dtype=torch.bool))
+    return {"image": torch.randint(0, 255, (3, side, side)), "height": side, "width": side, "instances": target}
+
+
 def test_the_whole_family_is_there():
     recipe = {f"{kind}_cropfield_vit{size}_{epochs}ep" for kind in FAMILY for size in "sb" for epochs in (12, 50)}
     assert set(NAMES) == recipe | {"mask_rcnn_cropfield_tiny"}
@@ -117,12 +125,43 @@ def test_mixed_precision_is_for_training_only():
     model = instantiate(cfg.model)
     dtypes = []
     model.backbone.net.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    target = Instances((128, 128), gt_boxes=Boxes([[10.0, 10, 60, 60]]), gt_classes=torch.tensor([3]))
-    target.gt_masks = BitMasks(torch.ones(1, 128, 128, dtype=torch.bool))
-    images = [{"image": torch.randint(0, 255, (3, 128, 128)), "height": 128, "width": 128, "instances": target}]
+    images = [one_object()]
     with EventStorage():
         losses = model(images)
     assert all(torch.isfinite(loss) for loss in losses.values())
     with torch.no_grad():
         scores = model.eval()(images)[0]["instances"].scores
     assert dtypes == [torch.bfloat16, torch.float32] and scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_builds_on_the_meta_device(name):
+    with torch.device("meta"):
+        model = instantiate(load(name).model)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_trains_two_steps(name):
+    cfg = load(name)
+    cfg.model.backbone.net.update(depth=1, embed_dim=48, num_heads=2)
+    cfg.model.backbone.square_pad = 64
+    cfg.model.proposal_generator.post_nms_topk = (16, 16)
+    cfg.model.roi_heads.batch_size_per_image = 8
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).train()
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    before = [value.clone() for value in model.parameters()]
+    images = [one_object(masks=model.roi_heads.mask_on)]
+    for _ in range(2):
+        with EventStorage():
+            losses = model(images)
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    moved = {
+        name: not torch.equal(value, old) for (name, value), old in zip(model.named_parameters(), before, strict=True)
+    }
+    assert all(moved.values()), moved
