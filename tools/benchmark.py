@@ -25,7 +25,8 @@ COMMANDS = {
     "memory": "what the losses add at their peak, against full logits",
     "growth": "time and memory over crops, resolution, prototypes and batch",
     "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
-    "evaluate": "the evaluation protocols, against their plain versions",
+    "evaluate": "COCO AP by hotcoco, against pycocotools",
+    "gpu": "images a second and share of the card's peak; needs a GPU",
 }
 
 
@@ -39,15 +40,28 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
     parser.add_argument("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
+    parser.add_argument("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
+    parser.add_argument("--trunk", choices=("vits", "vitb"), default="vits", help="default vits")
+    parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(arguments)
-    for name in ("threads", "pairs"):
+    for name in ("threads", "pairs", "images"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: give a number of at least 1")
+    if options.image_size:
+        options.image_size = image_size(options.image_size)
     if options.json and options.json.is_dir():
         raise UserError(f"--json {options.json} is a folder: give the file to write")
     return options
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "800x1024" -> (800, 1024)"""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--image-size {text}: write HEIGHTxWIDTH in pixels, such as 800x1024")
+    return int(sides[0]), int(sides[1])
 
 
 def show(comparisons: list[Comparison]) -> str:

@@ -13,20 +13,21 @@ from pretrain.methods.across_ranks import logsumexp_over_ranks, sum_over_ranks
 class SoftmaxCentering(nn.Module):
     """Centre = running mean of the teacher's logits (DINO). A step sees the centre of the steps before it.
 
-    The mean of a linear map is the linear map of the mean: one mean token a step is all that is kept.
+    The sum of a linear map is the linear map of the sum: one token's logits a call are all that is made and kept.
     """
 
-    def __init__(self, num_prototypes: int, bottleneck_dim: int, momentum: float = 0.9):
+    def __init__(self, num_prototypes: int, momentum: float = 0.9):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("centre", torch.zeros(num_prototypes))
-        self.register_buffer("token_sum", torch.zeros(bottleneck_dim), persistent=False)
+        self.register_buffer("logit_sum", torch.zeros(num_prototypes), persistent=False)
         self.register_buffer("token_count", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         """Teacher tokens (n, bottleneck) of this step -> the centre (K,) to subtract now."""
-        self.token_sum += tokens.sum(0)
+        with torch.autocast(tokens.device.type, enabled=False):
+            self.logit_sum += prototypes @ tokens.sum(0)
         self.token_count += len(tokens)
         return self.centre
 
@@ -34,14 +35,12 @@ class SoftmaxCentering(nn.Module):
         return self.centre
 
     @torch.no_grad()
-    def update(self, prototypes: Tensor) -> None:
+    def update(self) -> None:
         """After the step: move the centre towards the mean logits of all ranks' tokens since the last call."""
-        seen = sum_over_ranks(torch.cat([self.token_sum, self.token_count[None]]))
-        token_sum, token_count = seen[:-1], seen[-1]
-        if token_count > 0:
-            mean_logits = prototypes @ (token_sum / token_count)
-            self.centre.lerp_(mean_logits.to(self.centre.dtype), 1 - self.momentum)
-        self.token_sum.zero_()
+        seen = sum_over_ranks(torch.cat([self.logit_sum, self.token_count[None]]))
+        if seen[-1] > 0:
+            self.centre.lerp_(seen[:-1] / seen[-1], 1 - self.momentum)
+        self.logit_sum.zero_()
         self.token_count.zero_()
 
 
@@ -75,7 +74,7 @@ class SinkhornKnopp(nn.Module):
     def peek(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         return self(tokens, prototypes, temperature)
 
-    def update(self, prototypes: Tensor) -> None:
+    def update(self) -> None:
         """Nothing is kept between steps."""
 
 
@@ -88,5 +87,5 @@ class NoCentering(nn.Module):
 
     peek = forward
 
-    def update(self, prototypes: Tensor) -> None:
+    def update(self) -> None:
         """Nothing is kept between steps."""

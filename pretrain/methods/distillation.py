@@ -79,7 +79,7 @@ class SelfDistillation(StudentTeacher):
         self.centering = nn.ModuleDict()
         for name in heads:
             self.centering[name] = {
-                "softmax": lambda: SoftmaxCentering(num_prototypes, bottleneck_dim, centre_momentum),
+                "softmax": lambda: SoftmaxCentering(num_prototypes, centre_momentum),
                 "sinkhorn": SinkhornKnopp,
                 "none": NoCentering,
             }[centering]()
@@ -116,8 +116,8 @@ class SelfDistillation(StudentTeacher):
 
     def after_step(self, step: int) -> None:
         """Centres and teacher follow the student; call after the optimizer's step."""
-        for name, centering in self.centering.items():
-            centering.update(self.teacher[f"{name}_head"].prototypes())
+        for centering in self.centering.values():
+            centering.update()
         super().after_step(step)
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:

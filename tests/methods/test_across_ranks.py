@@ -65,9 +65,9 @@ def test_centres_are_those_of_all_tokens(on_ranks):
     tokens, prototypes = torch.randn(7, 4, dtype=DOUBLE), torch.randn(5, 4, dtype=DOUBLE)
 
     def centres(tokens):
-        running = SoftmaxCentering(5, 4).double()
+        running = SoftmaxCentering(5).double()
         running(tokens, prototypes, 0.04)
-        running.update(prototypes)
+        running.update()
         return running.centre, SinkhornKnopp()(tokens, prototypes, 0.5)
 
     expected = centres(tokens)

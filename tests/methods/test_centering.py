@@ -6,32 +6,32 @@ from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
 def test_centre_is_the_running_mean_of_logits_and_lags_one_step():
     torch.manual_seed(0)
     prototypes = torch.randn(10, 4)
-    centering = SoftmaxCentering(10, 4, momentum=0.9)
+    centering = SoftmaxCentering(10, momentum=0.9)
     expected = torch.zeros(10)
     for _ in range(3):
         tokens = torch.randn(7, 4)
         torch.testing.assert_close(centering(tokens, prototypes, 0.04), expected)  # this step's tokens do not count yet
-        centering.update(prototypes)
+        centering.update()
         expected = 0.9 * expected + 0.1 * (tokens @ prototypes.T).mean(0)
     torch.testing.assert_close(centering.centre, expected)
 
 
 def test_tokens_of_accumulated_batches_count_once_each():
     prototypes, tokens = torch.randn(10, 4), torch.randn(9, 4)
-    once, twice = SoftmaxCentering(10, 4), SoftmaxCentering(10, 4)
+    once, twice = SoftmaxCentering(10), SoftmaxCentering(10)
     once(tokens, prototypes, 0.04)
     twice(tokens[:2], prototypes, 0.04)
     twice(tokens[2:], prototypes, 0.04)
-    once.update(prototypes)
-    twice.update(prototypes)
+    once.update()
+    twice.update()
     torch.testing.assert_close(once.centre, twice.centre)
 
 
 def test_a_step_without_tokens_leaves_the_centre():
-    centering = SoftmaxCentering(3, 2)
+    centering = SoftmaxCentering(3)
     centering.centre.fill_(1.0)
     centering(torch.zeros(0, 2), torch.randn(3, 2), 0.04)
-    centering.update(torch.randn(3, 2))
+    centering.update()
     assert torch.equal(centering.centre, torch.ones(3))
 
 

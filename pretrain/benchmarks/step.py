@@ -1,0 +1,101 @@
+"""`tools/benchmark.py step`: a step of CropField, all losses, against a plain DINOv2 step without the position loss.
+
+Both start from the same weights and see the same crops; drop path as in the recipe. On one CPU thread the time is that
+thread's own (CPU time), so that others on the machine count little; else it is the wall's.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from pretrain.benchmarks.flops import count_flops, matmul_rate
+from pretrain.benchmarks.pairs import Comparison, compare
+from pretrain.benchmarks.plain_step import PlainDINOv2, plain_optimizer, plain_step
+from pretrain.benchmarks.step_case import LR, SHAPES, OurStep, make_batch, make_method
+from pretrain.benchmarks.where import seconds_by_part
+from pretrain.engine.freed_memory import keep_freed_memory
+from pretrain.methods import distillation
+
+
+def run(options: argparse.Namespace) -> list[Comparison]:
+    """ViT-S/16 (or --trunk), --images, 2 x 224 + 8 x 96, K = 65,536."""
+    keep_freed_memory()  # for both: the trainer does it, and the plain step would gain from it too
+    images, amp = options.images or 4, options.dtype == "bfloat16"
+    step = OurStep(make_method(SHAPES[options.trunk]), make_batch(images), amp)
+    what = {"trunk": options.trunk, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
+    return measure(step, what, options.pairs or 5)
+
+
+def measure(step: OurStep, what: dict, pairs: int) -> list[Comparison]:
+    """Against the plain step in float32 and, where ours runs under autocast, under autocast too; then rates."""
+    clock = thread_clock()
+    what |= {"threads": torch.get_num_threads(), "clock": "CPU time" if clock else "wall"}
+    dtype = "bfloat16" if step.amp else "float32"
+    results = []
+    for amp in (False, True) if step.amp else (False,):
+        plain = plain_case(step, amp)
+        name = f"step, {dtype}; plain in {'bfloat16' if amp else 'float32'}"
+        results.append(compare(name, step, plain, pairs, what, clock))
+    results[0].tables["where the time of our step goes"] = where_the_time_goes(step)
+    return [*results, achieved_rate(step, plain, what, pairs, clock)]
+
+
+def plain_case(step: OurStep, amp: bool) -> Callable[[], float]:
+    """The plain step on the same weights and batch."""
+    model = PlainDINOv2(step.method).train()
+    optimizer = plain_optimizer(model, LR)
+    return lambda: sum(plain_step(model, optimizer, step.batch, 0, amp).values()).item()
+
+
+def thread_clock() -> Callable[[], float] | None:
+    """CPU time where all runs on this thread; None, the wall's, elsewhere."""
+    return time.thread_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else None
+
+
+def where_the_time_goes(step: OurStep, repeats: int = 3) -> list[dict]:
+    """Seconds of this thread in each part of a step; the prototype losses make their gradient as they go forward."""
+    method = step.method
+    parts = {
+        "teacher trunk": (method, "teacher_features"),
+        "student trunk": (method, "student_features"),
+        "class-token loss": (method, "image_loss"),
+        "patch losses": (method, "patch_loss"),
+        "prototype losses": (method, "cross_entropy"),
+        "KoLeo": (distillation, "koleo_loss"),
+        "backward": (step, "backward"),
+        "clip": (step.trainer, "clip_gradients"),
+        "AdamW": (step.optimizer, "step"),
+        "centres and teacher": (method, "after_step"),
+    }
+    found, total = seconds_by_part(lambda: [step() for _ in range(repeats)], parts)
+    seconds = {part: spent / repeats for part, (spent, _) in found.items()}
+    total /= repeats
+    seconds["heads"] = seconds.pop("class-token loss") + seconds.pop("patch losses") - seconds["prototype losses"]
+    order = ("teacher trunk", "student trunk", "heads", "prototype losses", "KoLeo", *list(parts)[6:])
+    rows = [{"part": part, "seconds": seconds[part], "share": seconds[part] / total} for part in order]
+    rest = total - sum(row["seconds"] for row in rows)
+    return [*rows, {"part": "the rest", "seconds": rest, "share": rest / total}]
+
+
+def achieved_rate(step: OurStep, plain: Callable, what: dict, pairs: int, clock) -> Comparison:
+    """Operations a second of our step (as `ours`) and of a large matrix product (as `plain`), in turns."""
+    dtype = torch.bfloat16 if step.amp else torch.float32
+    flops, seconds, products = count_flops(step), [], []
+    timer = clock or time.perf_counter
+    for _ in range(pairs):
+        products.append(matmul_rate(step.device.type, dtype, clock=clock))
+        start = timer()
+        step()
+        seconds.append(timer() - start)
+    rates = [flops / s / 1e9 for s in seconds]
+    what = what | {"matmul": "2048 x 2048 x 2048"}
+    result = Comparison.of(
+        "rate of our step; of a large matmul", rates, [p / 1e9 for p in products], what, unit="GFLOP/s"
+    )
+    result.tables["arithmetic of a step"] = [
+        {"step": "ours", "GFLOP": flops / 1e9},
+        {"step": "plain, no position loss", "GFLOP": count_flops(plain) / 1e9},
+    ]
+    return result
