@@ -7,7 +7,7 @@ TRUNK = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2, field_size=5, dro
 
 
 def test_a_step_counts_by_its_formula():
-    """Trunk: 24 D^2 + 4 L D a token and block, D x 3p^2 a patch; heads and prototypes by their widths; backward twice."""
+    """Trunk: 24 D^2 + 4 L D a token and block, 3 p^2 D a patch; heads by their widths; backward twice that."""
     hidden, bottleneck, prototypes, images = 12, 4, 32, 3
     method = make_method(
         TRUNK, prototypes, hidden, bottleneck, field_sampling=False, position_loss=False, koleo_weight=0.0

@@ -30,4 +30,4 @@ def test_a_backward_pass_counts_what_it_keeps_and_what_it_makes():
     with LiveBytes([layer.weight, x]) as memory:
         layer(x).sum().backward()
         assert memory.live == layer.weight.grad.untyped_storage().nbytes()
-    assert memory.peak >= 4 * (50 * 50 + 8 * 50)
+    assert memory.peak > memory.live
