@@ -17,9 +17,10 @@ setup(
         "timm>=1.0",
         "fvcore",
         "pycocotools",
-        "opencv-python",
+        "opencv-python>=4.11",  # IMREAD_COLOR_RGB
         "safetensors",
         "shapely",
+        "tabulate",
         "numpy",
     ],
     extras_require={

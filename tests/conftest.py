@@ -1,4 +1,6 @@
+import importlib.util
 import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,15 @@ def _work(rank, world_size, function, folder):
     comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
     torch.save(function(), folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def tiny_datasets():
+    """tests/tiny_datasets.py, which writes small datasets in the layouts of the large ones."""
+    spec = importlib.util.spec_from_file_location("tiny_datasets", Path(__file__).parent / "tiny_datasets.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune and evaluate a detector described by a LazyConfig file.
+"""Fine-tune and evaluate a detector, or a semantic segmentor, described by a LazyConfig file.
 
     tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
         train.init_checkpoint=backbone.safetensors train.output_dir=outputs/detector \
@@ -14,6 +14,8 @@ to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py
 import logging
 import math
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -41,11 +43,14 @@ from omegaconf import OmegaConf
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
+from pretrain.evaluation.results import RESULT, write_result
 from pretrain.files import write_json
 
 logger = logging.getLogger("detectron2")
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detection_presets.py"
-TASKS = {"bbox": "box", "segm": "mask"}
+HEADLINES = {"bbox": "box AP", "segm": "mask AP", "sem_seg": "mIoU"}
+# SemSegEvaluator's boundary figures stay in the log: with several classes they are differences of labels.
+SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
 def read_config(args):
@@ -91,7 +96,7 @@ def check(cfg, args) -> None:
         raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
     for part in ("test",) if args.eval_only else ("train", "test"):
         check_registered(instantiate(cfg.dataloader[part].dataset.names))
-    if "dataset" in cfg and cfg.dataset.train_json and cfg.dataset.val_json:
+    if "dataset" in cfg and cfg.dataset.get("train_json") and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
         check_can_be_evaluated(cfg.dataset.val_json)
     if not args.eval_only:
@@ -108,19 +113,35 @@ def count_passes(cfg, processes: int) -> int:
 
 
 def evaluate(cfg, model) -> dict:
-    """COCO metrics by task, {"bbox": {"AP": ...}, "segm": ...}; also into OUTPUT/result.json."""
+    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json."""
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         print_csv_format(results)
-        write_result(cfg.train.output_dir, results)
+        write_figures(cfg, results)
     return results
 
 
-def write_result(output_dir: str, results: dict) -> None:
-    """result.json, replaced as a whole. What COCO cannot measure (no such object) is null."""
+def write_figures(cfg, results: dict) -> None:
+    """result.json, replaced as a whole. What cannot be measured (no such object in the dataset) is null."""
     plain = {task: {k: v if math.isfinite(v) else None for k, v in r.items()} for task, r in results.items()}
-    write_json(Path(output_dir, "result.json"), plain)
+    if "sem_seg" not in plain:
+        write_json(Path(cfg.train.output_dir, RESULT), plain)
+        return
+    write_result(
+        cfg.train.output_dir,
+        protocol="semantic_seg",
+        dataset=Path(cfg.dataset.root).resolve().name if cfg.dataset.classes else "ade20k",
+        model=Path(cfg.train.init_checkpoint).stem or "untrained",
+        metrics={name: value for name, value in plain["sem_seg"].items() if name in SEM_SEG or name.startswith("IoU-")},
+        settings={
+            "command": shlex.join(sys.argv),
+            "iterations": cfg.train.max_iter,
+            "lr": cfg.optimizer.lr,
+            "weight_decay": cfg.optimizer.weight_decay,
+            "frozen": cfg.model.backbone.frozen,
+        },
+    )
 
 
 def train(cfg, args) -> dict:
@@ -210,13 +231,13 @@ def run(args) -> None:
     setup_logger(cfg.train.output_dir, comm.get_rank(), name="cropfield")
     for change in changes:
         logger.info("By rule: %s", change)
-    if "dataset" in cfg and cfg.dataset.train_json:
+    if "dataset" in cfg and cfg.dataset.get("train_json"):
         kind = "with masks" if has_masks(cfg.dataset.train_json) else "without masks: boxes only"
         logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
-        found = ", ".join(f"{kind} AP {results[t]['AP']:.2f}" for t, kind in TASKS.items() if t in results)
-        print(f"{found}: {Path(cfg.train.output_dir, 'result.json')}", flush=True)
+        found = ", ".join(f"{name} {results[t][name.split()[-1]]:.2f}" for t, name in HEADLINES.items() if t in results)
+        print(f"{found}: {Path(cfg.train.output_dir, RESULT)}", flush=True)
 
 
 def main() -> None:

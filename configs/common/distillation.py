@@ -12,7 +12,7 @@ The images, on the command line or in a config (`dataloader.train.source.root = 
     dataloader.train.source.root=instances.json dataloader.train.source.images=DIR       a COCO file's images in DIR
     'dataloader.train.source.root="shards/train-{000000..000146}.tar"'    tar shards; shards/*.tar needs no quotes
 
-Any other object with `__len__`, `load(index)` and `name(index)` (`pretrain.data.batches.ImageSource`) in a config:
+Any other object that is a `pretrain.data.batches.ImageSource`, in a config:
 
     from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
     dataloader.train.source = L(MySource)(...)

@@ -2,9 +2,14 @@
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
-The paper's recipe with all sizes scaled down. Crops cover smaller parts of the image than in the paper, so that objects
-keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to open.
+The paper's recipe with all sizes scaled down. Local crops cover smaller parts of the image than in the paper, so that
+objects keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to open;
+and colours are jittered only: a trunk that has learned to ignore colour detects worse in so short a fine-tuning.
 """
+
+from detectron2.config import LazyCall as L
+
+from pretrain.data.augment import jitter_photometric
 
 from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
@@ -22,9 +27,14 @@ model.update(num_prototypes=256, head_hidden_dim=512, bottleneck_dim=128, koleo_
 model.momentum.start_value = 0.95
 
 dataloader.train.crops.update(
-    global_size=64, global_scale=(0.2, 0.7), local_size=32, local_scale=(0.03, 0.2), num_local=4
+    global_size=96,
+    global_scale=(0.3, 1.0),
+    local_size=32,
+    local_scale=(0.03, 0.2),
+    num_local=4,
+    photometric=L(jitter_photometric)(),
 )
-dataloader.train.masks.grid = (8, 8)
+dataloader.train.masks.grid = (12, 12)
 dataloader.train.update(batch_size=16, num_workers=1)
 
 weight_decay.end_value = 0.04

@@ -120,6 +120,14 @@ def no_photometric() -> tuple[Photometric, Photometric, Photometric]:
     return UNTOUCHED, UNTOUCHED, UNTOUCHED
 
 
+def jitter_photometric(
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.05),
+) -> tuple[Photometric, Photometric, Photometric]:
+    """Colour jitter alone, alike for all crops: for crops so small that DINOv2's blur would leave nothing of them."""
+    photometric = Photometric(jitter=jitter, grey_prob=0.0)
+    return photometric, photometric, photometric
+
+
 def dinov2_photometric(blur: str = "effect") -> tuple[Photometric, Photometric, Photometric]:
     """The recipe for (the first global crop, further global crops, local crops).
 

@@ -8,7 +8,9 @@ from detectron2.utils import comm
 
 from pretrain.engine.monitors import due
 from pretrain.errors import UserError
-from pretrain.evaluation.knn import LabelledFolder, extract_features, knn_accuracy
+from pretrain.evaluation.features import extract_features
+from pretrain.evaluation.knn import knn_accuracy
+from pretrain.evaluation.labelled import LabelledImages, labelled_folder
 from pretrain.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
@@ -47,8 +49,8 @@ class OnlineKnn(HookBase):
             raise UserError("train.knn needs two labelled folders: give both train.knn.train and train.knn.val")
         if image_size % untrained.patch_size:
             raise UserError(f"train.knn.image_size: {image_size} is no multiple of the patch, {untrained.patch_size}")
-        self.train = LabelledFolder(train)
-        self.val = LabelledFolder(val, self.train.classes)
+        self.train = labelled_folder(train)
+        self.val = labelled_folder(val, self.train.classes)
         self.untrained, self.period = untrained, period
         self.vote = dict(k=k, temperature=temperature)
         self.reading = dict(image_size=image_size, batch_size=batch_size, num_workers=num_workers)
@@ -77,7 +79,7 @@ class OnlineKnn(HookBase):
             features = [self.extract(trunk, folder) for folder in (self.train, self.val)]
         return 100 * knn_accuracy(*features[0], *features[1], **self.vote)
 
-    def extract(self, trunk: VisionTransformer, folder: LabelledFolder) -> tuple[torch.Tensor, torch.Tensor]:
+    def extract(self, trunk: VisionTransformer, folder: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and labels of the whole folder, on every rank."""
         share = range(comm.get_rank(), len(folder), comm.get_world_size())
         parts = comm.all_gather(extract_features(trunk, folder, share, **self.reading))

@@ -1,4 +1,4 @@
-"""Attention probabilities of a trunk's last block, which its fused kernels never show."""
+"""Attention probabilities of a trunk's blocks, which its fused kernels never show."""
 
 import torch
 from torch import Tensor
@@ -29,10 +29,15 @@ def attention_probabilities(block: Block, tokens: Tensor, length: int) -> Tensor
     Returns:
         (B, heads, length, length) float32; a row is a query and sums to one.
     """
+    q, k = queries_and_keys(block, tokens, length)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+
+
+def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Of what enters a block, (B*length, D): two times (B, heads, length, head_dim) float32."""
     attn = block.attn
     q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
-    q, k = (t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))  # (B, heads, length, head_dim)
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return tuple(t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))
 
 
 def last_attention(trunk: VisionTransformer, images: Tensor, boxes: Tensor | None = None) -> Tensor:
@@ -41,6 +46,7 @@ def last_attention(trunk: VisionTransformer, images: Tensor, boxes: Tensor | Non
     return attention_probabilities(trunk.blocks[-1], tokens, layout.lengths[0])
 
 
+@torch.no_grad()
 def patch_attention(trunk: VisionTransformer, image: Tensor, queries: list[tuple[float, float]]) -> Tensor:
     """How much the patches at some points of an image look at each patch, in the final layer, mean over heads.
 
@@ -51,8 +57,10 @@ def patch_attention(trunk: VisionTransformer, image: Tensor, queries: list[tuple
     Returns:
         (len(queries), H, W), in multiples of uniform attention: 1 is what a patch gets that is like any other.
     """
-    probabilities = last_attention(trunk, image[None])[0].mean(0)  # (L, L)
+    tokens, layout = tokens_before_last_block(trunk, image[None])
     rows, columns = trunk.grid(image)
-    first = probabilities.shape[0] - rows * columns
+    first = layout.num_tokens - rows * columns
     places = [first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in queries]
-    return probabilities[places, first:].unflatten(1, (rows, columns)) * probabilities.shape[1]
+    q, k = (t[0] for t in queries_and_keys(trunk.blocks[-1], tokens, layout.num_tokens))  # (heads, L, head_dim)
+    shares = (q[:, places] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(0)  # (queries, L)
+    return shares[:, first:].unflatten(1, (rows, columns)) * layout.num_tokens

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.evaluation.canvas import colorize, draw_dot, enlarge
+from pretrain.evaluation.canvas import PAPER, colorize, column, draw_dot, enlarge, row, write
 from pretrain.evaluation.pca import ColorBasis, color_basis, colors
 from pretrain.models.pos_embed import as_grid
 
@@ -43,6 +43,19 @@ def similarity_picture(pos_embed: Tensor, query: tuple[float, float], side: int 
     row, column = cell_at(query, cosines.shape)
     draw_dot(picture, ((column + 0.5) * factor, (row + 0.5) * factor), (255, 80, 80), radius=3)
     return picture
+
+
+def fields_picture(fields: dict[str, Tensor], side: int = 200) -> np.ndarray:
+    """A row for each field (h, w, D), below its name: its colours, then `similarity_picture` of four places."""
+    rows = []
+    for name, field in fields.items():
+        tiles = [field_picture(field[None], side=side)]
+        tiles += [similarity_picture(field[None], query, side) for query in QUERIES]
+        pictures = row(tiles)
+        title = np.full((24, pictures.shape[1], 3), PAPER, np.uint8)
+        write(title, name, (0, 3), 15)
+        rows.append(column([title, pictures], gap=0))
+    return np.pad(column(rows), ((8, 8), (8, 8), (0, 0)), constant_values=PAPER[0])
 
 
 def cell_at(point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:

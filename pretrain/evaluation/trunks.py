@@ -3,30 +3,36 @@
 import logging
 from pathlib import Path
 
-from pretrain.models.load_trunk import describe, load_trunk
-from pretrain.models.public_weights import PATCH_WEIGHT, read_trunk
+from pretrain.models.load_trunk import describe, fill_trunk
+from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, read_trunk
 from pretrain.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
 
 
-def open_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def open_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """The trunk of a backbone file, a training state (its teacher) or public weights, see `read_trunk`; on the CPU.
 
     Args:
         num_heads: heads, for files that do not record them; None takes heads of 64 channels, as published ViTs have.
+        drop_path_rate: see `VisionTransformer`; for who fine-tunes it.
 
     Raises:
         UserError: the file cannot be read or is no plain ViT.
     """
-    trunk = build_trunk(path, num_heads)
-    logger.info(str(load_trunk(trunk, path)))
+    file = read_trunk(path)
+    trunk = trunk_for(file, num_heads, drop_path_rate)
+    logger.info(str(fill_trunk(trunk, file)))
     return trunk
 
 
-def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransformer:
+def build_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """An untrained trunk of the shape of the one in `path`: what `open_trunk` is to be compared with."""
-    file = read_trunk(path)
+    return trunk_for(read_trunk(path), num_heads, drop_path_rate)
+
+
+def trunk_for(file: TrunkFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """An untrained trunk of the shape of the one in a file that was read already."""
     shape = describe(file.state)
     trunk = VisionTransformer(
         patch_size=file.state[PATCH_WEIGHT].shape[-1],
@@ -35,6 +41,7 @@ def build_trunk(path: str | Path, num_heads: int | None = None) -> VisionTransfo
         num_heads=file.num_heads or num_heads or max(1, shape["width"] // 64),
         mlp_ratio=shape["MLP width"] / shape["width"],
         field_size=file.field_size or 14,
+        drop_path_rate=drop_path_rate,
         class_token="cls_token" in file.state,
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
         final_norm="norm.weight" in file.state,

@@ -60,9 +60,13 @@ def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> Loa
         UserError: the file cannot be read or is no plain ViT (see `read_trunk`), the trunk would not match whole, or,
             with `partial`, nothing matches.
     """
-    file = read_trunk(path)
+    return fill_trunk(trunk, read_trunk(path), partial)
+
+
+def fill_trunk(trunk: nn.Module, file: TrunkFile, partial: bool = False) -> LoadReport:
+    """`load_trunk` of a file that was read already."""
     wanted = trunk.state_dict()
-    report = LoadReport(str(path), converted=list(file.notes))
+    report = LoadReport(file.path, converted=list(file.notes))
     if not partial:
         _check_architecture(file, trunk)
     state = _match_layer_scale(file.state, wanted, report)
@@ -73,7 +77,7 @@ def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> Loa
     wrong = sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape)
     fitting = [name for name in wanted if name not in absent and name not in wrong]
     if not fitting or (not partial and len(fitting) < len(wanted)):
-        raise UserError(_misfit(path, absent, wrong, partial))
+        raise UserError(_misfit(file.path, absent, wrong, partial))
     trunk.load_state_dict({name: state[name] for name in fitting}, strict=False)
     report.matched = len(fitting)
     report.parameters = sum(wanted[name].numel() for name in fitting)

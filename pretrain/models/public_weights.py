@@ -50,7 +50,11 @@ def read_trunk(path: str | Path) -> TrunkFile:
         UserError: the file cannot be read (see `read_tensors`), holds no ViT or another kind than the plain one, or has
             numbers that are not finite.
     """
-    tensors, metadata = read_tensors(path)
+    return trunk_file(path, *read_tensors(path))
+
+
+def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> TrunkFile:
+    """`read_trunk` of tensors that are in memory; errors call them `path`. `metadata`: as `read_tensors` gives it."""
     notes: list[str] = []
     state = _rename(_trunk_of(path, tensors, notes))
     _check_plain(path, state)

@@ -114,3 +114,9 @@ def test_blur_switch():
     assert [p.solarize_prob for p in augment.dinov2_photometric()] == [0.0, 0.2, 0.0]
     with pytest.raises(UserError, match="effect, nominal"):
         augment.dinov2_photometric("none")
+
+
+def test_jitter_alone_keeps_edges_and_colour():
+    recipe = augment.jitter_photometric()
+    assert [(p.grey_prob, p.blur_prob, p.solarize_prob) for p in recipe] == [(0, 0, 0)] * 3
+    assert all(p.jitter == (0.4, 0.4, 0.2, 0.05) for p in recipe)

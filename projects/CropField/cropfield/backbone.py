@@ -1,5 +1,6 @@
 """CropField's trunk as a Detectron2 backbone, and the simple feature pyramid over it."""
 
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
 
@@ -68,3 +69,40 @@ class CropFieldFeaturePyramid(SimpleFeaturePyramid):
     @property
     def padding_constraints(self) -> dict[str, int]:
         return {"size_divisibility": self.size_divisibility, "square_size": self._square_pad}
+
+
+class PlainBackbone(Backbone):
+    """The trunk without a pyramid, for heads that read its one feature map: semantic segmentation.
+
+    The trunk is called `net`, as it is under a pyramid, so that weights, configs and presets know it by the same names.
+
+    Args:
+        net: a `CropFieldViT`.
+        frozen: keep the trunk as it is, drop path off, and train what reads it alone.
+    """
+
+    def __init__(self, net: Backbone, frozen: bool = False):
+        super().__init__()
+        self.net, self.frozen = net, frozen
+        if frozen:
+            net.requires_grad_(False).eval()
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.net.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self.net.padding_constraints
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self.net.output_shape()
+
+    def train(self, mode: bool = True) -> "PlainBackbone":
+        super().train(mode)
+        self.net.train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}."""
+        return self.net(images)

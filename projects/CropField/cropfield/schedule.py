@@ -1,9 +1,21 @@
-"""What another batch size than the recipe's does to a schedule, and how a batch is cut into passes."""
+"""Schedules that fvcore lacks; what another batch size than the recipe's does; how a batch is cut into passes."""
 
 import math
 from dataclasses import dataclass
 
+from fvcore.common.param_scheduler import ParamScheduler
+
 from pretrain.errors import UserError
+
+
+class PolynomialToFloor(ParamScheduler):
+    """floor + (1 - floor) (1 - progress)^power: Segmenter's schedule, from 1 to `floor` times the learning rate."""
+
+    def __init__(self, power: float = 0.9, floor: float = 0.1):
+        self.power, self.floor = power, floor
+
+    def __call__(self, where: float) -> float:
+        return self.floor + (1 - self.floor) * max(0.0, 1 - where) ** self.power
 
 
 @dataclass(frozen=True)

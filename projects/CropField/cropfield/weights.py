@@ -13,7 +13,7 @@ from pretrain.models.weight_files import read_tensors
 logger = logging.getLogger(__name__)
 
 # A file with any of these is a whole detector.
-_DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_")
+_DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_", "sem_seg_head.")
 
 
 def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> LoadReport | None:

@@ -1,0 +1,111 @@
+"""DAVIS-2017 on disk: frames as JPEGs, annotations as indexed PNGs, splits as lists of names.
+
+    ROOT/JPEGImages/480p/NAME/00000.jpg ...    ROOT/Annotations/480p/NAME/00000.png ...    ROOT/ImageSets/2017/val.txt
+
+An annotation's pixel is the number of the object that it shows, 0 for none, 255 for void, which counts as none. Results
+are written in the same form, one folder a video, so that DAVIS's own evaluation reads them too.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.errors import UserError
+from pretrain.files import replacing
+
+VOID = 255
+RESOLUTION = "480p"
+VAL_VIDEOS = 30  # of DAVIS-2017
+
+
+@dataclass(frozen=True)
+class Video:
+    """`frames` and `masks`: files of the same names in the order of time."""
+
+    name: str
+    frames: list[Path]
+    masks: list[Path]
+
+
+def find_videos(root: str | Path, split: str = "val") -> list[Video]:
+    """The videos of ImageSets/2017/`split`.txt, in its order.
+
+    Raises:
+        UserError: a file or folder is absent, a video has no annotation for some frame (only train and val have all),
+            or has fewer than three frames, of which the first and the last are not measured.
+    """
+    root = Path(root)
+    listed = root / "ImageSets" / "2017" / f"{split}.txt"
+    if not listed.is_file():
+        raise UserError(f"there is no {listed}; give the folder of DAVIS-2017 that holds ImageSets and JPEGImages")
+    names = listed.read_text(encoding="utf-8").split()
+    if not names:
+        raise UserError(f"{listed} names no video; get it again")
+    return [_find_video(root, name) for name in names]
+
+
+def _find_video(root: Path, name: str) -> Video:
+    frames = sorted((root / "JPEGImages" / RESOLUTION / name).glob("*.jpg"))
+    masks = [root / "Annotations" / RESOLUTION / name / f"{frame.stem}.png" for frame in frames]
+    if len(frames) < 3:
+        raise UserError(f"{root}/JPEGImages/{RESOLUTION}/{name} holds {len(frames)} frames; a video has three or more")
+    absent = next((mask for mask in masks if not mask.is_file()), None)
+    if absent:
+        raise UserError(f"there is no {absent}; take a split of which every frame is annotated: train or val")
+    return Video(name, frames, masks)
+
+
+def dataset_name(root: str | Path, split: str, videos: list[Video]) -> str:
+    """ "davis2017" for the 30 videos of its val split, which papers report; else FOLDER/SPLIT, not to be mixed up."""
+    names = {video.name for video in videos}
+    if split == "val" and len(names) == VAL_VIDEOS and {"bike-packing", "blackswan", "soapbox"} <= names:
+        return "davis2017"
+    return f"{Path(root).resolve().name}/{split}"
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A frame as uint8 RGB (H, W, 3). A frame cannot be skipped: UserError if it is broken."""
+    try:
+        return decode_image(path)
+    except BrokenImage as error:
+        raise UserError(f"{error}; get the frame again") from None
+
+
+def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Numbers of objects, uint8 (H, W), void as 0; and the palette, 768 values of 0 to 255.
+
+    Raises:
+        UserError: no readable indexed or grey image.
+    """
+    try:
+        image = Image.open(path)
+        mode, mask = image.mode, np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{path} is no readable annotation ({error}); get it again") from None
+    if mode not in ("P", "L"):
+        raise UserError(f"{path} has the colour mode {mode}; an annotation is an indexed PNG whose pixels are numbers")
+    mask[mask == VOID] = 0
+    colors = (image.getpalette() or []) if mode == "P" else davis_palette()
+    return mask, colors + [0] * (768 - len(colors))
+
+
+def write_mask(path: Path, mask: np.ndarray, palette: list[int]) -> None:
+    """Write numbers of objects, uint8 (H, W), as an indexed PNG; raises UserError as `replacing` does."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette)
+    with replacing(path) as draft:
+        image.save(draft, format="PNG")
+
+
+def davis_palette() -> list[int]:
+    """DAVIS's 256 colours, which are PASCAL VOC's: the bits of a number, three at a time, from the highest down."""
+    numbers = np.arange(256)
+    colors = np.zeros((256, 3), np.uint8)
+    for level in range(8):
+        for channel in range(3):
+            bit = numbers >> (3 * level + channel) & 1
+            colors[:, channel] |= (bit << (7 - level)).astype(np.uint8)
+    return colors.ravel().tolist()

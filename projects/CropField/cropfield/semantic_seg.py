@@ -1,0 +1,141 @@
+"""Semantic segmentation with Segmenter's linear decoder (Table 1, App. B.3): head, and inference by sliding windows."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor, nn
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class LinearSegmentationHead(nn.Module):
+    """One linear layer for each patch token, its scores enlarged to pixels: Segmenter's linear decoder.
+
+    Args:
+        input_shape: of the backbone's outputs; `in_feature` is the one that is read.
+        num_classes: K.
+        in_feature: name of a feature map (B, D, H, W).
+        ignore_value: label of pixels that are not learned from.
+        loss_weight: factor of the loss.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        in_feature: str = "last_feat",
+        ignore_value: int = 255,
+        loss_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.in_feature, self.stride = in_feature, input_shape[in_feature].stride
+        self.ignore_value, self.loss_weight = ignore_value, loss_weight
+        self.classifier = nn.Conv2d(input_shape[in_feature].channels, num_classes, kernel_size=1)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """For yaml: MODEL.SEM_SEG_HEAD.{IN_FEATURES, NUM_CLASSES, IGNORE_VALUE, LOSS_WEIGHT}."""
+        node = cfg.MODEL.SEM_SEG_HEAD
+        (in_feature,) = node.IN_FEATURES
+        return {
+            "input_shape": input_shape,
+            "num_classes": node.NUM_CLASSES,
+            "in_feature": in_feature,
+            "ignore_value": node.IGNORE_VALUE,
+            "loss_weight": node.LOSS_WEIGHT,
+        }
+
+    def forward(self, features: dict[str, Tensor], targets: Tensor | None = None) -> tuple[Tensor | None, dict]:
+        """Scores (B, K, H*stride, W*stride) and no loss in evaluation; no scores and the loss in training.
+
+        Args:
+            features: {in_feature: (B, D, H, W)}.
+            targets: labels (B, H*stride, W*stride), int64; needed in training.
+        """
+        scores = self.classifier(features[self.in_feature]).float()
+        scores = F.interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return (None, self.losses(scores, targets)) if self.training else (scores, {})
+
+    def losses(self, scores: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, the mean over the pixels that have a class; 0 where none has."""
+        total = F.cross_entropy(scores, targets, ignore_index=self.ignore_value, reduction="sum")
+        labelled = (targets != self.ignore_value).sum().clamp(min=1)
+        return {"loss_sem_seg": total / labelled * self.loss_weight}
+
+
+class SlidingWindowSegmentor(SemanticSegmentor):
+    """Detectron2's segmentor that evaluates in windows of the training crops' size: Segmenter's "single scale".
+
+    The trunk then sees as many patches, and reads its position field as finely, as in training. The last window of a
+    row and of a column is moved back into the image. Where windows overlap scores are averaged. An image whose shorter
+    side is less than a window is enlarged first.
+
+    Args:
+        window: side of a window in pixels, a multiple of the patch.
+        stride: pixels from one window to the next; None is `window`: no overlap but at the last ones.
+        windows_at_once: how many windows of an image are one batch.
+        segmentor: the arguments of `SemanticSegmentor`.
+    """
+
+    def __init__(self, *, window: int, stride: int | None = None, windows_at_once: int = 8, **segmentor):
+        super().__init__(**segmentor)
+        if window % self.backbone.size_divisibility:
+            raise ValueError(
+                f"a window of {window} pixels does not divide into patches of {self.backbone.size_divisibility}"
+            )
+        self.window, self.stride, self.windows_at_once = window, stride or window, windows_at_once
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """As `SemanticSegmentor.forward`: losses in training, else {"sem_seg": (K, height, width)} for each image."""
+        if self.training:
+            return super().forward(batched_inputs)
+        return [{"sem_seg": self.segment(image)} for image in batched_inputs]
+
+    def segment(self, image: dict) -> Tensor:
+        """Scores (K, height, width) of one image of Detectron2's mapper, at the size that it asks for."""
+        pixels = image["image"].to(self.device)
+        wanted = image.get("height", pixels.shape[1]), image.get("width", pixels.shape[2])
+        pixels = at_least((pixels - self.pixel_mean) / self.pixel_std, self.window)
+        scores = self.slide(pixels)
+        return sem_seg_postprocess(scores, scores.shape[1:], *wanted)
+
+    def slide(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (3, H, W), no side below the window -> scores (K, H, W)."""
+        height, width = pixels.shape[1:]
+        rows, columns = (starts(side, self.window, self.stride) for side in (height, width))
+        places = [(y, x) for y in rows for x in columns]
+        total, count = None, pixels.new_zeros(height, width)
+        for (y, x), scores in zip(places, self.score_windows(pixels, places), strict=True):
+            total = scores.new_zeros(len(scores), height, width) if total is None else total
+            total[:, y : y + self.window, x : x + self.window] += scores
+            count[y : y + self.window, x : x + self.window] += 1
+        return total / count
+
+    def score_windows(self, pixels: Tensor, places: list[tuple[int, int]]) -> Iterator[Tensor]:
+        """Scores (K, window, window) of the window at each place (y, x)."""
+        for first in range(0, len(places), self.windows_at_once):
+            some = places[first : first + self.windows_at_once]
+            windows = torch.stack([pixels[:, y : y + self.window, x : x + self.window] for y, x in some])
+            yield from self.sem_seg_head(self.backbone(windows), None)[0]
+
+
+def starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side of `length` >= `window` pixels; the last one ends where the side ends."""
+    return [*range(0, length - window, stride), length - window]
+
+
+def at_least(pixels: Tensor, side: int) -> Tensor:
+    """Pixels (3, H, W), enlarged bilinearly where the shorter side is below `side`, so that it is `side`."""
+    scale = side / min(pixels.shape[1:])
+    if scale <= 1:
+        return pixels
+    size = [max(side, round(length * scale)) for length in pixels.shape[1:]]
+    return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
