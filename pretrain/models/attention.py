@@ -121,5 +121,9 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """(T, D) -> (T, D)"""
+        return self.proj(self.mix(tokens, layout))
+
+    def mix(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """What the heads bring together, before the projection: (T, D) -> (T, D)"""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        return self.proj(packed_attention(q, k, v, layout).flatten(1))
+        return packed_attention(q, k, v, layout).flatten(1)

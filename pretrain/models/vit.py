@@ -1,6 +1,7 @@
 """Plain Vision Transformer whose absolute position embeddings are a field."""
 
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -168,8 +169,10 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """(T, D) -> (T, D)"""
-        tokens = tokens + self.drop(self.ls1(self.attn(self.norm1(tokens), layout)), layout)
-        return tokens + self.drop(self.ls2(self.mlp(self.norm2(tokens))), layout)
+        mixed = self.attn.mix(self.norm1(tokens), layout)
+        tokens = tokens + self.drop(scaled_linear(mixed, self.attn.proj, self.ls1), layout)
+        hidden = self.mlp.act(self.mlp.fc1(self.norm2(tokens)))
+        return tokens + self.drop(scaled_linear(hidden, self.mlp.fc2, self.ls2), layout)
 
     def drop(self, branch: Tensor, layout: Layout) -> Tensor:
         """Drop the branch (T, D) for whole sequences and rescale the others, so that its expectation stays."""
@@ -177,6 +180,13 @@ class Block(nn.Module):
             return branch
         kept = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
         return branch * layout.per_token(kept.to(branch.dtype) / self.keep)
+
+
+def scaled_linear(x: Tensor, linear: nn.Linear, scale: nn.Module) -> Tensor:
+    """`scale(linear(x))`, LayerScale multiplied into the weights, which are smaller than the tokens of a step."""
+    if isinstance(scale, nn.Identity):
+        return linear(x)
+    return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
 
 
 def compile_blocks(model: nn.Module, **options) -> None:
