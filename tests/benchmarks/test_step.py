@@ -10,12 +10,14 @@ TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, dro
 HEADS = dict(head_hidden_dim=8, bottleneck_dim=4)
 
 
-@pytest.mark.parametrize("amp, count", [(False, 1), (True, 2)])
-def test_step_reports_time_parts_and_rate(amp, count):
+@pytest.mark.parametrize("amp, count", [(False, 2), (True, 4)])
+def test_step_reports_time_parts_and_rate(amp, count, monkeypatch):
+    monkeypatch.setattr(step, "keep_freed_memory", lambda: True)  # for good, and other tests run in this process
     method = make_method(TRUNK, num_prototypes=16, **HEADS)
     results = step.measure(OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, pairs=1)
     assert len(results) == count + 1
-    parts = results[0].tables["where the time of our step goes"]
+    assert [r.what["freed_memory_kept"] for r in results[:-1]] == [False] * (count // 2) + [True] * (count // 2)
+    parts = results[-2].tables["where the time of our step goes"]
     assert sum(row["share"] for row in parts) == pytest.approx(1) and all(row["seconds"] > -1e-3 for row in parts)
     rate = results[-1]
     assert rate.unit == "GFLOP/s" and 0 < rate.ratio < 1  # so small a step is nowhere near a matmul's rate
