@@ -17,16 +17,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
-
-
-def point(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not x,y") from None
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} does not lie in the image: x and y go from 0 to 1")
-    return x, y
+from pretrain.evaluation.queries import check_queries, load_queries, point
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -48,22 +39,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("give --weights or --timm")
     if args.untrained and not args.weights:
         parser.error("--untrained belongs to --weights")
-    if 1 not in (len(args.images), len(args.points)) and len(args.images) != len(args.points):
-        parser.error(f"{len(args.images)} images and {len(args.points)} points: give as many, or one of either")
+    check_queries(parser, args.images, args.points)
     return args
-
-
-def load_queries(images: list[Path], points: list[tuple[float, float]], size: int) -> list:
-    """-> (middle square, point) pairs, in order"""
-    from pretrain.data.images import BrokenImage, decode_image
-    from pretrain.evaluation.squares import middle_square
-
-    try:
-        squares = [middle_square(decode_image(path), size) for path in images]
-    except BrokenImage as error:
-        raise UserError(f"{error}: give another image as --images") from error
-    count = max(len(images), len(points))
-    return list(zip(squares * (count // len(squares)), points * (count // len(points)), strict=True))
 
 
 def open_models(args: argparse.Namespace) -> dict:

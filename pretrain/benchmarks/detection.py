@@ -16,14 +16,14 @@ from pretrain.benchmarks.live_bytes import LiveBytes
 from pretrain.benchmarks.pairs import Comparison, compare
 from pretrain.benchmarks.step import thread_clock
 from pretrain.benchmarks.where import seconds_by_part
-from pretrain.engine.freed_memory import keep_freed_memory
+from pretrain.engine.cpu_memory import tune_cpu_memory
 
 MIB = 2**20
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S (or --trunk vitb), one image (or --images) of 1024 x 1024 (or --image-size)."""
-    keep_freed_memory()
+    tune_cpu_memory()
     config = f"mask_rcnn_cropfield_{options.trunk}_12ep.py"
     size, amp = options.image_size or (1024, 1024), options.dtype == "bfloat16"
     ours, stock = (

@@ -15,7 +15,7 @@ from pretrain.benchmarks.live_bytes import LiveBytes
 from pretrain.benchmarks.pairs import Comparison, compare
 from pretrain.benchmarks.step import thread_clock
 from pretrain.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
-from pretrain.engine.freed_memory import keep_freed_memory
+from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.files import replacing
 
 AXES = {  # what grows: how far, and the base's value
@@ -37,7 +37,7 @@ class Point:
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """One comparison for each axis, of its largest point with the base, and a table of all its points."""
-    keep_freed_memory()
+    tune_cpu_memory()
     results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.trunk])
     if options.json:
         draw(results, options.json.with_suffix(".png"))

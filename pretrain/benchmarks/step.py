@@ -5,6 +5,7 @@ thread's own (CPU time), so that others on the machine count little; else it is 
 """
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
 
@@ -15,39 +16,53 @@ from pretrain.benchmarks.pairs import Comparison, compare
 from pretrain.benchmarks.plain_step import PlainDINOv2, plain_optimizer, plain_step
 from pretrain.benchmarks.step_case import LR, SHAPES, OurStep, make_batch, make_method
 from pretrain.benchmarks.where import seconds_by_part
-from pretrain.engine.freed_memory import keep_freed_memory
+from pretrain.engine.cpu_memory import keep_freed_memory, use_huge_pages
 from pretrain.methods import distillation
+
+PR_SET_THP_DISABLE = 41  # from Linux's prctl.h: no huge pages for this process
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S/16 (or --trunk), --images, 2 x 224 + 8 x 96, K = 65,536."""
     images, amp = options.images or 4, options.dtype == "bfloat16"
-    step = OurStep(make_method(SHAPES[options.trunk]), make_batch(images), amp)
+    use_huge_pages()  # torch reads this once; for the first half the kernel is told otherwise
     what = {"trunk": options.trunk, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
-    return measure(step, what, options.pairs or 5)
+    return measure(
+        lambda: OurStep(make_method(SHAPES[options.trunk]), make_batch(images), amp), what, options.pairs or 5
+    )
 
 
-def measure(step: OurStep, what: dict, pairs: int) -> list[Comparison]:
+def measure(make: Callable[[], OurStep], what: dict, pairs: int) -> list[Comparison]:
     """Against the plain step in float32 and, where ours runs under autocast, under autocast too; then rates.
 
-    First with the C library as it comes, then with freed memory kept, as the trainer does on a CPU: which helps both.
+    First with memory as the C library and the kernel give it, then with the trainer's settings of it
+    (`pretrain.engine.cpu_memory`), which help both sides.
     """
-    clock = thread_clock()
+    clock, results = thread_clock(), []
     what |= {"threads": torch.get_num_threads(), "clock": "CPU time" if clock else "wall"}
-    plains = {"float32": plain_case(step, False)} | ({"bfloat16": plain_case(step, True)} if step.amp else {})
-    mine, results, kept = "bfloat16" if step.amp else "float32", [], []
-    for into in (results, kept):
+    for tuned in (False, True):
+        set_memory(tuned)
+        step = make()
+        plains = {"float32": plain_case(step, False)} | ({"bfloat16": plain_case(step, True)} if step.amp else {})
+        step(), *(plain() for plain in plains.values())  # the heap takes more than one step to settle
         for dtype, plain in plains.items():
-            name = f"step, {mine}; plain in {dtype}" + (", freed memory kept" if into is kept else "")
-            into.append(compare(name, step, plain, pairs, what | {"freed_memory_kept": into is kept}, clock))
-        keep_freed_memory()
-    kept[0].tables["the trainer's step against the plain one as written: ratio of medians"] = [
-        {"plain in": dtype, "ours, memory kept / plain, as it comes": after.ours / before.plain}
-        for dtype, before, after in zip(plains, results, kept, strict=True)
+            name = f"step, {'bfloat16' if step.amp else 'float32'}; plain in {dtype}" + ", memory tuned" * tuned
+            results.append(compare(name, step, plain, pairs, what | {"memory_tuned": tuned}, clock))
+    as_written, tuned = results[: len(plains)], results[len(plains) :]
+    results[-1].tables["the trainer's step against the plain one as written: ratio of medians"] = [
+        {"plain in": dtype, "ours, memory tuned / plain, as it comes": after.ours / before.plain}
+        for dtype, before, after in zip(plains, as_written, tuned, strict=True)
     ]
-    results += kept
     results[-1].tables["where the time of our step goes"] = where_the_time_goes(step)
-    return [*results, achieved_rate(step, plains[mine], what, pairs, clock)]
+    return [*results, achieved_rate(step, plains["bfloat16" if step.amp else "float32"], what, pairs, clock)]
+
+
+def set_memory(tuned: bool) -> None:
+    """As the trainer has it; or as the C library and the kernel give it, as long as this process never was tuned."""
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(PR_SET_THP_DISABLE, int(not tuned), 0, 0, 0)
+    if tuned:
+        keep_freed_memory()
 
 
 def plain_case(step: OurStep, amp: bool) -> Callable[[], float]:

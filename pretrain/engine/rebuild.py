@@ -1,4 +1,4 @@
-"""A finished pretraining run brought back to be looked at: its trunk before and after, and its first batch."""
+"""A finished pretraining run brought back to be looked at: its method, its trunk before and after, its first batch."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +15,7 @@ from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.engine.saved_config import read_config
 from pretrain.errors import UserError
 from pretrain.evaluation.report.pretraining import Pretraining
+from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.export import extract_trunk
 from pretrain.models.vit import VisionTransformer
 
@@ -53,9 +54,28 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     try:
         trained.load_state_dict(extract_trunk(state))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{checkpoint}: does not belong to the config beside it: {reason}") from error
+        raise UserError(f"{checkpoint}: does not belong to the config beside it: {shortened(error)}") from error
     return untrained, trained, state["iteration"]
+
+
+def trained_method(folder: Path) -> StudentTeacher:
+    """The method of the run in `folder`, as its last checkpoint has it, to be evaluated.
+
+    Raises:
+        UserError: no run's checkpoint and config are in `folder`, they are broken, or do not belong together.
+    """
+    cfg, checkpoint = read_config(folder / "config.yaml"), folder / LAST
+    method = instantiate(cfg.model).eval().requires_grad_(False)
+    try:
+        method.load_state_dict(load_checkpoint(checkpoint)["model"])
+    except RuntimeError as error:
+        raise UserError(f"{checkpoint}: does not belong to the config beside it: {shortened(error)}") from error
+    return method
+
+
+def shortened(error: Exception) -> str:
+    """What torch says on many lines, on one."""
+    return " ".join(str(error).split())[:200]
 
 
 def first_batch(cfg: DictConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import check_device, seed_rank
-from pretrain.engine.freed_memory import keep_freed_memory
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
@@ -44,7 +44,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
     check_device(cfg.train.device)
     if cfg.train.device == "cpu":
-        keep_freed_memory()
+        tune_cpu_memory()
     loader = instantiate(cfg.dataloader.train)  # before any folder is made: bad data leaves no trace
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")

@@ -59,7 +59,7 @@ class SelfDistillation(StudentTeacher):
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
         centre_momentum: float = 0.9,
-        block_rows: int = 128,
+        block_rows: int = 256,
     ):
         if trunk.cls_token is None:
             raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
@@ -96,14 +96,14 @@ class SelfDistillation(StudentTeacher):
             step: number of the step, from 0.
         """
         masks = self.selected_masks(batch)
-        num_images = len(batch["index"])
+        num_images, read = len(batch["index"]), self.read_patches(masks)
         with torch.no_grad():
-            teacher_cls, teacher_patches = self.teacher_features(batch)
-        student_cls, student_patches = self.student_features(batch, masks)
+            teacher_cls, teacher_patches = self.teacher_features(batch, read)
+        student_cls, student_patches = self.student_features(batch, masks, read)
 
         losses = {"loss_image": self.image_loss(student_cls, teacher_cls, num_images)}
-        for name, mask in masks.items():
-            losses[f"loss_{name}"] = self.patch_loss(name, student_patches, teacher_patches, mask)
+        for name, mask in read.items():
+            losses[f"loss_{name}"] = self.patch_loss(name, student_patches[name], teacher_patches[name], mask)
         if self.koleo_weight:
             if num_images * num_ranks() < 2:
                 raise UserError(
@@ -138,20 +138,21 @@ class SelfDistillation(StudentTeacher):
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
         training = self.student.training
         self.student.eval()  # drop path would draw from the run's random numbers
-        student_cls, student_patches = self.student_features(global_crops, masks)
+        student_cls, student = self.student_features(global_crops, masks, masks)
         self.student.train(training)
-        teacher_cls, teacher_patches = self.teacher_features(batch)
+        teacher_cls, teacher = self.teacher_features(batch, masks | {"every": self.every_patch(batch)})
+        every = teacher.pop("every")
         values = {
             "feature_rank": effective_rank(teacher_cls),
             "feature_std": directional_std(teacher_cls),
-            "patch_rank": effective_rank(teacher_patches.flatten(0, 1)),
-            "patch_std": directional_std(teacher_patches.flatten(0, 1)),
+            "patch_rank": effective_rank(every),
+            "patch_std": directional_std(every),
             "teacher_student_distance": relative_distance(self.student, self.teacher),
         }
         pairs = {"image": (student_cls, teacher_cls.roll(num_images, 0))}
-        pairs |= {name: (student_patches[mask], teacher_patches[mask]) for name, mask in masks.items()}
-        for name, (student, teacher) in pairs.items():
-            statistics = self.assignments(name, student, teacher)
+        pairs |= {name: (student[name], teacher[name]) for name in masks}
+        for name, pair in pairs.items():
+            statistics = self.assignments(name, *pair)
             values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
         return values
 
@@ -169,6 +170,18 @@ class SelfDistillation(StudentTeacher):
         masks = {"content": batch.get("content_masks"), "position": batch.get("position_masks")}
         return {name: mask for name, mask in masks.items() if f"{name}_head" in self.student}
 
+    def read_patches(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The patches (V*B, N) that each patch loss reads."""
+        if self.loss_on == "masked":
+            return masks
+        return {name: mask.any(1, keepdim=True).expand_as(mask) for name, mask in masks.items()}
+
+    def every_patch(self, batch: dict[str, Tensor]) -> Tensor:
+        """A mask (V*B, N) of all patches of the global crops."""
+        height, width = self.student["trunk"].grid(batch["global_crops"])
+        shape = len(batch["global_crops"]), height * width
+        return torch.ones(shape, dtype=torch.bool, device=batch["global_crops"].device)
+
     def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masks: dict[str, Tensor]) -> Tensor:
         """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
         content = trunk.embed_patches(self.normalised(crops))
@@ -184,22 +197,20 @@ class SelfDistillation(StudentTeacher):
             positions = torch.where(masks["position"][..., None], self.pos_mask_token, positions)
         return trunk.with_class_token(content + positions)
 
-    def teacher_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Unmasked global crops -> class tokens (V*B, D), patch tokens (V*B, N, D)."""
+    def teacher_features(self, batch: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unmasked global crops -> class tokens (V*B, D), and by name the patch tokens (n, D) that `read` marks."""
         trunk = self.teacher["trunk"]
-        tokens, layout = pack([self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})])
-        (features,) = layout.split(trunk.encode(tokens, layout))
-        return features[:, 0], features[:, 1:]
+        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], read)
 
-    def student_features(self, batch: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """All crops as one packed sequence -> class tokens of all ((V+L)*B, D), patch tokens of globals (V*B, N, D)."""
+    def student_features(
+        self, batch: dict[str, Tensor], masks: dict[str, Tensor], read: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """All crops, masked -> class tokens ((V+L)*B, D), and by name the globals' patch tokens (n, D) in `read`."""
         trunk = self.student["trunk"]
         groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masks)]
         if "local_crops" in batch:
             groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
-        tokens, layout = pack(groups)
-        features = layout.split(trunk.encode(tokens, layout))
-        return torch.cat([group[:, 0] for group in features]), features[0][:, 1:]
+        return encode(trunk, groups, read)
 
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
@@ -213,15 +224,16 @@ class SelfDistillation(StudentTeacher):
         weights = student.new_full((num_images,), 1 / num_images)
         return self.cross_entropy("image", student, teacher, pairing / pairing.sum(), weights)
 
-    def patch_loss(self, name: str, student_patches: Tensor, teacher_patches: Tensor, mask: Tensor) -> Tensor:
-        """Eq. 4 or 5: mean over a crop's masked patches, summed over crops, divided by all global crops."""
-        if self.loss_on == "all":
-            mask = mask.any(1, keepdim=True).expand_as(mask)
-        student = self.student[f"{name}_head"](student_patches[mask])[:, None]
-        weights = (mask.to(student.dtype) / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
+    def patch_loss(self, name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 4 or 5: mean over a crop's patches in `mask` (V*B, N), summed over crops, divided by all global crops.
+
+        student, teacher: their features (n, D), as boolean indexing with `mask` gives them.
+        """
+        tokens = self.student[f"{name}_head"](student)[:, None]
+        weights = (mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
         with torch.no_grad():
-            teacher = self.teacher[f"{name}_head"](teacher_patches[mask])[:, None]
-        return self.cross_entropy(name, student, teacher, student.new_ones(1, 1), weights)
+            targets = self.teacher[f"{name}_head"](teacher)[:, None]
+        return self.cross_entropy(name, tokens, targets, tokens.new_ones(1, 1), weights)
 
     def cross_entropy(self, name: str, student: Tensor, teacher: Tensor, pairing: Tensor, weights: Tensor) -> Tensor:
         """Centre the teacher's tokens (n, V, d) and compare them with the student's (n, S, d)."""
@@ -239,3 +251,18 @@ class SelfDistillation(StudentTeacher):
             self.teacher_temp,
             self.block_rows,
         )
+
+
+def encode(trunk: VisionTransformer, groups: list[Tensor], read: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Batches of sequences (B_g, 1 + N_g, D) as one packed sequence through `trunk`.
+
+    read: by name, which patch tokens of the first group are read: masks (B_0, N_0).
+
+    -> class tokens of all sequences (sum of B_g, D), and by name the patch tokens (n, D), in the order of the mask.
+    """
+    tokens, layout = pack(groups)
+    places = torch.arange(groups[0].shape[:2].numel(), device=tokens.device).view(groups[0].shape[:2])[:, 1:]
+    kept = [layout.starts(tokens.device), *(places[mask] for mask in read.values())]
+    features = trunk.encode(tokens, layout, torch.cat(kept))
+    class_tokens, *patches = features.split([len(indices) for indices in kept])
+    return class_tokens, dict(zip(read, patches, strict=True))

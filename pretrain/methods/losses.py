@@ -17,7 +17,7 @@ def prototype_cross_entropy(
     weights: Tensor,
     student_temp: float,
     teacher_temp: float,
-    block_rows: int = 128,
+    block_rows: int = 256,
 ) -> Tensor:
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
@@ -59,26 +59,28 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         ctx, student, w_student, teacher, w_teacher, centre, pairing, weights, temp_s, temp_t, block_rows, dtype
     ):
         num_groups, per_group, _ = student.shape
-        groups = max(1, block_rows // max(per_group, teacher.shape[1]))
+        most = max(1, block_rows // max(per_group, teacher.shape[1]))
+        groups = -(-num_groups // max(1, -(-num_groups // most)))  # blocks of one size: a short one costs as much
         mass = pairing.sum(1)  # (S,), what each student row's targets sum to
         pairing = pairing / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
         weights = torch.outer(weights, mass)  # (n, S)
         total = student.new_zeros(())
         grad_student = torch.empty_like(student)
-        grad_w = torch.zeros_like(w_student) if ctx.needs_input_grad[1] else None
+        grad_w = torch.zeros_like(w_student) if ctx.needs_input_grad[1] and not num_groups else None
         w_s, w_t = w_student.to(dtype), w_teacher.to(dtype)
-        for start in range(0, num_groups, groups):
+        for start in range(0, num_groups, max(1, groups)):
             rows = slice(start, start + groups)
             tokens, weight = student[rows].flatten(0, 1), weights[rows].flatten()  # (r, d), (r,)
             targets = assign(teacher[rows], w_t, centre, temp_t)  # (g, V, K)
             targets = (pairing @ targets if pairing.numel() > 1 else targets).flatten(0, 1)  # (r, K)
-            log_p = torch.log_softmax(((tokens / temp_s).to(dtype) @ w_s.T).to(student.dtype), dim=-1)
-            total -= weight @ torch.bmm(targets[:, None], log_p[..., None]).flatten()  # vecdot writes K products
+            log_p = ((tokens / temp_s).to(dtype) @ w_s.T).to(student.dtype)
+            torch.log_softmax(log_p, dim=-1, out=log_p)
+            total -= weight @ row_dots(targets, log_p)
             difference = log_p.exp_().sub_(targets).to(dtype)
             scale = (weight / temp_s)[:, None]
             grad_student[rows] = ((difference @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
-            if grad_w is not None:
-                add_product_(grad_w, difference.T, (tokens * scale).to(dtype))
+            if ctx.needs_input_grad[1]:
+                grad_w = add_product(grad_w, difference.T, (tokens * scale).to(dtype), w_student.dtype)
         ctx.save_for_backward(grad_student, grad_w)
         return total
 
@@ -89,19 +91,26 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 9
 
 
-def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, without a copy of the product where the types agree."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
+def add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + a @ b in `dtype`, in place, without a copy of the product where the types agree; None counts as zero."""
+    if total is None:
+        return (a @ b).to(dtype)
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products of the rows of a and b (n, K) -> (n,), without their product (n, K)."""
+    if a.device.type == "cpu":  # a fifth of bmm's time on long rows
+        return torch.stack([torch.dot(x, y) for x, y in zip(a, b, strict=True)])
+    return torch.bmm(a[:, None], b[..., None]).flatten()
 
 
 def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Teacher assignments (..., K) of tokens (..., d)."""
     # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
-    logits = (tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T
-    return torch.softmax(logits.to(centre.dtype).sub_(centre / temperature), dim=-1).unflatten(0, tokens.shape[:-1])
+    logits = ((tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T).to(centre.dtype)
+    torch.softmax(logits.sub_(centre / temperature), dim=-1, out=logits)
+    return logits.unflatten(0, tokens.shape[:-1])
 
 
 def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:

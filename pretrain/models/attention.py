@@ -31,6 +31,11 @@ class Layout:
         """Tokens of each sequence, in order."""
         return [length for count, length in self.groups for _ in range(count)]
 
+    def starts(self, device: torch.device | str | None = None) -> Tensor:
+        """Index of each sequence's first token: (num_sequences,)"""
+        ends = torch.tensor(self.lengths).cumsum(0)
+        return (ends - torch.tensor(self.lengths)).to(device)
+
     def split(self, tokens: Tensor) -> list[Tensor]:
         """(T, ...) as one view (sequences, length, ...) for each group."""
         parts = tokens.split([count * length for count, length in self.groups])

@@ -107,11 +107,16 @@ class VisionTransformer(nn.Module):
             return patches
         return torch.cat([self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
 
-    def encode(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """Packed tokens (T, D) through all blocks and the final norm -> (T, D)."""
+    def encode(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """Packed tokens (T, D) through all blocks and the final norm -> (T, D).
+
+        kept: indices (M,) of the tokens that anyone reads -> (M, D), in their order. The last block spares the others
+        all that follows its attention.
+        """
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:  # the call is checkpointed, not the module: no key changes its name
-            tokens = checkpoint(block, tokens, layout, use_reentrant=False) if recompute else block(tokens, layout)
+            arguments = (tokens, layout, kept if block is self.blocks[-1] else None)
+            tokens = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
         return self.norm(tokens)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
@@ -167,19 +172,22 @@ class Block(nn.Module):
         # What `forward` reads is a tensor: compiled code would be made anew for every other number.
         self.register_buffer("keep", torch.tensor(1 - drop_path), persistent=False)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """(T, D) -> (T, D)"""
+    def forward(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D), or with the indices `kept` (M,) of the tokens that matter -> (M, D)"""
         mixed = self.attn.mix(self.norm1(tokens), layout)
-        tokens = tokens + self.drop(scaled_linear(mixed, self.attn.proj, self.ls1), layout)
+        if kept is not None:
+            mixed, tokens = mixed[kept], tokens[kept]
+        tokens = tokens + self.drop(scaled_linear(mixed, self.attn.proj, self.ls1), layout, kept)
         hidden = self.mlp.act(self.mlp.fc1(self.norm2(tokens)))
-        return tokens + self.drop(scaled_linear(hidden, self.mlp.fc2, self.ls2), layout)
+        return tokens + self.drop(scaled_linear(hidden, self.mlp.fc2, self.ls2), layout, kept)
 
-    def drop(self, branch: Tensor, layout: Layout) -> Tensor:
-        """Drop the branch (T, D) for whole sequences and rescale the others, so that its expectation stays."""
+    def drop(self, branch: Tensor, layout: Layout, kept: Tensor | None) -> Tensor:
+        """Drop the branch (T or M, D) for whole sequences and rescale the others, so that its expectation stays."""
         if not (self.training and self.drops):
             return branch
-        kept = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
-        return branch * layout.per_token(kept.to(branch.dtype) / self.keep)
+        stays = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
+        factor = layout.per_token(stays.to(branch.dtype) / self.keep)
+        return branch * (factor if kept is None else factor[kept])
 
 
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: nn.Module) -> Tensor:

@@ -12,17 +12,17 @@ HEADS = dict(head_hidden_dim=8, bottleneck_dim=4)
 
 @pytest.mark.parametrize("amp, count", [(False, 2), (True, 4)])
 def test_step_reports_time_parts_and_rate(amp, count, monkeypatch):
-    monkeypatch.setattr(step, "keep_freed_memory", lambda: True)  # for good, and other tests run in this process
+    monkeypatch.setattr(step, "set_memory", lambda tuned: None)  # for good, and other tests run in this process
     method = make_method(TRUNK, num_prototypes=16, **HEADS)
-    results = step.measure(OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, pairs=1)
+    results = step.measure(lambda: OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, pairs=1)
     assert len(results) == count + 1
-    assert [r.what["freed_memory_kept"] for r in results[:-1]] == [False] * (count // 2) + [True] * (count // 2)
+    assert [r.what["memory_tuned"] for r in results[:-1]] == [False] * (count // 2) + [True] * (count // 2)
     parts = results[-2].tables["where the time of our step goes"]
     assert sum(row["share"] for row in parts) == pytest.approx(1) and all(row["seconds"] > -1e-3 for row in parts)
     rate = results[-1]
     assert rate.unit == "GFLOP/s" and 0 < rate.ratio < 1  # so small a step is nowhere near a matmul's rate
     ours, plain = (row["GFLOP"] for row in rate.tables["arithmetic of a step"])
-    assert 1 < ours / plain < 1.5  # the position loss
+    assert 0.5 < ours / plain < 1.5  # more losses, and in the last block fewer tokens
 
 
 def test_growth_measures_every_point_against_the_base_and_draws(tmp_path):

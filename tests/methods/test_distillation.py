@@ -48,8 +48,10 @@ def test_losses_equal_equations_written_out():
     method, batch = make_method(koleo_weight=0.5), make_batch()
     with torch.no_grad():
         losses = method(batch, 0)
-        t_cls, t_patch = method.teacher_features(batch)
-        s_cls, s_patch = method.student_features(batch, method.selected_masks(batch))
+        every = {"every": method.every_patch(batch)}
+        t_cls, t_patch = method.teacher_features(batch, every)
+        s_cls, s_patch = method.student_features(batch, method.selected_masks(batch), every)
+        t_patch, s_patch = (patches["every"].unflatten(0, (-1, PATCHES)) for patches in (t_patch, s_patch))
         s, t = method.student, method.teacher
         log_p = assignments(s["image_head"], s_cls, 0.1).log()
         target = assignments(t["image_head"], t_cls, 0.04)
@@ -159,12 +161,13 @@ def test_teacher_follows_the_ema_exactly_and_reaches_momentum_one():
 def test_loss_on_all_counts_every_patch_of_a_masked_crop():
     method, batch = make_method(loss_on="all"), make_batch()
     full = dict(batch, content_masks=batch["content_masks"].any(1, keepdim=True).expand(-1, PATCHES))
-    masked_inputs = method.selected_masks(batch)
+    masks = method.selected_masks(batch)
     with torch.no_grad():
-        _, t_patch = method.teacher_features(batch)
-        _, s_patch = method.student_features(batch, masked_inputs)
-        everywhere = method.patch_loss("content", s_patch, t_patch, batch["content_masks"])
-        expected = make_method().patch_loss("content", s_patch, t_patch, full["content_masks"])
+        everywhere = method(batch, 0)["loss_content"]
+        method = make_method()
+        _, t_patch = method.teacher_features(batch, full_masks := {"content": full["content_masks"]})
+        _, s_patch = method.student_features(batch, masks, full_masks)
+        expected = method.patch_loss("content", s_patch["content"], t_patch["content"], full["content_masks"])
     torch.testing.assert_close(everywhere, expected)
 
 
@@ -187,14 +190,14 @@ def test_a_diagnosis_leaves_no_trace(centering):
 def test_a_diagnosis_says_what_the_features_say():
     method, batch = make_method(), make_batch()
     with torch.no_grad():
-        cls, patches = method.teacher_features(batch)
+        cls, patches = method.teacher_features(batch, {"every": method.every_patch(batch)})
         sharp = method.diagnose(batch)
         for p in method.student["trunk"].parameters():
             p.zero_()  # every image is the same to this trunk
         method.teacher.load_state_dict(method.student.state_dict())
         same = method.diagnose(batch)
     assert sharp["feature_rank"] == effective_rank(cls) and 1 < sharp["feature_rank"] <= 2 * IMAGES
-    assert sharp["patch_rank"] == effective_rank(patches.flatten(0, 1)) > 2
+    assert sharp["patch_rank"] == effective_rank(patches["every"]) > 2
     assert sharp["teacher_student_distance"] == 0
     for head in ("image", "content", "position"):
         assert 0 < sharp[f"target_entropy_{head}"] < sharp[f"target_spread_{head}"] <= 1

@@ -71,13 +71,29 @@ def test_drop_path_is_drawn_per_crop_and_equals_crop_by_crop(monkeypatch):
         torch.testing.assert_close(flat[i], inputs[i])
 
 
+def test_tokens_that_are_kept_are_as_without_keeping_with_all_gradients():
+    """Drop path included: the same draws, and the same random numbers after it."""
+    trunk = randomized(drop_path_rate=0.5).train()
+    tokens, layout = pack([torch.randn(3, 5, 32), torch.randn(4, 2, 32)])
+    tokens.requires_grad_()
+    kept = torch.tensor([15, 3, 0, 22])
+    found = []
+    for features in (lambda: trunk.encode(tokens, layout)[kept], lambda: trunk.encode(tokens, layout, kept)):
+        torch.manual_seed(0)
+        value = features()
+        wanted = [tokens, *trunk.blocks.parameters()]
+        found.append([value, *torch.autograd.grad(value.square().sum(), wanted), torch.rand(1)])
+    for without, keeping in zip(*found, strict=True):
+        torch.testing.assert_close(keeping, without, atol=1e-5, rtol=1e-5)
+
+
 def test_drop_path_keeps_the_expectation():
     block = Block(4, 1, 4.0, drop_path=0.3, layer_scale=None)
     _, layout = pack([torch.zeros(20000, 1, 4)])
-    dropped = block.drop(torch.ones(20000, 4), layout)
+    dropped = block.drop(torch.ones(20000, 4), layout, None)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
-    assert torch.equal(block.eval().drop(torch.ones(20000, 4), layout), torch.ones(20000, 4))
+    assert torch.equal(block.eval().drop(torch.ones(20000, 4), layout, None), torch.ones(20000, 4))
 
 
 def test_drop_path_grows_linearly_with_depth():

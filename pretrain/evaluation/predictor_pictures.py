@@ -1,0 +1,90 @@
+"""Pictures of what a predictor makes of places, runs side by side, as in StoP's Figs. 5 and 6."""
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from pretrain.evaluation.canvas import PAPER, colorize, column, draw_box, draw_dot, fit, row, write
+from pretrain.evaluation.feature_pictures import normalised
+from pretrain.evaluation.field_pictures import QUERIES, cell_at
+from pretrain.evaluation.predictor_stats import position_similarity, prediction_similarity, target_block
+from pretrain.methods.jepa import JEPA
+from pretrain.models.predictor import Predictor
+
+WHITE, RED = (255, 255, 255), (230, 30, 30)
+LINE, MARGIN = 20, 8  # pixels of a line of text, and around the picture
+Point = tuple[float, float]
+
+
+def positions_picture(predictors: dict[str, Predictor], side: int = 200, draws: int = 256) -> np.ndarray:
+    """A row for each of four places, its position without noise first, then for each run one draw and the mean of many.
+
+    Cosine with all positions, each map from its lowest (dark) to its highest value (yellow), which stand below it.
+    """
+    first = next(iter(predictors.values()))
+    titles = ["without noise"] + [f"{name}: {what}" for name in predictors for what in ("a draw", f"mean of {draws}")]
+    rows = [_titles(titles, side)]
+    for query in QUERIES:
+        maps = [position_similarity(first, query, noise=False)[0]]
+        for predictor in predictors.values():
+            cosines = position_similarity(predictor, query, draws)
+            maps += [cosines[0], cosines.mean(0)]
+        rows.append(row([similarity_tile(cosines, query, side) for cosines in maps]))
+    return _framed(rows)
+
+
+def predictions_picture(methods: dict[str, JEPA], queries: list[tuple[np.ndarray, Point]], side: int = 240):
+    """A row for each query: the image, its predicted block black but for the patch asked for, and a map for each run.
+
+    A map is the softmax over all patches of their cosines with the prediction, in multiples of uniform, from its lowest
+    (dark) to its highest value (yellow).
+
+    Args:
+        queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
+    """
+    rows = [_titles(["query", *methods], side)]
+    for image, query in queries:
+        maps = []
+        for method in methods.values():
+            cosines = prediction_similarity(method, normalised(image, method.student["trunk"].patch_size), query)
+            maps.append(cosines.flatten().softmax(0).view_as(cosines) * cosines.numel())
+        masked = fit(masked_image(image, maps[0].shape, query), side)
+        tiles = [column([masked, np.full((LINE, side, 3), PAPER, np.uint8)], gap=0)]
+        rows.append(row(tiles + [similarity_tile(found, query, side, "x uniform") for found in maps]))
+    return _framed(rows)
+
+
+def masked_image(image: np.ndarray, grid: tuple[int, int], query: Point) -> np.ndarray:
+    """The image (S, S, 3) with its predicted block in black and the patch at `query` outlined in white."""
+    block, _, _ = target_block(grid, query)
+    height, width = (length // n for length, n in zip(image.shape, grid, strict=False))
+    (top, left), (bottom, right) = (divmod(int(i), grid[1]) for i in (block[0, 0], block[-1, -1]))
+    masked = image.copy()
+    masked[top * height : (bottom + 1) * height, left * width : (right + 1) * width] = 0
+    y, x = cell_at(query, grid)
+    outline = (x * width, y * height, (x + 1) * width - 1, (y + 1) * height - 1)
+    draw_box(masked, outline, WHITE, thickness=max(1, width // 8))
+    return masked
+
+
+def similarity_tile(values: Tensor, query: Point, side: int, unit: str = "") -> np.ndarray:
+    """A map (H, W) -> (side + LINE, side, 3): a square a patch, a dot at the query, and its range below."""
+    low, high = values.min().item(), values.max().item()
+    picture = colorize(values.numpy(), low, high, cv2.COLORMAP_VIRIDIS)
+    picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_NEAREST)
+    y, x = cell_at(query, tuple(values.shape))
+    draw_dot(picture, ((x + 0.5) / values.shape[1] * side, (y + 0.5) / values.shape[0] * side), RED, radius=3)
+    legend = np.full((LINE, side, 3), PAPER, np.uint8)
+    write(legend, f"{low:.2f} to {high:.2f} {unit}", (0, 1), 13)
+    return column([picture, legend], gap=0)
+
+
+def _titles(names: list[str], side: int) -> np.ndarray:
+    tiles = [np.full((LINE, side, 3), PAPER, np.uint8) for _ in names]
+    for tile, name in zip(tiles, names, strict=True):
+        write(tile, name, (0, 2), 14)
+    return row(tiles)
+
+
+def _framed(rows: list[np.ndarray]) -> np.ndarray:
+    return np.pad(column(rows), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=PAPER[0])
