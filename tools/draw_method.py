@@ -1,6 +1,7 @@
-"""Draw the picture of the method that the README shows.
+"""Draw the picture of the method that the README shows; or Fig. 3, the distributions of the scale s.
 
     python tools/draw_method.py --output docs/method.png
+    python tools/draw_method.py --scales --output fig3.png
 
 By default on a photograph that scikit-image ships (NASA's, of Eileen Collins; public domain); --image takes any other.
 """
@@ -16,6 +17,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--image", type=Path, help="an image file (default: scikit-image's astronaut)")
     parser.add_argument("--seed", type=int, default=1, help="of the crops and masks (default: 1)")
+    parser.add_argument("--scales", action="store_true", help="the three distributions of s in Table 4a, as drawn")
     return parser.parse_args(argv)
 
 
@@ -34,6 +36,12 @@ def load(path: Path | None):
 
 def main() -> None:
     args = parse_args()
+    if args.scales:
+        from pretrain.evaluation.scale_plot import write_plot
+
+        means = write_plot(args.output)
+        print(f"{args.output}: means " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+        return
     from PIL import Image
 
     from pretrain.evaluation.method_picture import method_picture
