@@ -98,11 +98,11 @@ def main() -> None:
     from pretrain.evaluation.attention_plot import read_layers, write_plot
     from pretrain.evaluation.attention_stats import attention_stats, uniform_distance
     from pretrain.evaluation.results import write_result
-    from pretrain.evaluation.squares import Squares, check_size
+    from pretrain.evaluation.squares import MiddleSquares, check_size
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)
-    squares = Squares(open_source(args.images), args.image_size, args.limit)
+    squares = MiddleSquares(open_source(args.images), args.image_size, args.limit)
     name, trunk = open_model(args)
     check_size(args.image_size, trunk.patch_size, name)
     trunk = trunk.to(args.device or default_device())

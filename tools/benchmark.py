@@ -26,6 +26,7 @@ COMMANDS = {
     "growth": "time and memory over crops, resolution, prototypes and batch",
     "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
+    "probe": "a linear probe with features kept, against running the trunk in each epoch",
     "gpu": "images a second and share of the card's peak; needs a GPU",
 }
 
@@ -42,7 +43,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
     parser.add_argument("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
     parser.add_argument("--trunk", choices=("vits", "vitb"), default="vits", help="default vits")
-    parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024)")
+    parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(arguments)
     for name in ("threads", "pairs", "images"):

@@ -139,8 +139,8 @@ class MultiCrop:
     def min_pixels(self) -> int:
         """Pixels that an image needs for its smallest crop to have twice as many a side as it is resized to.
 
-        A JPEG that is reduced no further while it is decoded gives the crops of the full image to one grey level in the
-        mean; without the factor of two it would be up to four.
+        A JPEG that is reduced no further while it is decoded gives the crops of the full image to about one grey level
+        in the mean; without the factor of two it would be up to four.
         """
         least = self.global_size**2 / self.global_scale[0]
         if self.num_local:

@@ -17,7 +17,7 @@ class Commands:
         """Pretrain with a config of configs/pretrain, or an absolute path, on a folder of images."""
         data = f"dataloader.train.source.root={images}"
         command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
-        return Stage(output.name, command, show=r"pretrain\.|error")
+        return Stage(output.name, command, show=r"pretrain\.|^error")
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
         """Take the trunk out of a pretraining's output folder."""
@@ -35,7 +35,7 @@ class Commands:
         data = (f"dataset.{name}={path}" for name, path in dataset.items())
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return Stage(output.name, command, r"iter: |Inference done|box AP|matched|error", environment)
+        return Stage(output.name, command, r"iter: |Inference done|box AP|matched|^error", environment)
 
     def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)

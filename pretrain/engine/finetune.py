@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.errors import UserError
 from pretrain.evaluation.features import own_pool, square_batches
-from pretrain.evaluation.framing import Squares
+from pretrain.evaluation.framing import FramedImages
 from pretrain.evaluation.labelled import LabelledImages
 from pretrain.files import read_torch_file, write_torch_file
 from pretrain.models.vit import VisionTransformer
@@ -106,7 +106,7 @@ class FineTuning:
         self.lr = warmup_cosine(recipe.lr * self.batch_size / 256, 0.0, recipe.warmup_epochs / recipe.epochs)
         groups = layer_groups(model, recipe.layer_decay, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
-        self.squares = Squares(
+        self.squares = FramedImages(
             train, range(len(train)), recipe.image_size, recipe.framing, recipe.epochs + 1, recipe.seed
         )
 
@@ -170,7 +170,7 @@ class FineTuning:
     def evaluate(self) -> dict[str, float]:
         """Shares of the readable validation images, in percent."""
         self.model.eval()
-        squares = Squares(self.val, range(len(self.val)), self.recipe.image_size, self.recipe.framing)
+        squares = FramedImages(self.val, range(len(self.val)), self.recipe.image_size, self.recipe.framing)
         right, seen = torch.zeros(2), 0
         for images, places in square_batches(squares, self.device, num_workers=self.num_workers):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):

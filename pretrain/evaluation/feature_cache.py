@@ -20,7 +20,7 @@ from pretrain.data.index import stamp
 from pretrain.errors import UserError
 from pretrain.evaluation.feature_files import read_features, write_features
 from pretrain.evaluation.features import pooled_layers, square_batches
-from pretrain.evaluation.framing import Squares
+from pretrain.evaluation.framing import FramedImages
 from pretrain.evaluation.labelled import LabelledImages
 from pretrain.models.vit import VisionTransformer
 
@@ -89,7 +89,9 @@ def cached_features(
         logger.info(f"features of {len(images):,} images found in {path}")
     else:
         started = time.perf_counter()
-        squares = Squares(images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed)
+        squares = FramedImages(
+            images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed
+        )
         batches = square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers)
         shape = (reading.views, len(images), len(reading.pools), reading.layers, trunk.embed_dim)
         write_features(path, made_from, shape, _pooled(trunk, reading, batches, len(squares)))

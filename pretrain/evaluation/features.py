@@ -8,7 +8,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.workers import start_worker, watched
-from pretrain.evaluation.framing import Squares
+from pretrain.evaluation.framing import FramedImages
 from pretrain.evaluation.labelled import LabelledImages
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
@@ -42,7 +42,7 @@ def pooled_layers(trunk: VisionTransformer, images: Tensor, layers: int, pools: 
 
 
 def square_batches(
-    squares: Squares,
+    squares: FramedImages,
     device: torch.device | str,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -81,7 +81,7 @@ def extract_features(
     Args:
         image_size: pixels a side, a multiple of the patch.
     """
-    squares = Squares(images, indices, image_size)
+    squares = FramedImages(images, indices, image_size)
     features, kept = [torch.zeros(0, trunk.embed_dim)], [torch.zeros(0, dtype=torch.int64)]
     for pixels, places in square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers):
         readable = places >= 0

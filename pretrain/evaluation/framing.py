@@ -54,7 +54,7 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-class Squares(Dataset):
+class FramedImages(Dataset):
     """Item v * len(indices) + i -> view v of image indices[i], uint8 (3, S, S), and its place i; -1 if it is broken.
 
     A view depends on the seed, its number and the image, so it is the same whenever it is asked for.

@@ -35,7 +35,7 @@ def check_size(size: int, patch_size: int, name: str) -> None:
         )
 
 
-class Squares:
+class MiddleSquares:
     """Iterates over the middle squares of a source's images, as a trunk takes them: (3, size, size), normalised.
 
     Args:

@@ -12,7 +12,7 @@ from pretrain.errors import UserError
 from pretrain.evaluation import feature_cache
 from pretrain.evaluation.feature_cache import Reading, cached_features, fingerprint
 from pretrain.evaluation.features import pooled_layers
-from pretrain.evaluation.framing import Squares
+from pretrain.evaluation.framing import FramedImages
 from pretrain.evaluation.labelled import labelled_folder
 from pretrain.models.vit import VisionTransformer
 
@@ -49,7 +49,7 @@ def test_what_is_read_back_is_what_the_trunk_says(tmp_path, images, trunk):
     features = cached_features(trunk, images, READING, tmp_path / "kept", batch_size=4)
     assert features.values.shape == (2, 6, 2, 3, 16) and features.rows.tolist() == [0, 2, 3, 4, 5]
     assert features.labels.tolist() == [0, 0, 1, 1, 1]
-    squares = Squares(images, range(6), 16, views=2)
+    squares = FramedImages(images, range(6), 16, views=2)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     for view in (0, 1):
         pixels = torch.stack([squares[6 * view + i][0] for i in features.rows.tolist()])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.evaluation.framing import Squares, central_square, random_square, view, whole_square
+from pretrain.evaluation.framing import FramedImages, central_square, random_square, view, whole_square
 from pretrain.evaluation.labelled import labelled_folder
 
 
@@ -62,8 +62,8 @@ def test_squares_are_the_same_whenever_they_are_asked_for(tmp_path):
         (tmp_path / name).parent.mkdir()
         cv2.imwrite(str(tmp_path / name), ramp(50, 40))
     (tmp_path / "b" / "3.png").write_bytes(b"no image")
-    squares = Squares(labelled_folder(tmp_path), [1, 2], 16, views=3, seed=5)
+    squares = FramedImages(labelled_folder(tmp_path), [1, 2], 16, views=3, seed=5)
     assert len(squares) == 6
     assert [squares[item][1] for item in range(6)] == [0, -1] * 3
     assert torch.equal(squares[2][0], squares[2][0]) and not torch.equal(squares[2][0], squares[4][0])
-    assert not torch.equal(squares[2][0], Squares(squares.images, [1, 2], 16, views=3, seed=6)[2][0])
+    assert not torch.equal(squares[2][0], FramedImages(squares.images, [1, 2], 16, views=3, seed=6)[2][0])

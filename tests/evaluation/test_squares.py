@@ -6,7 +6,7 @@ import pytest
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.images import BrokenImage
 from pretrain.errors import UserError
-from pretrain.evaluation.squares import Squares, check_size, middle_square
+from pretrain.evaluation.squares import MiddleSquares, check_size, middle_square
 
 
 class Source:
@@ -36,17 +36,17 @@ def test_the_middle_is_taken_whole_and_unstretched():
 
 
 def test_a_limit_spreads_over_the_source():
-    assert numbers(Squares(Source(), 8)) == list(range(10))
-    assert numbers(Squares(Source(), 8, limit=4)) == [0, 3, 6, 9]
-    assert len(Squares(Source(), 8, limit=99)) == 10
+    assert numbers(MiddleSquares(Source(), 8)) == list(range(10))
+    assert numbers(MiddleSquares(Source(), 8, limit=4)) == [0, 3, 6, 9]
+    assert len(MiddleSquares(Source(), 8, limit=99)) == 10
 
 
 def test_broken_images_are_left_out_and_counted():
-    squares = Squares(Source(broken={2, 5}), 8)
+    squares = MiddleSquares(Source(broken={2, 5}), 8)
     assert numbers(squares) == [0, 1, 3, 4, 6, 7, 8, 9] and squares.broken == 2
     assert len(list(squares)) == 8 and squares.broken == 2  # again, not on top
     with pytest.raises(UserError, match="none of the 10 images can be read"):
-        list(Squares(Source(broken=set(range(10))), 8))
+        list(MiddleSquares(Source(broken=set(range(10))), 8))
 
 
 def test_a_size_that_does_not_divide_names_one_that_does():
