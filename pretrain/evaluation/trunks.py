@@ -33,7 +33,7 @@ def build_trunk(path: str | Path, num_heads: int | None = None, drop_path_rate: 
 
 def trunk_for(file: TrunkFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
     """An untrained trunk of the shape of the one in a file that was read already."""
-    shape = describe(file.state)
+    shape, class_token = describe(file.state), "cls_token" in file.state
     trunk = VisionTransformer(
         patch_size=file.state[PATCH_WEIGHT].shape[-1],
         embed_dim=shape["width"],
@@ -42,7 +42,8 @@ def trunk_for(file: TrunkFile, num_heads: int | None = None, drop_path_rate: flo
         mlp_ratio=shape["MLP width"] / shape["width"],
         field_size=file.field_size or 14,
         drop_path_rate=drop_path_rate,
-        class_token="cls_token" in file.state,
+        class_token=class_token,
+        field_init="normal" if class_token else "sincos",  # as I-JEPA's begin, and stay
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
         final_norm="norm.weight" in file.state,
     )

@@ -30,3 +30,9 @@ def test_the_untrained_twin_has_the_shape_and_not_the_weights(tmp_path):
     twin = build_trunk(tmp_path / "trunk.pth")
     assert twin.shape == trunk.shape
     assert not torch.equal(twin.blocks[0].attn.qkv.weight, trunk.blocks[0].attn.qkv.weight)
+
+
+def test_the_untrained_twin_of_an_i_jepa_trunk_has_its_field(tmp_path):
+    trunk = VisionTransformer(8, 32, 2, 4, field_size=3, field_init="sincos", learned_field=False, class_token=False)
+    write_backbone(tmp_path / "trunk.pth", trunk.state_dict(), {"num_heads": "4"})
+    assert torch.equal(build_trunk(tmp_path / "trunk.pth").pos_embed, trunk.pos_embed)
