@@ -137,3 +137,13 @@ def test_all_blocks_share_few_compilations_and_keep_their_names():
         torch.testing.assert_close(found, wanted)
     assert len(graphs) == 2  # without and with drop path, whatever its rate
     assert [*trunk.state_dict()] == keys
+
+
+def test_the_last_block_is_compiled_once_more_whatever_the_number_of_kept_tokens():
+    trunk, graphs = randomized(depth=3).train(), []
+    tokens, layout = pack([torch.randn(3, 5, 32), torch.randn(4, 2, 32)])
+    expected = trunk.encode(tokens.requires_grad_(), layout)
+    compile_blocks(trunk, backend=lambda graph, _: graphs.append(graph) or graph)
+    for count in (4, 7, 9, 12, 5):
+        torch.testing.assert_close(trunk.encode(tokens, layout, torch.arange(count)), expected[:count])
+    assert len(graphs) <= 3  # all other blocks; the last, with its first number, and with any
