@@ -201,7 +201,8 @@ def compile_blocks(model: nn.Module, **options) -> None:
     """Compile every `Block` in `model` in place, so that no key changes its name.
 
     Blocks share compilations: one each for student and teacher, training and evaluation, with and without drop path,
-    leaving tokens out (the last block) or not, and once more when the number of tokens varies. Past torch's own limit of eight the rest would not be compiled.
+    leaving tokens out (the last block) or not, and once more when the number of tokens varies. Past torch's own limit
+    of eight the rest would not be compiled.
 
     Args:
         options: of `torch.compile`.
