@@ -9,8 +9,9 @@ A run is the folder of a pretraining: its last.pth holds the predictor, which an
 - positions.png: how alike a position, with the noise that training adds to it, is to all positions (Fig. 5);
 - predictions.png, with --images: how alike what is predicted for a hidden patch is to what the teacher makes of every
   patch of the image (Fig. 6). Points are as in tools/attention_maps.py;
-- result.json, for each run: `displacement`, how many patches away from a noisy position the position lies that is most
-  like it, in the mean; `nearness`, how much the maps of Fig. 6 fall off with distance (correlation; 1: nothing else).
+- result.json, for each run: `cosine` of a position with noise and the same without; `displacement`, how many patches
+  away the position lies that is most like a noisy one, both in the mean; `nearness`, how much the maps of Fig. 6 fall
+  off with distance (a correlation; 1 is distance alone).
 """
 
 import argparse
@@ -66,7 +67,7 @@ def main() -> None:
     from PIL import Image
 
     from pretrain.evaluation.predictor_pictures import positions_picture, predictions_picture
-    from pretrain.evaluation.predictor_stats import displacement
+    from pretrain.evaluation.predictor_stats import noise_of_positions
     from pretrain.evaluation.results import write_result
     from pretrain.files import replacing
 
@@ -80,7 +81,7 @@ def main() -> None:
         pictures["predictions.png"] = predictions_picture(methods, queries)
     metrics = {}
     for name, method in methods.items():
-        metrics[f"displacement_{name}"] = displacement(method.predictor)
+        metrics |= {f"{what}_{name}": value for what, value in noise_of_positions(method.predictor).items()}
         if queries:
             metrics[f"nearness_{name}"] = mean_nearness(method, queries)
     for name, picture in pictures.items():

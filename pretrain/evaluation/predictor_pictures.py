@@ -36,8 +36,8 @@ def positions_picture(predictors: dict[str, Predictor], side: int = 200, draws: 
 def predictions_picture(methods: dict[str, JEPA], queries: list[tuple[np.ndarray, Point]], side: int = 240):
     """A row for each query: the image, its predicted block black but for the patch asked for, and a map for each run.
 
-    A map is the softmax over all patches of their cosines with the prediction, in multiples of uniform, from its lowest
-    (dark) to its highest value (yellow).
+    A map is the softmax over all patches of their cosines with the prediction, in multiples of uniform, from its fifth
+    percentile (dark) to its highest value (yellow): few patches that are unlike all others would leave the rest yellow.
 
     Args:
         queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
@@ -50,7 +50,7 @@ def predictions_picture(methods: dict[str, JEPA], queries: list[tuple[np.ndarray
             maps.append(cosines.flatten().softmax(0).view_as(cosines) * cosines.numel())
         masked = fit(masked_image(image, maps[0].shape, query), side)
         tiles = [column([masked, np.full((LINE, side, 3), PAPER, np.uint8)], gap=0)]
-        rows.append(row(tiles + [similarity_tile(found, query, side, "x uniform") for found in maps]))
+        rows.append(row(tiles + [similarity_tile(found, query, side, 0.05, "x uniform") for found in maps]))
     return _framed(rows)
 
 
@@ -67,9 +67,12 @@ def masked_image(image: np.ndarray, grid: tuple[int, int], query: Point) -> np.n
     return masked
 
 
-def similarity_tile(values: Tensor, query: Point, side: int, unit: str = "") -> np.ndarray:
-    """A map (H, W) -> (side + LINE, side, 3): a square a patch, a dot at the query, and its range below."""
-    low, high = values.min().item(), values.max().item()
+def similarity_tile(values: Tensor, query: Point, side: int, darkest: float = 0.0, unit: str = "") -> np.ndarray:
+    """A map (H, W) -> (side + LINE, side, 3): a square a patch, a dot at the query, and the colours' range below.
+
+    darkest: the share of patches that are as dark as can be.
+    """
+    low, high = values.quantile(darkest).item(), values.max().item()
     picture = colorize(values.numpy(), low, high, cv2.COLORMAP_VIRIDIS)
     picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_NEAREST)
     y, x = cell_at(query, tuple(values.shape))

@@ -28,19 +28,21 @@ def position_similarity(predictor: Predictor, query: Point, draws: int = 1, nois
 
 
 @torch.no_grad()
-def displacement(predictor: Predictor, draws: int = 64) -> float:
-    """Where the noise carries a place: mean distance, in patches, from a position to the one that is most like it.
+def noise_of_positions(predictor: Predictor, draws: int = 64) -> dict[str, float]:
+    """What the noise does to places, in the mean over all positions, `draws` draws each.
 
-    Over all positions, `draws` draws each; 0 without noise.
+    cosine: of a position with the same without noise; 1 without noise. displacement: patches from a position to the one
+    that is most like it; 0 where the noise hides no place.
     """
     height, width = predictor.field_size
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()
-    total = 0.0
-    for row, column in places.tolist():
-        cosines = position_similarity(predictor, ((column + 0.5) / width, (row + 0.5) / height), draws)
-        nearest = places[cosines.flatten(1).argmax(1)]
-        total += (nearest - torch.tensor([row, column])).norm(dim=-1).mean().item()
-    return total / len(places)
+    cosine = displacement = 0.0
+    for index, (row, column) in enumerate(places.tolist()):
+        query = (column + 0.5) / width, (row + 0.5) / height
+        cosines = position_similarity(predictor, query, draws).flatten(1)
+        cosine += cosines[:, index].mean().item()
+        displacement += (places[cosines.argmax(1)] - places[index]).norm(dim=-1).mean().item()
+    return {"cosine": cosine / len(places), "displacement": displacement / len(places)}
 
 
 def target_block(grid: tuple[int, int], query: Point) -> tuple[Tensor, Tensor, int]:

@@ -9,8 +9,8 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 from pretrain.evaluation.field_pictures import cell_at
 from pretrain.evaluation.predictor_pictures import masked_image, positions_picture, predictions_picture
 from pretrain.evaluation.predictor_stats import (
-    displacement,
     nearness,
+    noise_of_positions,
     position_similarity,
     prediction_similarity,
     target_block,
@@ -36,13 +36,14 @@ def test_without_noise_a_place_is_most_like_itself():
 
 
 def test_noise_carries_places_away_the_further_the_more_of_it():
-    carried = []
+    found = []
     for sigma in (0.0, 5.0, 500.0):
         torch.manual_seed(1)
-        carried.append(displacement(make_method(sigma).predictor, draws=200))
-    assert carried[0] == 0 < carried[1] < carried[2]
+        found.append(noise_of_positions(make_method(sigma).predictor, draws=200))
+    assert found[0] == pytest.approx({"cosine": 1, "displacement": 0})
+    assert 0 < found[1]["displacement"] < found[2]["displacement"] and 1 > found[1]["cosine"] > found[2]["cosine"]
     # Noise alone forgets the place: what is left is a distance of two places, one of them anywhere on 6 x 6.
-    assert carried[2] == pytest.approx(3.0, abs=0.6)
+    assert found[2]["displacement"] == pytest.approx(3.0, abs=0.6) and found[2]["cosine"] == pytest.approx(0, abs=0.05)
 
 
 def test_the_mean_of_many_draws_is_the_place_itself():

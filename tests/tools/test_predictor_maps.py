@@ -40,7 +40,9 @@ def test_two_runs_give_both_pictures_and_their_figures(runs, small_coco, tmp_pat
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["protocol"] == "predictor" and result["settings"]["queries"] == 2
     figures = result["metrics"]
-    assert figures.keys() == {f"{what}_{run}" for what in ("displacement", "nearness") for run in ("ijepa", "stop")}
+    assert figures.keys() == {
+        f"{what}_{run}" for what in ("cosine", "displacement", "nearness") for run in ("ijepa", "stop")
+    }
     assert figures["displacement_ijepa"] == 0 < figures["displacement_stop"]
     assert all(-1 <= figures[f"nearness_{run}"] <= 1 for run in ("ijepa", "stop"))
     for name in ("positions.png", "predictions.png"):
