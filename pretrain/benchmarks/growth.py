@@ -104,6 +104,7 @@ def table_row(axis: str, value: int, point: Point, base: Point, pair: Comparison
 def draw(results: list[Comparison], path: Path) -> None:
     """Above the time, measured and as the arithmetic grows; below the memory."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(3.2 * len(results), 5.4), layout="constrained")
     grid = figure.subplots(2, len(results), squeeze=False)
@@ -118,6 +119,7 @@ def draw(results: list[Comparison], path: Path) -> None:
         for axes in (time_axes, memory_axes):
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("time, of the base's")
     grid[0][0].legend(frameon=False)

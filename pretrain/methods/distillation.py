@@ -59,7 +59,7 @@ class SelfDistillation(StudentTeacher):
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
         centre_momentum: float = 0.9,
-        block_rows: int = 256,
+        block_rows: int = 512,
     ):
         if trunk.cls_token is None:
             raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")

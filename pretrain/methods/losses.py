@@ -6,6 +6,8 @@ from torch import Tensor
 
 from pretrain.methods.across_ranks import gather, rank
 
+CACHED_VALUES = 2**19  # 2 MiB of float32
+
 
 def prototype_cross_entropy(
     student: Tensor,
@@ -17,7 +19,7 @@ def prototype_cross_entropy(
     weights: Tensor,
     student_temp: float,
     teacher_temp: float,
-    block_rows: int = 256,
+    block_rows: int = 512,
 ) -> Tensor:
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
@@ -51,15 +53,15 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     """Makes the gradient together with the value, because both need the same blocks of logits.
 
     All factors are multiplied into the small matrices (rows x d) or the row's weight, never into a block of logits:
-    a block is written by a matrix product, softmaxed, subtracted, and read by two matrix products.
+    a block is written by a matrix product, becomes softmax minus targets in its place, and is read by two products.
     """
 
     @staticmethod
     def forward(
         ctx, student, w_student, teacher, w_teacher, centre, pairing, weights, temp_s, temp_t, block_rows, dtype
     ):
-        num_groups, per_group, _ = student.shape
-        most = max(1, block_rows // max(per_group, teacher.shape[1]))
+        num_groups, per_group, views = student.shape[0], student.shape[1], teacher.shape[1]
+        most = max(1, block_rows // max(per_group, views))
         groups = -(-num_groups // max(1, -(-num_groups // most)))  # blocks of one size: a short one costs as much
         mass = pairing.sum(1)  # (S,), what each student row's targets sum to
         pairing = pairing / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
@@ -67,20 +69,18 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         total = student.new_zeros(())
         grad_student = torch.empty_like(student)
         grad_w = torch.zeros_like(w_student) if ctx.needs_input_grad[1] and not num_groups else None
-        w_s, w_t = w_student.to(dtype), w_teacher.to(dtype)
+        w_s, w_t, shift = w_student.to(dtype), w_teacher.to(dtype), centre / temp_t
         for start in range(0, num_groups, max(1, groups)):
             rows = slice(start, start + groups)
             tokens, weight = student[rows].flatten(0, 1), weights[rows].flatten()  # (r, d), (r,)
-            targets = assign(teacher[rows], w_t, centre, temp_t)  # (g, V, K)
-            targets = (pairing @ targets if pairing.numel() > 1 else targets).flatten(0, 1)  # (r, K)
-            log_p = ((tokens / temp_s).to(dtype) @ w_s.T).to(student.dtype)
-            torch.log_softmax(log_p, dim=-1, out=log_p)
-            total -= weight @ row_dots(targets, log_p)
-            difference = log_p.exp_().sub_(targets).to(dtype)
+            logits = (tokens / temp_s).to(dtype) @ w_s.T  # (r, K)
+            # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
+            targets = (teacher[rows].flatten(0, 1) / temp_t).to(dtype) @ w_t.T  # (g * V, K)
+            total -= weight @ subtract_targets_(logits, targets, shift, pairing, student.dtype)
             scale = (weight / temp_s)[:, None]
-            grad_student[rows] = ((difference @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
+            grad_student[rows] = ((logits @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
             if ctx.needs_input_grad[1]:
-                grad_w = add_product(grad_w, difference.T, (tokens * scale).to(dtype), w_student.dtype)
+                grad_w = add_product(grad_w, logits.T, (tokens * scale).to(dtype), w_student.dtype)
         ctx.save_for_backward(grad_student, grad_w)
         return total
 
@@ -91,11 +91,26 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 9
 
 
-def add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """total + a @ b in `dtype`, in place, without a copy of the product where the types agree; None counts as zero."""
-    if total is None:
-        return (a @ b).to(dtype)
-    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+def subtract_targets_(logits: Tensor, teacher: Tensor, shift: Tensor, pairing: Tensor, dtype: torch.dtype) -> Tensor:
+    """Student logits (g * S, K) become `softmax(logits) - pairing @ softmax(teacher - shift)`, in place.
+
+    teacher: logits (g * V, K). shift: (K,). pairing: (S, V), rows of which sum to one. dtype: of all but the matrices.
+
+    -> (g * S,): targets . log softmax(logits)
+    """
+    per_group, views = pairing.shape
+    groups = len(teacher) // views
+    if logits.device.type == "cpu":  # a few rows at a time stay in the cache through all of this
+        groups = max(1, CACHED_VALUES // (logits.shape[1] * max(per_group, views)))
+    dots = []
+    for own, theirs in zip(logits.split(groups * per_group), teacher.split(groups * views), strict=True):
+        targets = torch.softmax(theirs.to(dtype) - shift, dim=-1)
+        if pairing.numel() > 1:
+            targets = (pairing @ targets.unflatten(0, (-1, views))).flatten(0, 1)
+        log_p = torch.log_softmax(own.to(dtype), dim=-1)
+        dots.append(row_dots(targets, log_p))
+        own.copy_(log_p.exp_().sub_(targets))
+    return torch.cat(dots)
 
 
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
@@ -105,12 +120,17 @@ def row_dots(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None], b[..., None]).flatten()
 
 
+def add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + a @ b in `dtype`, in place, without a copy of the product where the types agree; None counts as zero."""
+    if total is None:
+        return (a @ b).to(dtype)
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
 def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Teacher assignments (..., K) of tokens (..., d)."""
-    # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
-    logits = ((tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T).to(centre.dtype)
-    torch.softmax(logits.sub_(centre / temperature), dim=-1, out=logits)
-    return logits.unflatten(0, tokens.shape[:-1])
+    logits = (tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T
+    return torch.softmax(logits.to(centre.dtype) - centre / temperature, dim=-1).unflatten(0, tokens.shape[:-1])
 
 
 def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:
