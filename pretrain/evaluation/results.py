@@ -13,7 +13,8 @@ def write_result(
     """Write `folder`/result.json, which `tools/results_table.py` gathers; returns its path.
 
     Args:
-        protocol: "linear_probe", "knn", "finetune", "video", "semantic_seg", "detection", "attention" or "field".
+        protocol: "linear_probe", "knn", "finetune", "video", "semantic_seg", "detection", "attention", "field" or
+            "predictor".
         dataset: what it was measured on, e.g. "imagenet", "imagenet_1pct", "davis2017".
         model: what the reader calls the trunk, e.g. the weight file's stem.
         metrics: figures by name, e.g. `{"top1": 74.5}`; shares in percent.
