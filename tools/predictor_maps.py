@@ -52,13 +52,13 @@ def open_runs(args: argparse.Namespace) -> dict:
     return methods
 
 
-def mean_nearness(method, queries: list) -> float:
+def similarities(method, queries: list) -> list:
+    """`prediction_similarity` of each query, one draw of the noise."""
     from pretrain.evaluation.feature_pictures import normalised
-    from pretrain.evaluation.predictor_stats import nearness, prediction_similarity
+    from pretrain.evaluation.predictor_stats import prediction_similarity
 
     patch_size = method.student["trunk"].patch_size
-    found = [nearness(prediction_similarity(method, normalised(image, patch_size), at), at) for image, at in queries]
-    return sum(found) / len(found)
+    return [prediction_similarity(method, normalised(image, patch_size), at) for image, at in queries]
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     from PIL import Image
 
     from pretrain.evaluation.predictor_pictures import positions_picture, predictions_picture
-    from pretrain.evaluation.predictor_stats import noise_of_positions
+    from pretrain.evaluation.predictor_stats import nearness, noise_of_positions
     from pretrain.evaluation.results import write_result
     from pretrain.files import replacing
 
@@ -77,13 +77,15 @@ def main() -> None:
     queries = load_queries(args.images, args.points, size)
     torch.manual_seed(args.seed)
     pictures = {"positions.png": positions_picture({name: method.predictor for name, method in methods.items()})}
+    cosines = {name: similarities(method, queries) for name, method in methods.items()}
     if queries:
-        pictures["predictions.png"] = predictions_picture(methods, queries)
+        pictures["predictions.png"] = predictions_picture(queries, cosines)
     metrics = {}
     for name, method in methods.items():
         metrics |= {f"{what}_{name}": value for what, value in noise_of_positions(method.predictor).items()}
         if queries:
-            metrics[f"nearness_{name}"] = mean_nearness(method, queries)
+            found = [nearness(values, at) for values, (_, at) in zip(cosines[name], queries, strict=True)]
+            metrics[f"nearness_{name}"] = sum(found) / len(found)
     for name, picture in pictures.items():
         with replacing(args.output / name) as draft:
             Image.fromarray(picture).save(draft, format="PNG", optimize=True)

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.config import instantiate
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
@@ -51,10 +51,7 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
     untrained = instantiate(cfg.model).teacher["trunk"].eval().requires_grad_(False)
     trained = deepcopy(untrained)
-    try:
-        trained.load_state_dict(extract_trunk(state))
-    except RuntimeError as error:
-        raise UserError(f"{checkpoint}: does not belong to the config beside it: {shortened(error)}") from error
+    fill(trained, extract_trunk(state), checkpoint)
     return untrained, trained, state["iteration"]
 
 
@@ -66,16 +63,17 @@ def trained_method(folder: Path) -> StudentTeacher:
     """
     cfg, checkpoint = read_config(folder / "config.yaml"), folder / LAST
     method = instantiate(cfg.model).eval().requires_grad_(False)
-    try:
-        method.load_state_dict(load_checkpoint(checkpoint)["model"])
-    except RuntimeError as error:
-        raise UserError(f"{checkpoint}: does not belong to the config beside it: {shortened(error)}") from error
+    fill(method, load_checkpoint(checkpoint)["model"], checkpoint)
     return method
 
 
-def shortened(error: Exception) -> str:
-    """What torch says on many lines, on one."""
-    return " ".join(str(error).split())[:200]
+def fill(module: nn.Module, state: dict[str, Tensor], checkpoint: Path) -> None:
+    """Load into what the config made the state that `checkpoint` has of it."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint}: does not belong to the config beside it: {reason}") from error
 
 
 def first_batch(cfg: DictConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:

@@ -4,13 +4,12 @@ import cv2
 import numpy as np
 
 from pretrain.evaluation.attention import patch_attention
-from pretrain.evaluation.canvas import PAPER, colorize, column, draw_dot, fit, row, write
+from pretrain.evaluation.canvas import colorize, column, draw_dot, fit, framed, row, text_line
 from pretrain.evaluation.feature_pictures import normalised
 from pretrain.models.vit import VisionTransformer
 
 RED = (230, 30, 30)
 LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
-LINE, MARGIN = 20, 8  # pixels of a line of text, and around the picture
 Point = tuple[float, float]
 
 
@@ -21,19 +20,16 @@ def maps_picture(trunks: dict[str, VisionTransformer], queries: list[tuple[np.nd
         trunks: by the name that stands above the column.
         queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
     """
-    head = [np.full((LINE, side, 3), PAPER, np.uint8) for _ in range(1 + len(trunks))]
-    for tile, name in zip(head, ["query", *trunks], strict=True):
-        write(tile, _shortened(name, side), (0, 2), 14)
-    rows = [row(head)]
+    rows = [row([text_line(_shortened(name, side), side, 2, 14) for name in ["query", *trunks]])]
     for image, point in queries:
         picture = fit(image, side)
         _dot(picture, point)
-        tiles = [column([picture, np.full((LINE, side, 3), PAPER, np.uint8)], gap=0)]
+        tiles = [column([picture, text_line("", side, 0, 14)], gap=0)]
         for trunk in trunks.values():
             attention = patch_attention(trunk, normalised(image, trunk.patch_size), [point])[0].cpu().numpy()
             tiles.append(map_tile(attention, point, side))
         rows.append(row(tiles))
-    return np.pad(column(rows), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=PAPER[0])
+    return framed(rows)
 
 
 def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
@@ -47,8 +43,7 @@ def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
         colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS), (side, side), interpolation=cv2.INTER_NEAREST
     )
     _dot(picture, point)
-    legend = np.full((LINE, side, 3), PAPER, np.uint8)
-    write(legend, f"yellow {top:.1f} x uniform, most {attention.max():.1f} x", (0, 1), 13)
+    legend = text_line(f"yellow {top:.1f} x uniform, most {attention.max():.1f} x", side, 1, 13)
     return column([picture, legend], gap=0)
 
 

@@ -22,6 +22,7 @@ PALETTE = (
     (20, 140, 150),
 )
 INK, PAPER = (34, 34, 34), (250, 250, 248)
+LINE, MARGIN = 20, 8  # pixels of a line of text, and around a picture
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -127,3 +128,15 @@ def column(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarra
     """Tiles below each other, left-aligned."""
     turned = [tile.transpose(1, 0, 2) for tile in tiles]
     return np.ascontiguousarray(row(turned, gap, background).transpose(1, 0, 2))
+
+
+def text_line(text: str, width: int, top: int, size: int, height: int = LINE) -> np.ndarray:
+    """A strip of paper (height, width, 3) with a line of text."""
+    strip = np.full((height, width, 3), PAPER, np.uint8)
+    write(strip, text, (0, top), size)
+    return strip
+
+
+def framed(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows below each other, with paper around them."""
+    return np.pad(column(rows), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=PAPER[0])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.evaluation.canvas import PAPER, colorize, column, draw_dot, enlarge, row, write
+from pretrain.evaluation.canvas import colorize, column, draw_dot, enlarge, framed, row, text_line
 from pretrain.evaluation.pca import ColorBasis, color_basis, colors
 from pretrain.models.pos_embed import as_grid
 
@@ -52,10 +52,8 @@ def fields_picture(fields: dict[str, Tensor], side: int = 200) -> np.ndarray:
         tiles = [field_picture(field[None], side=side)]
         tiles += [similarity_picture(field[None], query, side) for query in QUERIES]
         pictures = row(tiles)
-        title = np.full((24, pictures.shape[1], 3), PAPER, np.uint8)
-        write(title, name, (0, 3), 15)
-        rows.append(column([title, pictures], gap=0))
-    return np.pad(column(rows), ((8, 8), (8, 8), (0, 0)), constant_values=PAPER[0])
+        rows.append(column([text_line(name, pictures.shape[1], 3, 15, height=24), pictures], gap=0))
+    return framed(rows)
 
 
 def cell_at(point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:

@@ -4,15 +4,12 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from pretrain.evaluation.canvas import PAPER, colorize, column, draw_box, draw_dot, fit, row, write
-from pretrain.evaluation.feature_pictures import normalised
+from pretrain.evaluation.canvas import colorize, column, draw_box, draw_dot, fit, framed, row, text_line
 from pretrain.evaluation.field_pictures import QUERIES, cell_at
-from pretrain.evaluation.predictor_stats import position_similarity, prediction_similarity, target_block
-from pretrain.methods.jepa import JEPA
+from pretrain.evaluation.predictor_stats import position_similarity, target_block
 from pretrain.models.predictor import Predictor
 
 WHITE, RED = (255, 255, 255), (230, 30, 30)
-LINE, MARGIN = 20, 8  # pixels of a line of text, and around the picture
 Point = tuple[float, float]
 
 
@@ -30,28 +27,30 @@ def positions_picture(predictors: dict[str, Predictor], side: int = 200, draws: 
             cosines = position_similarity(predictor, query, draws)
             maps += [cosines[0], cosines.mean(0)]
         rows.append(row([similarity_tile(cosines, query, side) for cosines in maps]))
-    return _framed(rows)
+    return framed(rows)
 
 
-def predictions_picture(methods: dict[str, JEPA], queries: list[tuple[np.ndarray, Point]], side: int = 240):
+def predictions_picture(
+    queries: list[tuple[np.ndarray, Point]], cosines: dict[str, list[Tensor]], side: int = 240
+) -> np.ndarray:
     """A row for each query: the image, its predicted block black but for the patch asked for, and a map for each run.
 
     A map is the softmax over all patches of their cosines with the prediction, in multiples of uniform, from its fifth
     percentile (dark) to its highest value (yellow): few patches that are unlike all others would leave the rest yellow.
 
     Args:
-        queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
+        queries: square images, uint8 (S, S, 3), each with a point (x, y) in [0, 1].
+        cosines: by run, `prediction_similarity` (H, W) of each query; S is a multiple of H and W.
     """
-    rows = [_titles(["query", *methods], side)]
-    for image, query in queries:
-        maps = []
-        for method in methods.values():
-            cosines = prediction_similarity(method, normalised(image, method.student["trunk"].patch_size), query)
-            maps.append(cosines.flatten().softmax(0).view_as(cosines) * cosines.numel())
-        masked = fit(masked_image(image, maps[0].shape, query), side)
-        tiles = [column([masked, np.full((LINE, side, 3), PAPER, np.uint8)], gap=0)]
-        rows.append(row(tiles + [similarity_tile(found, query, side, 0.05, "x uniform") for found in maps]))
-    return _framed(rows)
+    rows = [_titles(["query", *cosines], side)]
+    for (image, query), *found in zip(queries, *cosines.values(), strict=True):
+        masked = fit(masked_image(image, found[0].shape, query), side)
+        tiles = [column([masked, text_line("", side, 0, 14)], gap=0)]
+        for values in found:
+            shares = values.flatten().softmax(0).view_as(values) * values.numel()
+            tiles.append(similarity_tile(shares, query, side, 0.05, "x uniform"))
+        rows.append(row(tiles))
+    return framed(rows)
 
 
 def masked_image(image: np.ndarray, grid: tuple[int, int], query: Point) -> np.ndarray:
@@ -77,17 +76,8 @@ def similarity_tile(values: Tensor, query: Point, side: int, darkest: float = 0.
     picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_NEAREST)
     y, x = cell_at(query, tuple(values.shape))
     draw_dot(picture, ((x + 0.5) / values.shape[1] * side, (y + 0.5) / values.shape[0] * side), RED, radius=3)
-    legend = np.full((LINE, side, 3), PAPER, np.uint8)
-    write(legend, f"{low:.2f} to {high:.2f} {unit}", (0, 1), 13)
-    return column([picture, legend], gap=0)
+    return column([picture, text_line(f"{low:.2f} to {high:.2f} {unit}", side, 1, 13)], gap=0)
 
 
 def _titles(names: list[str], side: int) -> np.ndarray:
-    tiles = [np.full((LINE, side, 3), PAPER, np.uint8) for _ in names]
-    for tile, name in zip(tiles, names, strict=True):
-        write(tile, name, (0, 2), 14)
-    return row(tiles)
-
-
-def _framed(rows: list[np.ndarray]) -> np.ndarray:
-    return np.pad(column(rows), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=PAPER[0])
+    return row([text_line(name, side, 2, 14) for name in names])

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.methods.losses import assign
-
 
 def effective_rank(features: Tensor) -> Tensor:
     """How many directions the features use: exp of the entropy of their singular values.
@@ -85,3 +83,9 @@ def assignment_statistics(
         "target_spread": entropy(total / count) / log_k,
         "accuracy": agreed / count,
     }
+
+
+def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Teacher assignments (..., K) of tokens (..., d)."""
+    logits = (tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T
+    return torch.softmax(logits.to(centre.dtype) - centre / temperature, dim=-1).unflatten(0, tokens.shape[:-1])

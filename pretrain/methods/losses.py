@@ -127,12 +127,6 @@ def add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) 
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
 
 
-def assign(tokens: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """Teacher assignments (..., K) of tokens (..., d)."""
-    logits = (tokens / temperature).to(prototypes.dtype).flatten(0, -2) @ prototypes.T
-    return torch.softmax(logits.to(centre.dtype) - centre / temperature, dim=-1).unflatten(0, tokens.shape[:-1])
-
-
 def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:
     """KoLeo: -mean log distance to the nearest neighbour on the unit sphere (Sablayrolles et al., 2019).
 

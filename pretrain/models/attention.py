@@ -33,8 +33,8 @@ class Layout:
 
     def starts(self, device: torch.device | str | None = None) -> Tensor:
         """Index of each sequence's first token: (num_sequences,)"""
-        ends = torch.tensor(self.lengths).cumsum(0)
-        return (ends - torch.tensor(self.lengths)).to(device)
+        lengths = torch.tensor(self.lengths)
+        return (lengths.cumsum(0) - lengths).to(device)
 
     def split(self, tokens: Tensor) -> list[Tensor]:
         """(T, ...) as one view (sequences, length, ...) for each group."""

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.evaluation.attention_maps import LINE, MARGIN, RED, map_tile, maps_picture
+from pretrain.evaluation.attention_maps import RED, map_tile, maps_picture
+from pretrain.evaluation.canvas import LINE, MARGIN
 from pretrain.models.vit import VisionTransformer
 
 

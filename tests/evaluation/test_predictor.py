@@ -97,5 +97,7 @@ def test_pictures_have_a_row_for_each_query_and_columns_for_each_run():
     fields = positions_picture({name: method.predictor for name, method in methods.items()}, side=60, draws=4)
     assert fields.shape == (16 + 20 + 4 * (8 + 80), 16 + 5 * 60 + 4 * 8, 3)
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    found = predictions_picture(methods, [(image, (0.2, 0.2)), (image, (0.8, 0.5))], side=60)
+    found = predictions_picture(
+        [(image, (0.2, 0.2)), (image, (0.8, 0.5))], {name: list(torch.rand(2, 6, 6)) for name in methods}, side=60
+    )
     assert found.shape == (16 + 20 + 2 * (8 + 80), 16 + 3 * 60 + 2 * 8, 3)
