@@ -38,8 +38,9 @@ class SoftmaxCentering(nn.Module):
     def update(self) -> None:
         """After the step: move the centre towards the mean logits of all ranks' tokens since the last call."""
         seen = sum_over_ranks(torch.cat([self.logit_sum, self.token_count[None]]))
-        if seen[-1] > 0:
-            self.centre.lerp_(seen[:-1] / seen[-1], 1 - self.momentum)
+        sums, count = seen[:-1], seen[-1]
+        # Without a branch, which would wait for the device. Of no tokens at all the centre stays.
+        self.centre.lerp_(sums / count.clamp(min=1), (1 - self.momentum) * count.clamp(max=1))
         self.logit_sum.zero_()
         self.token_count.zero_()
 

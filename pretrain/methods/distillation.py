@@ -97,13 +97,15 @@ class SelfDistillation(StudentTeacher):
         """
         masks = self.selected_masks(batch)
         num_images, read = len(batch["index"]), self.read_patches(masks)
+        places = marked(read)
         with torch.no_grad():
-            teacher_cls, teacher_patches = self.teacher_features(batch, read)
-        student_cls, student_patches = self.student_features(batch, masks, read)
+            teacher_cls, teacher_patches = self.teacher_features(batch, places)
+        student_cls, student_patches = self.student_features(batch, masks, places)
 
         losses = {"loss_image": self.image_loss(student_cls, teacher_cls, num_images)}
         for name, mask in read.items():
-            losses[f"loss_{name}"] = self.patch_loss(name, student_patches[name], teacher_patches[name], mask)
+            weights = patch_weights(mask).flatten()[places[name]]
+            losses[f"loss_{name}"] = self.patch_loss(name, student_patches[name], teacher_patches[name], weights)
         if self.koleo_weight:
             if num_images * num_ranks() < 2:
                 raise UserError(
@@ -138,9 +140,10 @@ class SelfDistillation(StudentTeacher):
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
         training = self.student.training
         self.student.eval()  # drop path would draw from the run's random numbers
-        student_cls, student = self.student_features(global_crops, masks, masks)
+        places = marked(masks | {"every": self.every_patch(batch)})
+        student_cls, student = self.student_features(global_crops, masks, {name: places[name] for name in masks})
         self.student.train(training)
-        teacher_cls, teacher = self.teacher_features(batch, masks | {"every": self.every_patch(batch)})
+        teacher_cls, teacher = self.teacher_features(batch, places)
         every = teacher.pop("every")
         values = {
             "feature_rank": effective_rank(teacher_cls),
@@ -197,20 +200,20 @@ class SelfDistillation(StudentTeacher):
             positions = torch.where(masks["position"][..., None], self.pos_mask_token, positions)
         return trunk.with_class_token(content + positions)
 
-    def teacher_features(self, batch: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Unmasked global crops -> class tokens (V*B, D), and by name the patch tokens (n, D) that `read` marks."""
+    def teacher_features(self, batch: dict[str, Tensor], places: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unmasked global crops -> class tokens (V*B, D), and by name the patch tokens (n, D) at `places` (n,)."""
         trunk = self.teacher["trunk"]
-        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], read)
+        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], places)
 
     def student_features(
-        self, batch: dict[str, Tensor], masks: dict[str, Tensor], read: dict[str, Tensor]
+        self, batch: dict[str, Tensor], masks: dict[str, Tensor], places: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """All crops, masked -> class tokens ((V+L)*B, D), and by name the globals' patch tokens (n, D) in `read`."""
+        """All crops, masked -> class tokens ((V+L)*B, D), and by name the globals' patch tokens (n, D) at `places`."""
         trunk = self.student["trunk"]
         groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masks)]
         if "local_crops" in batch:
             groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
-        return encode(trunk, groups, read)
+        return encode(trunk, groups, places)
 
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
@@ -224,16 +227,12 @@ class SelfDistillation(StudentTeacher):
         weights = student.new_full((num_images,), 1 / num_images)
         return self.cross_entropy("image", student, teacher, pairing / pairing.sum(), weights)
 
-    def patch_loss(self, name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        """Eq. 4 or 5: mean over a crop's patches in `mask` (V*B, N), summed over crops, divided by all global crops.
-
-        student, teacher: their features (n, D), as boolean indexing with `mask` gives them.
-        """
+    def patch_loss(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """Eq. 4 or 5 over features (n, D) of student and teacher, weighted by `patch_weights` (n,)."""
         tokens = self.student[f"{name}_head"](student)[:, None]
-        weights = (mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1) / len(mask))[mask]
         with torch.no_grad():
             targets = self.teacher[f"{name}_head"](teacher)[:, None]
-        return self.cross_entropy(name, tokens, targets, tokens.new_ones(1, 1), weights)
+        return self.cross_entropy(name, tokens, targets, tokens.new_ones(1, 1), weights.to(tokens.dtype))
 
     def cross_entropy(self, name: str, student: Tensor, teacher: Tensor, pairing: Tensor, weights: Tensor) -> Tensor:
         """Centre the teacher's tokens (n, V, d) and compare them with the student's (n, S, d)."""
@@ -253,16 +252,28 @@ class SelfDistillation(StudentTeacher):
         )
 
 
-def encode(trunk: VisionTransformer, groups: list[Tensor], read: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def marked(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Where masks (B, N) are true, as indices (n,) into the flattened mask. Waits for the device: call it once."""
+    return {name: mask.flatten().nonzero().flatten() for name, mask in masks.items()}
+
+
+def patch_weights(mask: Tensor) -> Tensor:
+    """What each patch in `mask` (V*B, N) counts: a mean over its crop's, summed over crops, divided by all crops."""
+    return mask.double() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+
+
+def encode(
+    trunk: VisionTransformer, groups: list[Tensor], places: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Batches of sequences (B_g, 1 + N_g, D) as one packed sequence through `trunk`.
 
-    read: by name, which patch tokens of the first group are read: masks (B_0, N_0).
+    places: by name, which patches of the first group are read: indices (n,) into its B_0 * N_0 patches.
 
-    -> class tokens of all sequences (sum of B_g, D), and by name the patch tokens (n, D), in the order of the mask.
+    -> class tokens of all sequences (sum of B_g, D), and by name the patch tokens (n, D).
     """
     tokens, layout = pack(groups)
-    places = torch.arange(groups[0].shape[:2].numel(), device=tokens.device).view(groups[0].shape[:2])[:, 1:]
-    kept = [layout.starts(tokens.device), *(places[mask] for mask in read.values())]
+    num_patches = groups[0].shape[1] - 1
+    kept = [layout.starts(tokens.device), *(index + index // num_patches + 1 for index in places.values())]
     features = trunk.encode(tokens, layout, torch.cat(kept))
     class_tokens, *patches = features.split([len(indices) for indices in kept])
-    return class_tokens, dict(zip(read, patches, strict=True))
+    return class_tokens, dict(zip(places, patches, strict=True))

@@ -32,9 +32,12 @@ class Layout:
         return [length for count, length in self.groups for _ in range(count)]
 
     def starts(self, device: torch.device | str | None = None) -> Tensor:
-        """Index of each sequence's first token: (num_sequences,)"""
-        lengths = torch.tensor(self.lengths)
-        return (lengths.cumsum(0) - lengths).to(device)
+        """Index of each sequence's first token: (num_sequences,), made on `device` without waiting for it."""
+        parts, first = [], 0
+        for count, length in self.groups:
+            parts.append(torch.arange(count, device=device) * length + first)
+            first += count * length
+        return torch.cat(parts)
 
     def split(self, tokens: Tensor) -> list[Tensor]:
         """(T, ...) as one view (sequences, length, ...) for each group."""
@@ -74,14 +77,20 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         (T, heads, head_dim)
     """
     if q.is_cuda and attention_path() == "xformers" and q.dtype != torch.float64:
-        from xformers.ops import memory_efficient_attention
-
-        return memory_efficient_attention(q[None], k[None], v[None], attn_bias=layout.block_diagonal)[0]
+        return _attend_packed(q, k, v, layout)
     outputs = []
     for group in zip(layout.split(q), layout.split(k), layout.split(v), strict=True):
         heads_first = [t.transpose(1, 2) for t in group]
         outputs.append(_attend(*heads_first).transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+@torch.compiler.disable  # its mask is an object that compiled code cannot make
+def _attend_packed(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """(T, heads, head_dim) -> the same, by xformers"""
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(q[None], k[None], v[None], attn_bias=layout.block_diagonal)[0]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -97,6 +106,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 _SHORT = 512
 
 
+@torch.compiler.assume_constant_result
 def attention_path() -> str:
     """Which kernel `packed_attention` runs here: "xformers" (a CUDA device and a working xformers) or "sdpa"."""
     if not torch.cuda.is_available():

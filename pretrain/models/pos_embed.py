@@ -14,7 +14,7 @@ from torch import Tensor
 _CUBIC_A = -0.75
 
 
-def sample_pos_embed(pos_embed: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+def sample_pos_embed(pos_embed: Tensor, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
     """Position embeddings of the patches of crops that lie anywhere in the field.
 
     Boxes are axis-aligned, so bicubic sampling is separable: with one small interpolation matrix a side and crop,
@@ -23,7 +23,8 @@ def sample_pos_embed(pos_embed: Tensor, boxes: Tensor, grid: tuple[int, int]) ->
     Args:
         pos_embed: the field, (1, h*w, D) for a square field or (1, h, w, D).
         boxes: (B, 4) as (x0, y0, x1, y1) in field coordinates, [0, 1] from border to border. `x0 > x1` mirrors the crop
-            left to right (`y0 > y1` top to bottom). Points beyond the outermost cells read clamped cells.
+            left to right (`y0 > y1` top to bottom). Points beyond the outermost cells read clamped cells. None is the
+            whole field, once.
         grid: (H, W), patches per crop.
 
     Returns:
@@ -36,10 +37,14 @@ def sample_pos_embed(pos_embed: Tensor, boxes: Tensor, grid: tuple[int, int]) ->
         field = as_grid(pos_embed).float()
         h, w, dim = field.shape
         grid_h, grid_w = grid
-        boxes = boxes.to(device=field.device, dtype=torch.float32)
-        weights_y = interpolation_matrix(boxes[:, 1], boxes[:, 3], grid_h, h)
-        weights_x = interpolation_matrix(boxes[:, 0], boxes[:, 2], grid_w, w)
-        num_boxes = boxes.shape[0]
+        if boxes is None:
+            x0, x1 = field.new_zeros(1), field.new_ones(1)
+            y0, y1 = x0, x1
+        else:
+            x0, y0, x1, y1 = boxes.to(device=field.device, dtype=torch.float32).unbind(1)
+        weights_y = interpolation_matrix(y0, y1, grid_h, h)
+        weights_x = interpolation_matrix(x0, x1, grid_w, w)
+        num_boxes = len(x0)
         rows = weights_y.reshape(num_boxes * grid_h, h) @ field.reshape(h, w * dim)  # (B*H, w*D)
         columns = weights_x.repeat_interleave(grid_h, dim=0)  # (B*H, W, w)
         samples = torch.bmm(columns, rows.view(num_boxes * grid_h, w, dim))  # (B*H, W, D)

@@ -114,8 +114,7 @@ class Predictor(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """psi of all patches of an image (H*W, embed_dim) float32; on its own grid, the embeddings as they are."""
-        whole = self.pos_embed.new_tensor([[0.0, 0.0, 1.0, 1.0]])
-        return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), whole, grid)[0]
+        return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), None, grid)[0]
 
     def context_tokens(self, features: Tensor, positions: Tensor) -> Tensor:
         """c = A s + psi: features (..., D) at positions (..., embed_dim) -> (..., embed_dim)"""

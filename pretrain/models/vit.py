@@ -97,8 +97,6 @@ class VisionTransformer(nn.Module):
 
     def sample_positions(self, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """Position embeddings of crops at `boxes` (B, 4) of the field -> (B, H*W, D); None is the whole field, once."""
-        if boxes is None:
-            boxes = self.pos_embed.new_tensor([[0.0, 0.0, 1.0, 1.0]])
         return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), boxes, grid)
 
     def with_class_token(self, patches: Tensor) -> Tensor:
@@ -176,7 +174,7 @@ class Block(nn.Module):
         """(T, D) -> (T, D), or with the indices `kept` (M,) of the tokens that matter -> (M, D)"""
         mixed = self.attn.mix(self.norm1(tokens), layout)
         if kept is not None:
-            mixed, tokens = mixed[kept], tokens[kept]
+            mixed, tokens = mixed.index_select(0, kept), tokens.index_select(0, kept)
         tokens = tokens + self.drop(scaled_linear(mixed, self.attn.proj, self.ls1), layout, kept)
         hidden = self.mlp.act(self.mlp.fc1(self.norm2(tokens)))
         return tokens + self.drop(scaled_linear(hidden, self.mlp.fc2, self.ls2), layout, kept)
@@ -187,7 +185,7 @@ class Block(nn.Module):
             return branch
         stays = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
         factor = layout.per_token(stays.to(branch.dtype) / self.keep)
-        return branch * (factor if kept is None else factor[kept])
+        return branch * (factor if kept is None else factor.index_select(0, kept))
 
 
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: nn.Module) -> Tensor:

@@ -4,7 +4,7 @@ from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamSch
 
 from pretrain.errors import UserError
 from pretrain.methods.diagnostics import effective_rank
-from pretrain.methods.distillation import SelfDistillation
+from pretrain.methods.distillation import SelfDistillation, marked, patch_weights
 from pretrain.models.vit import VisionTransformer
 
 IMAGES, LOCALS, PATCHES = 4, 3, 16
@@ -48,7 +48,7 @@ def test_losses_equal_equations_written_out():
     method, batch = make_method(koleo_weight=0.5), make_batch()
     with torch.no_grad():
         losses = method(batch, 0)
-        every = {"every": method.every_patch(batch)}
+        every = marked({"every": method.every_patch(batch)})
         t_cls, t_patch = method.teacher_features(batch, every)
         s_cls, s_patch = method.student_features(batch, method.selected_masks(batch), every)
         t_patch, s_patch = (patches["every"].unflatten(0, (-1, PATCHES)) for patches in (t_patch, s_patch))
@@ -165,9 +165,11 @@ def test_loss_on_all_counts_every_patch_of_a_masked_crop():
     with torch.no_grad():
         everywhere = method(batch, 0)["loss_content"]
         method = make_method()
-        _, t_patch = method.teacher_features(batch, full_masks := {"content": full["content_masks"]})
-        _, s_patch = method.student_features(batch, masks, full_masks)
-        expected = method.patch_loss("content", s_patch["content"], t_patch["content"], full["content_masks"])
+        places = marked({"content": full["content_masks"]})
+        _, t_patch = method.teacher_features(batch, places)
+        _, s_patch = method.student_features(batch, masks, places)
+        weights = patch_weights(full["content_masks"]).flatten()[places["content"]]
+        expected = method.patch_loss("content", s_patch["content"], t_patch["content"], weights)
     torch.testing.assert_close(everywhere, expected)
 
 
@@ -190,7 +192,7 @@ def test_a_diagnosis_leaves_no_trace(centering):
 def test_a_diagnosis_says_what_the_features_say():
     method, batch = make_method(), make_batch()
     with torch.no_grad():
-        cls, patches = method.teacher_features(batch, {"every": method.every_patch(batch)})
+        cls, patches = method.teacher_features(batch, marked({"every": method.every_patch(batch)}))
         sharp = method.diagnose(batch)
         for p in method.student["trunk"].parameters():
             p.zero_()  # every image is the same to this trunk
