@@ -42,7 +42,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
     parser.add_argument("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
     parser.add_argument("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
-    parser.add_argument("--trunk", choices=("vits", "vitb"), default="vits", help="default vits")
+    parser.add_argument("--trunk", choices=("vits", "vitb"), help="default vits; gpu measures both")
     parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(arguments)

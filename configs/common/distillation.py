@@ -27,6 +27,7 @@ from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
 from pretrain.data.masks import CropMasks
+from pretrain.engine.devices import default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.methods.distillation import SelfDistillation
@@ -82,6 +83,7 @@ dataloader = dict(
         batch_size=512,  # T6; over all processes
         num_workers=8,
         seed="${train.seed}",
+        pin_memory=default_device() == "cuda",
     )
 )
 

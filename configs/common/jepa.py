@@ -13,6 +13,7 @@ from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
 from pretrain.data.masks import MultiBlockMasks
+from pretrain.engine.devices import default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.methods.jepa import JEPA
@@ -77,6 +78,7 @@ dataloader = dict(
         batch_size=2048,
         num_workers=8,
         seed="${train.seed}",
+        pin_memory=default_device() == "cuda",
     )
 )
 

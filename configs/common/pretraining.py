@@ -18,7 +18,7 @@ train = dict(
     head_warmup=0.0,  # of training: heads alone learn, on the trunk of model.init
     clip_grad=0.0,  # largest gradient norm of each sub-module; 0: no clipping
     accumulate=1,  # parts in which each process works off its share of the batch
-    compile=False,  # torch.compile, for the trunk's blocks
+    compile=False,  # torch.compile, for the blocks and, on a GPU, the prototype losses
     seed=0,
     device=default_device(),
     amp=dict(enabled=bf16_pays()),  # bfloat16 autocast; losses stay in float32

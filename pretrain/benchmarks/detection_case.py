@@ -35,6 +35,7 @@ class DetectorCase:
         self.optimizer = instantiate(cfg.optimizer)
         classes = self.model.roi_heads.num_classes
         self.batch = [random_sample(image_size, objects, classes) for _ in range(images)]
+        self.device_type, self.num_images = self.device, images
 
     def forward(self) -> torch.Tensor:
         self.optimizer.zero_grad()

@@ -57,6 +57,7 @@ class OurStep:
         self.device = next(method.parameters()).device
         self.optimizer = torch.optim.AdamW(param_groups(method), lr=LR, weight_decay=0.04, fused=True)
         self.trainer = PretrainTrainer(method, None, self.optimizer, amp, CLIP)
+        self.device_type, self.num_images = self.device.type, len(batch["index"])
 
     def forward(self) -> Tensor:
         self.optimizer.zero_grad()

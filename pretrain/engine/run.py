@@ -26,7 +26,6 @@ from pretrain.engine.warm_start import settle_warm_start
 from pretrain.engine.writers import PeriodicWriter
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
-from pretrain.models.vit import compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     if comm.get_world_size() > 1:
         seed_rank(cfg.train.seed)  # ... and other paths dropped
     if cfg.train.compile:
-        compile_blocks(model)
+        model.compile_parts()
     trainer = PretrainTrainer(
         model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad, cfg.train.accumulate
     )

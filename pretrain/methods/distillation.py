@@ -9,7 +9,7 @@ from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
 from pretrain.methods.diagnostics import assignment_statistics, directional_std, effective_rank, relative_distance
-from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.attention import pack
 from pretrain.models.heads import ProjectionHead
@@ -37,7 +37,8 @@ class SelfDistillation(StudentTeacher):
         centering: "softmax", "sinkhorn" or "none" (which collapses, and is there to show it).
         num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
         student_temp, teacher_temp, centre_momentum: 0.1, 0.04 (Table 6), 0.9; the first and last are DINOv2's.
-        block_rows: rows of logits that the losses hold at a time.
+        block_rows: rows of logits that the losses hold at a time; once compiled for a GPU they hold four times as many,
+            in less memory.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SelfDistillation(StudentTeacher):
         self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
         self.position_noise = position_noise
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
+        self.subtract_targets = subtract_targets_
 
         self.centering = nn.ModuleDict()
         for name in heads:
@@ -121,6 +123,12 @@ class SelfDistillation(StudentTeacher):
         for centering in self.centering.values():
             centering.update()
         super().after_step(step)
+
+    def compile_parts(self) -> None:
+        super().compile_parts()
+        if self.image_mean.is_cuda:  # one kernel reads and writes a block of logits instead of ten
+            self.subtract_targets = torch.compile(subtract_targets_, dynamic=True)
+            self.block_rows *= 4
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module: gradients are clipped for each on its own, as in DINOv2."""
@@ -249,6 +257,7 @@ class SelfDistillation(StudentTeacher):
             self.student_temp,
             self.teacher_temp,
             self.block_rows,
+            self.subtract_targets,
         )
 
 

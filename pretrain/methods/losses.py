@@ -1,5 +1,7 @@
 """Losses of self-distillation: cross-entropy between prototype assignments, and KoLeo."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +22,7 @@ def prototype_cross_entropy(
     student_temp: float,
     teacher_temp: float,
     block_rows: int = 512,
+    subtract: Callable | None = None,
 ) -> Tensor:
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
@@ -36,6 +39,7 @@ def prototype_cross_entropy(
         teacher: (n, V, d) unit vectors.  teacher_prototypes: (K, d).  centre: (K,). No gradient flows to these.
         pairing: (S, V).  weights: (n,).
         block_rows: rows of a block; each block holds a few (block_rows x K) matrices.
+        subtract: `subtract_targets_`, the default, or a compiled one.
 
     Returns:
         scalar float32
@@ -45,7 +49,7 @@ def prototype_cross_entropy(
     with torch.autocast(device, enabled=False):
         return _PrototypeCrossEntropy.apply(
             student, student_prototypes, teacher.detach(), teacher_prototypes.detach(), centre.detach(),
-            pairing, weights, student_temp, teacher_temp, block_rows, dtype,
+            pairing, weights, student_temp, teacher_temp, block_rows, dtype, subtract or subtract_targets_,
         )  # fmt: skip
 
 
@@ -58,8 +62,9 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, student, w_student, teacher, w_teacher, centre, pairing, weights, temp_s, temp_t, block_rows, dtype
-    ):
+        ctx, student, w_student, teacher, w_teacher, centre, pairing, weights,
+        temp_s, temp_t, block_rows, dtype, subtract,
+    ):  # fmt: skip
         num_groups, per_group, views = student.shape[0], student.shape[1], teacher.shape[1]
         most = max(1, block_rows // max(per_group, views))
         groups = -(-num_groups // max(1, -(-num_groups // most)))  # blocks of one size: a short one costs as much
@@ -76,7 +81,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             logits = (tokens / temp_s).to(dtype) @ w_s.T  # (r, K)
             # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
             targets = (teacher[rows].flatten(0, 1) / temp_t).to(dtype) @ w_t.T  # (g * V, K)
-            total -= weight @ subtract_targets_(logits, targets, shift, pairing, student.dtype)
+            total -= weight @ subtract(logits, targets, shift, pairing, student.dtype)
             scale = (weight / temp_s)[:, None]
             grad_student[rows] = ((logits @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
             if ctx.needs_input_grad[1]:
@@ -88,7 +93,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_output):
         grad_student, grad_w = ctx.saved_tensors
         # In place: a second call is refused, because torch sees that what was saved has changed.
-        return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 9
+        return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 10
 
 
 def subtract_targets_(logits: Tensor, teacher: Tensor, shift: Tensor, pairing: Tensor, dtype: torch.dtype) -> Tensor:
@@ -98,26 +103,30 @@ def subtract_targets_(logits: Tensor, teacher: Tensor, shift: Tensor, pairing: T
 
     -> (g * S,): targets . log softmax(logits)
     """
+    if logits.device.type != "cpu":
+        return _subtract_targets_(logits, teacher, shift, pairing, dtype)
+    # A few rows at a time stay in the cache through all of this.
     per_group, views = pairing.shape
-    groups = len(teacher) // views
-    if logits.device.type == "cpu":  # a few rows at a time stay in the cache through all of this
-        groups = max(1, CACHED_VALUES // (logits.shape[1] * max(per_group, views)))
-    dots = []
-    for own, theirs in zip(logits.split(groups * per_group), teacher.split(groups * views), strict=True):
-        targets = torch.softmax(theirs.to(dtype) - shift, dim=-1)
-        if pairing.numel() > 1:
-            targets = (pairing @ targets.unflatten(0, (-1, views))).flatten(0, 1)
-        log_p = torch.log_softmax(own.to(dtype), dim=-1)
-        dots.append(row_dots(targets, log_p))
-        own.copy_(log_p.exp_().sub_(targets))
-    return torch.cat(dots)
+    groups = max(1, CACHED_VALUES // (logits.shape[1] * max(per_group, views)))
+    pieces = zip(logits.split(groups * per_group), teacher.split(groups * views), strict=True)
+    return torch.cat([_subtract_targets_(own, theirs, shift, pairing, dtype) for own, theirs in pieces])
+
+
+def _subtract_targets_(own: Tensor, theirs: Tensor, shift: Tensor, pairing: Tensor, dtype: torch.dtype) -> Tensor:
+    targets = torch.softmax(theirs.to(dtype) - shift, dim=-1)
+    if pairing.numel() > 1:
+        targets = (pairing @ targets.unflatten(0, (-1, pairing.shape[1]))).flatten(0, 1)
+    log_p = torch.log_softmax(own.to(dtype), dim=-1)
+    dots = row_dots(targets, log_p)
+    own.copy_(log_p.exp_().sub_(targets))
+    return dots
 
 
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products of the rows of a and b (n, K) -> (n,), without their product (n, K)."""
-    if a.device.type == "cpu":  # a fifth of bmm's time on long rows
+    """Dot products of the rows of a and b (n, K) -> (n,)"""
+    if a.device.type == "cpu":  # no product (n, K), and a fifth of bmm's time on long rows
         return torch.stack([torch.dot(x, y) for x, y in zip(a, b, strict=True)])
-    return torch.bmm(a[:, None], b[..., None]).flatten()
+    return (a * b).sum(-1)  # which compiled code does not keep
 
 
 def add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.methods.ema import update_teacher
 from pretrain.models.load_trunk import load_trunk
+from pretrain.models.vit import compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ class StudentTeacher(nn.Module):
     def after_step(self, step: int) -> None:
         """The teacher follows the student; call after the optimizer's step."""
         update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
+
+    def compile_parts(self) -> None:
+        """Have torch compile what takes the time; call once, on the device of the training."""
+        compile_blocks(self)
 
     def describe(self) -> dict:
         """What a checkpoint says of the model: the method's name and the trunk's shape."""

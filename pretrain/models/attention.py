@@ -68,7 +68,8 @@ def pack(groups: list[Tensor]) -> tuple[Tensor, Layout]:
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """Scaled dot-product attention inside each sequence of `layout`.
 
-    One block-diagonal xformers kernel on CUDA where xformers is installed; otherwise torch's SDPA, a call a group.
+    One block-diagonal xformers kernel on CUDA where xformers is installed; otherwise, and in compiled code, which
+    xformers' mask would break in two, torch's SDPA, a call a group.
 
     Args:
         q, k, v: (T, heads, head_dim).
@@ -76,21 +77,16 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     Returns:
         (T, heads, head_dim)
     """
-    if q.is_cuda and attention_path() == "xformers" and q.dtype != torch.float64:
-        return _attend_packed(q, k, v, layout)
+    by_xformers = q.is_cuda and q.dtype != torch.float64 and not torch.compiler.is_compiling()
+    if by_xformers and attention_path() == "xformers":
+        from xformers.ops import memory_efficient_attention
+
+        return memory_efficient_attention(q[None], k[None], v[None], attn_bias=layout.block_diagonal)[0]
     outputs = []
     for group in zip(layout.split(q), layout.split(k), layout.split(v), strict=True):
         heads_first = [t.transpose(1, 2) for t in group]
         outputs.append(_attend(*heads_first).transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-@torch.compiler.disable  # its mask is an object that compiled code cannot make
-def _attend_packed(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-    """(T, heads, head_dim) -> the same, by xformers"""
-    from xformers.ops import memory_efficient_attention
-
-    return memory_efficient_attention(q[None], k[None], v[None], attn_bias=layout.block_diagonal)[0]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -106,7 +102,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 _SHORT = 512
 
 
-@torch.compiler.assume_constant_result
 def attention_path() -> str:
     """Which kernel `packed_attention` runs here: "xformers" (a CUDA device and a working xformers) or "sdpa"."""
     if not torch.cuda.is_available():

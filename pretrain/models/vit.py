@@ -138,17 +138,22 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D)."""
+    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D).
+
+    The parameters are a convolution's, as everywhere; what is computed is a matrix product, which is faster on GPUs,
+    and in bfloat16 on CPUs many times as fast.
+    """
 
     def __init__(self, patch_size: int, embed_dim: int):
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        if any(side % self.proj.stride[0] for side in images.shape[-2:]):
-            height, width = images.shape[-2:]
-            raise ValueError(f"an image of {height}x{width} does not divide into patches of {self.proj.stride[0]}")
-        return self.proj(images).flatten(2).transpose(1, 2)
+        (height, width), side = images.shape[-2:], self.proj.stride[0]
+        if height % side or width % side:
+            raise ValueError(f"an image of {height}x{width} does not divide into patches of {side}")
+        patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(patches.flatten(3).flatten(1, 2), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Block(nn.Module):

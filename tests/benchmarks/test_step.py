@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretrain.benchmarks import growth, step
+from pretrain.benchmarks import gpu, growth, step
 from pretrain.benchmarks.step_case import OurStep, make_batch, make_method
 
 TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)
@@ -48,3 +48,11 @@ def test_an_optimizer_step_of_ours_changes_the_student():
     case = OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp=True)
     before = method.student["trunk"].pos_embed.detach().clone()
     assert torch.isfinite(torch.tensor(case())) and not torch.equal(method.student["trunk"].pos_embed, before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the command runs there itself")
+def test_the_gpu_command_compares_a_step_of_pretraining_with_the_plain_one(monkeypatch):
+    compiled, step = [], gpu.pretraining(TRUNK | {"patch_size": 16}, 2, "cpu", num_prototypes=16, **HEADS)
+    monkeypatch.setattr(step.method, "compile_parts", lambda: compiled.append(1))
+    names = [result.name for result in gpu.measure_case("tiny", step, repeats=1, matrix=64)]
+    assert names == ["tiny, sdpa", "tiny, compiled", "step of tiny, compiled; plain"] and compiled == [1]
