@@ -37,7 +37,7 @@ def losses_and_gradients(method, batch, device: str, dtype=None) -> dict[str, to
     with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
         losses = method(batch, 0)
     sum(losses.values()).backward()
-    gradients = {name: p.grad.cpu() for name, p in method.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.to("cpu", copy=True) for name, p in method.named_parameters() if p.grad is not None}
     return {name: loss.detach().cpu() for name, loss in losses.items()} | gradients
 
 

@@ -67,12 +67,13 @@ def measure_case(name: str, case: OurStep | DetectorCase, repeats: int, matrix: 
 
 def rate(name: str, case: OurStep | DetectorCase, flops: int, repeats: int, matrix: int) -> Comparison:
     """TFLOP/s of the case and of a large matrix product, in turns."""
+    peak = matmul_rate(case.device_type, torch.bfloat16, matrix)
     case(), case()
     if case.device_type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     rates, peaks, seconds = [], [], []
     for _ in range(repeats):
-        peaks.append(matmul_rate(case.device_type, torch.bfloat16, matrix) / 1e12)
+        peaks.append(peak() / 1e12)
         seconds.append(synchronised(case))
         rates.append(flops / seconds[-1] / 1e12)
     images, median = case.num_images, sorted(seconds)[repeats // 2]

@@ -106,9 +106,10 @@ def achieved_rate(step: OurStep, plain: Callable, what: dict, pairs: int, clock)
     """Operations a second of our step (as `ours`) and of a large matrix product (as `plain`), in turns."""
     dtype = torch.bfloat16 if step.amp else torch.float32
     flops, seconds, products = count_flops(step), [], []
+    product = matmul_rate(step.device.type, dtype, clock=clock)
     timer = clock or time.perf_counter
     for _ in range(pairs):
-        products.append(matmul_rate(step.device.type, dtype, clock=clock))
+        products.append(product())
         start = timer()
         step()
         seconds.append(timer() - start)

@@ -1,10 +1,10 @@
 """The teacher as an exponential moving average of the student."""
 
 import torch
-from torch import nn
+from torch import Tensor
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_teacher(teacher: list[Tensor], student: list[Tensor], momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, all parameters in a few fused operations."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    torch._foreach_lerp_(teacher, student, 1 - momentum)

@@ -2,6 +2,7 @@
 
 import logging
 from copy import deepcopy
+from functools import cached_property
 
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
@@ -43,7 +44,12 @@ class StudentTeacher(nn.Module):
 
     def after_step(self, step: int) -> None:
         """The teacher follows the student; call after the optimizer's step."""
-        update_teacher(self.teacher, self.student, self.momentum(min(1.0, step / self.max_iter)))
+        update_teacher(*self.followers, self.momentum(min(1.0, step / self.max_iter)))
+
+    @cached_property
+    def followers(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters of teacher and student; collected once, because that takes milliseconds."""
+        return list(self.teacher.parameters()), list(self.student.parameters())
 
     def compile_parts(self) -> None:
         """Have torch compile what takes the time; call once, on the device of the training."""
