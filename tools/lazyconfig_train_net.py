@@ -7,8 +7,9 @@
 
 The configs also work with the tool of the same name that Detectron2 ships. This one checks overrides, data and weights
 before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json. It fits the schedule
-to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, and writes
-to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits an 8 GB card.
+to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, compiles
+the trunk and writes to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits an
+8 GB card.
 """
 
 import logging
@@ -45,6 +46,7 @@ from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
 from pretrain.evaluation.results import RESULT, write_result
 from pretrain.files import write_json
+from pretrain.models.vit import compile_blocks
 
 logger = logging.getLogger("detectron2")
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detection_presets.py"
@@ -157,6 +159,8 @@ def train(cfg, args) -> dict:
     if cfg.train.init_checkpoint and not resumed:
         load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
+    if cfg.train.get("compile"):
+        compile_blocks(model)
     parallel = create_ddp_model(model, **cfg.train.ddp)
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
     trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision)

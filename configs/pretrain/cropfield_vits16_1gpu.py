@@ -4,7 +4,7 @@
         dataloader.train.source.root=datasets/imagenet/train
 
 The recipe of cropfield_vits16_in1k_100ep.py with what follows from a batch a quarter as large.
-Length: 100 epochs * (1,281,167 // 128) = 1,000,900 steps; the same images, so the same computed cost: 37 A100-hours.
+Length: 100 epochs * (1,281,167 // 128) = 1,000,900 steps; the same images, so the same arithmetic.
 Learning rate: by the rule, 2e-3 * sqrt(128 / 1024) = 7.07e-4. Warm-up and weight decay are shares of training.
 Teacher and centres are averages over steps. Their momenta are set so that they look back over as many *images* as with
 512: 1 - momentum shrinks with the batch. A centre with 0.9 would follow the noise of 1,280 images instead of 5,120.
