@@ -41,6 +41,7 @@ from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
+from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
@@ -248,7 +249,10 @@ def main() -> None:
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument("--card", type=int, choices=(8, 16, 24), help="fit a graphics card of so many GB")
     args = parser.parse_args()
-    check(read_config(args)[0], args)
+    cfg = read_config(args)[0]
+    if cfg.train.device == "cpu":
+        tune_cpu_memory()
+    check(cfg, args)
     launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
 
 
