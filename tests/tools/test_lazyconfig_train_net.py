@@ -6,6 +6,7 @@ import math
 import runpy
 import sys
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import detectron2
@@ -16,6 +17,7 @@ from detectron2.config import instantiate
 
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
+from pretrain.models.vit import compile_blocks
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "COCO"
@@ -93,6 +95,17 @@ def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxe
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     for name, value in average["model"].items():
         torch.testing.assert_close(value, final["ema"][f"module.{name}"], rtol=0, atol=0)
+
+
+def test_a_compiled_trunk_is_saved_under_the_same_names(train_net, dataset_of_boxes, tmp_path, monkeypatch):
+    graphs = []
+    compiler = partial(compile_blocks, backend=lambda graph, _: graphs.append(graph) or graph)
+    monkeypatch.setattr("pretrain.models.vit.compile_blocks", compiler)
+    names = []
+    for output, options in ((tmp_path / "eager", []), (tmp_path / "compiled", ["train.compile=True"])):
+        train_net(*TINY, *dataset_of_boxes, *options, "train.seed=1", f"train.output_dir={output}")
+        names.append([*torch.load(output / "model_final.pth", weights_only=True)["model"]])
+    assert graphs and names[0] == names[1]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_weights_of_before(train_net, dataset, tmp_path):
