@@ -4,6 +4,7 @@ import csv
 import json
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,12 @@ def test_maps_have_a_row_a_query_and_a_column_a_model(weights, small_coco, tmp_p
     run_tool("attention_maps", "--weights", *files, "--untrained", *two, "--points", "0.2,0.3", *output)
     second = cv2.imread(str(tmp_path / "maps.png"))
     assert second.shape[0] == first.shape[0] and second.shape[1] - first.shape[1] == 248
+    torch.manual_seed(7)  # what was drawn before does not matter, --seed does
+    for seed, same in ((0, True), (1, False)):
+        run_tool(
+            "attention_maps", "--weights", *files, "--untrained", "--seed", seed, *two, "--points", "0.2,0.3", *output
+        )
+        assert np.array_equal(cv2.imread(str(tmp_path / "maps.png")), second) is same
     run_tool("attention_maps", "--weights", *files, *two[:2], "--points", "0,0", "1,1", "0.5,0.5", *output)
     assert cv2.imread(str(tmp_path / "maps.png")).shape[0] - first.shape[0] == 268
 
