@@ -46,6 +46,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(arguments)
+    if options.command != "gpu":
+        options.trunk = options.trunk or "vits"
     for name in ("threads", "pairs", "images"):
         value = getattr(options, name)
         if value is not None and value < 1:

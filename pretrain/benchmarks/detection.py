@@ -24,7 +24,7 @@ MIB = 2**20
 def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S (or --trunk vitb), one image (or --images) of 1024 x 1024 (or --image-size)."""
     tune_cpu_memory()
-    config = f"mask_rcnn_cropfield_{options.trunk or 'vits'}_12ep.py"
+    config = f"mask_rcnn_cropfield_{options.trunk}_12ep.py"
     size, amp = options.image_size or (1024, 1024), options.dtype == "bfloat16"
     ours, stock = (
         DetectorCase(config, ["train.amp.enabled=False"], kind, options.images or 1, size, amp)

@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from pretrain.engine.lazy_config import load_config
+from pretrain.models.vit import compile_blocks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "COCO"
 
@@ -29,13 +30,15 @@ class DetectorCase:
         cfg = load_config(CONFIGS / config, overrides)
         if stock:
             cfg.model.backbone.net = stock_trunk(cfg.model.backbone.net)
-        self.device, self.amp = cfg.train.device, amp
+        self.device, self.amp, self.num_images = torch.device(cfg.train.device), amp, images
         self.model: nn.Module = instantiate(cfg.model).to(self.device).train()
         cfg.optimizer.params.model = self.model
         self.optimizer = instantiate(cfg.optimizer)
         classes = self.model.roi_heads.num_classes
         self.batch = [random_sample(image_size, objects, classes) for _ in range(images)]
-        self.device_type, self.num_images = self.device, images
+
+    def compile(self) -> None:
+        compile_blocks(self.model)
 
     def forward(self) -> torch.Tensor:
         self.optimizer.zero_grad()
@@ -60,7 +63,7 @@ class DetectorCase:
         return found
 
     def autocast(self):
-        return torch.autocast(self.device, torch.bfloat16) if self.amp else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext()
 
 
 def stock_trunk(net):

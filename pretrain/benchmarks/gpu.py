@@ -23,7 +23,6 @@ from pretrain.benchmarks.step import plain_case
 from pretrain.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
 from pretrain.errors import UserError
 from pretrain.models import attention
-from pretrain.models.vit import compile_blocks
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
@@ -57,7 +56,7 @@ def measure_case(name: str, case: OurStep | DetectorCase, repeats: int, matrix: 
     eager = ["xformers", "sdpa"] if attention.attention_path() == "xformers" else ["sdpa"]
     for kernel in [*eager, "compiled"]:
         if kernel == "compiled":
-            case.method.compile_parts() if isinstance(case, OurStep) else compile_blocks(case.model)
+            case.compile()
         with attention_by("sdpa" if kernel == "compiled" else kernel):
             results.append(rate(f"{name}, {kernel}", case, flops, repeats, matrix))
             if isinstance(case, OurStep) and kernel != "sdpa":
@@ -67,10 +66,9 @@ def measure_case(name: str, case: OurStep | DetectorCase, repeats: int, matrix: 
 
 def rate(name: str, case: OurStep | DetectorCase, flops: int, repeats: int, matrix: int) -> Comparison:
     """TFLOP/s of the case and of a large matrix product, in turns."""
-    peak = matmul_rate(case.device_type, torch.bfloat16, matrix)
+    peak = matmul_rate(case.device.type, torch.bfloat16, matrix)
     case(), case()
-    if case.device_type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak()
     rates, peaks, seconds = [], [], []
     for _ in range(repeats):
         peaks.append(peak() / 1e12)
@@ -94,7 +92,7 @@ KINDS = {
 
 def milliseconds_by_kind(case: OurStep | DetectorCase) -> dict[str, float]:
     """Time of a call's kernels on the GPU; what is missing to the time of the call, the GPU waited for the CPU."""
-    if case.device_type != "cuda":
+    if case.device.type != "cuda":
         return {}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         synchronised(case)
@@ -113,8 +111,7 @@ def against_plain(name: str, step: OurStep, repeats: int) -> Comparison:
     added = {}
     for side, call in (("ours", step), ("plain", plain)):
         clear()
-        if step.device_type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak()
         kept = torch.cuda.memory_allocated() / 2**30
         call()
         added[f"{side}, GiB"] = gib() - kept
@@ -124,7 +121,7 @@ def against_plain(name: str, step: OurStep, repeats: int) -> Comparison:
 
 def synchronised(case: OurStep | DetectorCase) -> float:
     """Seconds of one call, its kernels included."""
-    wait = torch.cuda.synchronize if case.device_type == "cuda" else lambda: None
+    wait = torch.cuda.synchronize if case.device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
     case()
@@ -132,8 +129,13 @@ def synchronised(case: OurStep | DetectorCase) -> float:
     return time.perf_counter() - start
 
 
+def forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def gib() -> float:
-    """Peak of the GPU's memory since it was reset."""
+    """Peak of the GPU's memory since `forget_peak`."""
     return torch.cuda.max_memory_allocated() / 2**30
 
 

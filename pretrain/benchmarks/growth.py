@@ -38,7 +38,7 @@ class Point:
 def run(options: argparse.Namespace) -> list[Comparison]:
     """One comparison for each axis, of its largest point with the base, and a table of all its points."""
     tune_cpu_memory()
-    results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.trunk or "vits"])
+    results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.trunk])
     if options.json:
         draw(results, options.json.with_suffix(".png"))
     return results

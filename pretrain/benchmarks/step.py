@@ -26,9 +26,9 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S/16 (or --trunk), --images, 2 x 224 + 8 x 96, K = 65,536."""
     images, amp = options.images or 4, options.dtype == "bfloat16"
     use_huge_pages()  # torch reads this once; for the first half the kernel is told otherwise
-    what = {"trunk": options.trunk or "vits", "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
+    what = {"trunk": options.trunk, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
     return measure(
-        lambda: OurStep(make_method(SHAPES[options.trunk or "vits"]), make_batch(images), amp), what, options.pairs or 5
+        lambda: OurStep(make_method(SHAPES[options.trunk]), make_batch(images), amp), what, options.pairs or 5
     )
 
 

@@ -57,7 +57,10 @@ class OurStep:
         self.device = next(method.parameters()).device
         self.optimizer = torch.optim.AdamW(param_groups(method), lr=LR, weight_decay=0.04, fused=True)
         self.trainer = PretrainTrainer(method, None, self.optimizer, amp, CLIP)
-        self.device_type, self.num_images = self.device.type, len(batch["index"])
+        self.num_images = len(batch["index"])
+
+    def compile(self) -> None:
+        self.method.compile_parts()
 
     def forward(self) -> Tensor:
         self.optimizer.zero_grad()

@@ -148,7 +148,7 @@ class SelfDistillation(StudentTeacher):
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
         training = self.student.training
         self.student.eval()  # drop path would draw from the run's random numbers
-        places = marked(masks | {"every": self.every_patch(batch)})
+        places = marked(masks) | {"every": self.every_patch(batch)}
         student_cls, student = self.student_features(global_crops, masks, {name: places[name] for name in masks})
         self.student.train(training)
         teacher_cls, teacher = self.teacher_features(batch, places)
@@ -188,10 +188,10 @@ class SelfDistillation(StudentTeacher):
         return {name: mask.any(1, keepdim=True).expand_as(mask) for name, mask in masks.items()}
 
     def every_patch(self, batch: dict[str, Tensor]) -> Tensor:
-        """A mask (V*B, N) of all patches of the global crops."""
-        height, width = self.student["trunk"].grid(batch["global_crops"])
-        shape = len(batch["global_crops"]), height * width
-        return torch.ones(shape, dtype=torch.bool, device=batch["global_crops"].device)
+        """Indices (V*B*N,) of all patches of the global crops."""
+        crops = batch["global_crops"]
+        height, width = self.student["trunk"].grid(crops)
+        return torch.arange(len(crops) * height * width, device=crops.device)
 
     def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masks: dict[str, Tensor]) -> Tensor:
         """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""

@@ -29,7 +29,7 @@ def test_both_detectors_differ_in_their_trunk_alone_and_are_measured_in_turns():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the command runs there itself")
 def test_a_case_of_the_gpu_command_runs_here_too(monkeypatch):
-    monkeypatch.setattr("pretrain.benchmarks.gpu.compile_blocks", lambda model: None)  # takes half a minute
+    monkeypatch.setattr("pretrain.benchmarks.detection_case.compile_blocks", lambda model: None)  # takes half a minute
     results = measure_case("tiny", case(False), repeats=1, matrix=64)
     assert [result.name for result in results] == ["tiny, sdpa", "tiny, compiled"]
     assert all(r.unit == "TFLOP/s" and 0 < r.ratio and r.what["images"] == 1 for r in results)

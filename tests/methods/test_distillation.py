@@ -48,7 +48,7 @@ def test_losses_equal_equations_written_out():
     method, batch = make_method(koleo_weight=0.5), make_batch()
     with torch.no_grad():
         losses = method(batch, 0)
-        every = marked({"every": method.every_patch(batch)})
+        every = {"every": method.every_patch(batch)}
         t_cls, t_patch = method.teacher_features(batch, every)
         s_cls, s_patch = method.student_features(batch, method.selected_masks(batch), every)
         t_patch, s_patch = (patches["every"].unflatten(0, (-1, PATCHES)) for patches in (t_patch, s_patch))
@@ -192,7 +192,7 @@ def test_a_diagnosis_leaves_no_trace(centering):
 def test_a_diagnosis_says_what_the_features_say():
     method, batch = make_method(), make_batch()
     with torch.no_grad():
-        cls, patches = method.teacher_features(batch, marked({"every": method.every_patch(batch)}))
+        cls, patches = method.teacher_features(batch, {"every": method.every_patch(batch)})
         sharp = method.diagnose(batch)
         for p in method.student["trunk"].parameters():
             p.zero_()  # every image is the same to this trunk
