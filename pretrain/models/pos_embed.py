@@ -28,20 +28,21 @@ def sample_pos_embed(pos_embed: Tensor, boxes: Tensor | None, grid: tuple[int, i
         grid: (H, W), patches per crop.
 
     Returns:
-        (B, H*W, D) float32, row-major. Always float32: bicubic weights lose too much in bfloat16.
+        (B, H*W, D), row-major, in float32, or float64 where the field is: bicubic weights lose too much in bfloat16.
 
     Raises:
         ValueError: the field is neither square nor given with its two sides.
     """
     with torch.autocast(pos_embed.device.type, enabled=False):
-        field = as_grid(pos_embed).float()
+        field = as_grid(pos_embed)
+        field = field.to(torch.promote_types(field.dtype, torch.float32))
         h, w, dim = field.shape
         grid_h, grid_w = grid
         if boxes is None:
             x0, x1 = field.new_zeros(1), field.new_ones(1)
             y0, y1 = x0, x1
         else:
-            x0, y0, x1, y1 = boxes.to(device=field.device, dtype=torch.float32).unbind(1)
+            x0, y0, x1, y1 = boxes.to(field).unbind(1)
         weights_y = interpolation_matrix(y0, y1, grid_h, h)
         weights_x = interpolation_matrix(x0, x1, grid_w, w)
         num_boxes = len(x0)
@@ -70,16 +71,16 @@ def interpolation_matrix(start: Tensor, stop: Tensor, num_points: int, size: int
         start, stop: (B,) crop borders in [0, 1]; `start > stop` runs backwards.
 
     Returns:
-        (B, num_points, size) float32; each row sums to one and has at most four non-zero entries.
+        (B, num_points, size) of the borders' type; each row sums to one and has at most four non-zero entries.
     """
-    steps = (torch.arange(num_points, device=start.device, dtype=torch.float32) + 0.5) / num_points
+    steps = (torch.arange(num_points, device=start.device, dtype=start.dtype) + 0.5) / num_points
     centres = start[:, None] + steps * (stop - start)[:, None]
     position = centres * size - 0.5  # in cells, as with align_corners=False
     left = position.floor()
     taps = torch.arange(-1, 3, device=start.device)
     distance = (position - left)[..., None] - taps
     cells = (left[..., None].long() + taps).clamp_(0, size - 1)  # border clamp
-    weights = torch.zeros(*position.shape, size, device=start.device)
+    weights = position.new_zeros(*position.shape, size)
     return weights.scatter_add_(-1, cells, _cubic(distance.abs()))
 
 

@@ -65,6 +65,13 @@ def test_gradient_reaches_the_field_and_stays_float32_under_autocast():
     torch.testing.assert_close(field.grad.sum(), torch.tensor(5.0 * 5 * 8))  # weights sum to one
 
 
+def test_a_field_in_float64_is_read_in_float64():
+    field = torch.randn(1, 6, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(field.permute(0, 3, 1, 2), (5, 7), mode="bicubic").flatten(2).transpose(1, 2)
+    for boxes in (None, WHOLE):
+        torch.testing.assert_close(sample_pos_embed(field, boxes, (5, 7)), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_sincos_similarity_depends_on_the_offset_alone():
     a, b = torch.rand(2, 5, 2, dtype=torch.float64) * 16
     shift = torch.tensor([3.0, -2.0], dtype=torch.float64)
