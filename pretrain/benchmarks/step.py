@@ -6,19 +6,24 @@ thread's own (CPU time), so that others on the machine count little; else it is 
 
 import argparse
 import ctypes
+import importlib
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from pretrain.benchmarks.flops import count_flops, matmul_rate
 from pretrain.benchmarks.pairs import Comparison, compare
-from pretrain.benchmarks.plain_step import PlainDINOv2, plain_optimizer, plain_step
 from pretrain.benchmarks.step_case import LR, SHAPES, OurStep, make_batch, make_method
 from pretrain.benchmarks.where import seconds_by_part
 from pretrain.engine.cpu_memory import keep_freed_memory, use_huge_pages
+from pretrain.errors import UserError
 from pretrain.methods import distillation
 
+REFERENCES = Path(__file__).resolve().parents[2] / "tests" / "reference"
 PR_SET_THP_DISABLE = 41  # from Linux's prctl.h: no huge pages for this process
 
 
@@ -66,10 +71,20 @@ def set_memory(tuned: bool) -> None:
 
 
 def plain_case(step: OurStep, amp: bool) -> Callable[[], float]:
-    """The plain step on the same weights and batch."""
-    model = PlainDINOv2(step.method).to(step.device).train()
-    optimizer = plain_optimizer(model, LR)
-    return lambda: sum(plain_step(model, optimizer, step.batch, 0, amp).values()).item()
+    """The plain step, which is DINOv2's, on the same weights and batch."""
+    plain = reference("plain_step")
+    model = plain.PlainStep(step.method).to(step.device).train()
+    optimizer = plain.plain_optimizer(model, LR)
+    return lambda: sum(plain.plain_step(model, optimizer, step.batch, 0, amp).values()).item()
+
+
+def reference(name: str) -> ModuleType:
+    """A module of tests/reference, where the plain step is first of all what the tests compare with."""
+    if not REFERENCES.is_dir():
+        raise UserError(f"{REFERENCES} is missing, which has the plain step to compare with: run this from a checkout")
+    if str(REFERENCES) not in sys.path:
+        sys.path.append(str(REFERENCES))
+    return importlib.import_module(name)
 
 
 def thread_clock() -> Callable[[], float] | None:

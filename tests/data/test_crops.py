@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import plain_crops
 import pytest
 import torch
 from PIL import Image
@@ -90,6 +91,15 @@ def test_placed_boxes_stay_inside_and_keep_their_relative_geometry(dtype):
         shift = (placed - factor * boxes).reshape(-1, 2)
         np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-5)
         np.testing.assert_array_equal(placed[:, 0] > placed[:, 2], boxes[:, 0] > boxes[:, 2])
+
+
+def test_placement_is_the_plain_one():
+    rng = np.random.default_rng(0)
+    for place in range(200):
+        boxes, scale = random_boxes(rng, n=1 + place % 6), rng.uniform(0.05, 1)
+        across, down = np.random.default_rng(place).random(2)
+        expected = plain_crops.place_in_field(boxes, scale, across, down)
+        np.testing.assert_allclose(place_in_field(boxes, scale, np.random.default_rng(place)), expected, atol=1e-12)
 
 
 def test_the_surrounding_rectangle_gets_area_s_unless_capped():

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from pretrain.methods.centering import SinkhornKnopp, SoftmaxCentering
+from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
 
 
 def test_centre_is_the_running_mean_of_logits_and_lags_one_step():
@@ -53,3 +54,17 @@ def test_softmax_with_the_sinkhorn_centre_is_sinkhorn_knopp():
     many = SinkhornKnopp(iterations=200)(tokens, prototypes, 0.5)
     even = torch.softmax((tokens @ prototypes.T - many) / 0.5, dim=1)
     torch.testing.assert_close(even.sum(0), torch.full((6,), 11 / 6).double(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("make", [lambda: SoftmaxCentering(6), SinkhornKnopp, NoCentering])
+def test_peeking_gives_the_centre_and_remembers_nothing(make):
+    torch.manual_seed(0)
+    centering = make()
+    tokens, prototypes = torch.randn(11, 4), torch.randn(6, 4)
+    centering(tokens, prototypes, 0.5)
+    centering.update()
+    before = [buffer.clone() for buffer in centering.buffers()]
+    peeked = centering.peek(tokens, prototypes, 0.5).clone()
+    assert all(torch.equal(a, b) for a, b in zip(before, centering.buffers(), strict=True))
+    assert torch.equal(peeked, centering(tokens, prototypes, 0.5))
+    assert peeked.any() != (make is NoCentering)

@@ -12,6 +12,10 @@ def test_layout_splits_what_pack_packs():
         torch.testing.assert_close(part, group)
 
 
+def test_starts_are_the_first_tokens_of_all_sequences():
+    assert Layout(((2, 3), (3, 2), (1, 4))).starts().tolist() == [0, 3, 6, 8, 10, 12]
+
+
 def test_per_token_repeats_each_sequence_value():
     layout = Layout(((2, 3), (1, 2)))
     assert layout.per_token(torch.tensor([7, 8, 9])).tolist() == [7, 7, 7, 8, 8, 8, 9, 9]

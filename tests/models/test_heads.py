@@ -11,6 +11,17 @@ def test_head_ends_on_the_sphere_and_prototypes_are_unit_with_frozen_gain():
     assert [name for name, _ in head.prototypes.named_parameters()] == ["weight"]
 
 
+def test_points_are_unit_vectors_in_float32_under_autocast():
+    torch.manual_seed(0)
+    head, tokens = ProjectionHead(16, num_prototypes=50, hidden_dim=32, bottleneck_dim=8), torch.randn(5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = head(tokens)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.norm(dim=1), torch.ones(5), atol=1e-6, rtol=0)  # bfloat16 is off by 1e-3
+    torch.testing.assert_close(half, head(tokens), atol=0.05, rtol=0)
+    assert head.double()(tokens.double()).dtype == torch.float64
+
+
 def test_prototype_gradient_is_that_of_normalisation():
     head = ProjectionHead(16, num_prototypes=20, hidden_dim=8, bottleneck_dim=4).double()
     direction = torch.randn(20, 4, dtype=torch.float64)
