@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-
 SEED = 15  # none that a test gives to a generator of its own
 
 
