@@ -1,11 +1,34 @@
 import importlib.util
 import multiprocessing
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+
+SEED = 15  # none that a test gives to a generator of its own
+
+
+def seed_everything():
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What several tests share is the same whichever of them asks for it first."""
+    if fixturedef.scope != "function":
+        seed_everything()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test draws the same numbers, whatever ran before it."""
+    seed_everything()
 
 
 def _work(rank, world_size, function, folder):

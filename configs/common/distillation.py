@@ -5,6 +5,14 @@ the paper is silent, DINOv2: the value of its ImageNet-1K recipe (App. B.1 follo
 Not in this file, because here it is the only way: no layer-wise and no patch-embedding decay of the learning rate (T6),
 separate heads (T6), prototypes of unit norm (T6: "norm. last layer").
 
+Small things that DINOv2's release does otherwise:
+
+    drop path      each crop draws for itself. There int(B * (1 - rate)) of the B crops of a size keep a branch.
+    local crops    without field sampling, 6 patches read at 14 / 6 cells a step. There at 14 / 6.1: interpolate_offset.
+    warm-up        step i of W has i / W of the peak. There i / (W - 1), so the peak comes a step early, and twice.
+    content masks  a block that would fill whole rows or columns ends one patch short. There it is drawn again, and
+                   a mask may end a few patches below its count.
+
 The images, on the command line or in a config (`dataloader.train.source.root = ...`):
 
     dataloader.train.source.root=DIR                                      a folder, at any depth

@@ -1,6 +1,7 @@
 """The account of a run's broken images, and the limit past which there are too many."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 
@@ -46,7 +47,7 @@ class BrokenImages:
             self._met.add(name)
             if name not in self.reasons and len(self) < NAMED_IN_LOG:
                 last = " (further ones are counted, not named)" if len(self) == NAMED_IN_LOG - 1 else ""
-                logger.warning("skipped a broken image: %s (%s)%s", name, reason, last)
+                logger.warning("skipped a broken image: %s (%s)%s", printable(name), reason, last)
             self.reasons.setdefault(name, reason)
         self._readable[readable] = True
         self.check()
@@ -77,4 +78,9 @@ def summarize(broken: Iterable[tuple[str, str]]) -> str:
     for name, reason in broken:
         examples.setdefault(reason, name)
         counts[reason] += 1
-    return ", ".join(f"{count} {reason} ({examples[reason]})" for reason, count in counts.most_common())
+    return ", ".join(f"{count} {reason} ({printable(examples[reason])})" for reason, count in counts.most_common())
+
+
+def printable(name: str) -> str:
+    """A file's name for the log, which is UTF-8: bytes of the name that are not become \\xff and the like."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -20,8 +20,9 @@ def box_mask(grid: tuple[int, int], count: int, rng: np.random.Generator) -> np.
     """Box-wise mask, the blocks of BEiT and iBOT -> bool (H, W) with exactly `count` true.
 
     Blocks of a random area (from 4 patches to as many as are still to be masked) and aspect (0.3 to 1/0.3,
-    log-uniform) fall at random places, overlaps allowed, until `count` patches are masked. The usual sampler
-    stops when less than a smallest block is missing; here the last blocks may be smaller, and one that would
+    log-uniform) fall at random places, overlaps allowed, until `count` patches are masked. None fills a whole
+    row or column: the usual sampler draws such a block again, here it ends one patch short of that. The usual
+    one stops when less than a smallest block is missing; here the last blocks may be smaller, and one that would
     mask too many patches loses its last ones in row-major order. Raises ValueError unless 0 <= count <= H*W.
     """
     mask = _empty(grid, count)
@@ -29,8 +30,8 @@ def box_mask(grid: tuple[int, int], count: int, rng: np.random.Generator) -> np.
     while missing:
         area = rng.uniform(min(MIN_BLOCK, missing), missing)
         aspect = np.exp(rng.uniform(*np.log(BLOCK_ASPECT)))
-        h = min(max(round(np.sqrt(area * aspect)), 1), grid[0])
-        w = min(max(round(np.sqrt(area / aspect)), 1), grid[1])
+        h = max(min(round(np.sqrt(area * aspect)), grid[0] - 1), 1)
+        w = max(min(round(np.sqrt(area / aspect)), grid[1] - 1), 1)
         top, left = rng.integers(grid[0] - h + 1), rng.integers(grid[1] - w + 1)
         block = mask[top : top + h, left : left + w]
         rows, columns = np.nonzero(~block)

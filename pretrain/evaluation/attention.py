@@ -30,7 +30,8 @@ def attention_probabilities(block: Block, tokens: Tensor, length: int) -> Tensor
         (B, heads, length, length) float32; a row is a query and sums to one.
     """
     q, k = queries_and_keys(block, tokens, length)
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    with torch.autocast(q.device.type, enabled=False):
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,7 @@ def describe(trunk: VisionTransformer, images: LabelledImages, reading: Reading)
     """All that features depend on, as one line of JSON."""
     listing = hashlib.sha256()
     for index in range(len(images)):
-        listing.update(f"{images.name(index)}\0{_stamp(images.path(index))}\n".encode())
+        listing.update(f"{images.name(index)}\0{_stamp(images.path(index))}\n".encode(errors="surrogateescape"))
     facts = {"version": VERSION, "weights": fingerprint(trunk), "images": listing.hexdigest(), **asdict(reading)}
     return json.dumps(facts, sort_keys=True)
 

@@ -78,8 +78,10 @@ def median_frequency(field: Tensor) -> float:
 
 def _cosines(size: int) -> Tensor:
     """The orthonormal DCT-II (size, size), float64."""
-    k, place = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64) + 0.5
-    return torch.cos(math.pi / size * k * place) * torch.where(k == 0, 1.0, 2**0.5) / size**0.5
+    k = torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(math.pi / size * k[:, None] * (k + 0.5)) * (2 / size) ** 0.5
+    waves[0] /= 2**0.5
+    return waves
 
 
 def compare_fields(first: Tensor, second: Tensor) -> dict[str, float]:

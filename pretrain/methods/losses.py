@@ -32,17 +32,17 @@ def prototype_cross_entropy(
 
     The class-token loss pairs the crops of an image with its teacher views; a masked patch has one of each. The logits
     (tokens x K) never exist in full: blocks of rows are made, used for value and gradient, and forgotten. Softmax and
-    sums are float32; the two matrix products follow autocast.
+    sums keep the tokens' type; the two matrix products follow autocast.
 
     Args:
-        student: (n, S, d) unit vectors.  student_prototypes: (K, d), may require gradient.
+        student: (n, S, d) unit vectors, float32 or float64.  student_prototypes: (K, d), may require gradient.
         teacher: (n, V, d) unit vectors.  teacher_prototypes: (K, d).  centre: (K,). No gradient flows to these.
         pairing: (S, V).  weights: (n,).
         block_rows: rows of a block; each block holds a few (block_rows x K) matrices.
         subtract: `subtract_targets_`, the default, or a compiled one.
 
     Returns:
-        scalar float32
+        scalar float32, or float64 where the tokens are
     """
     device = student.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else student.dtype
@@ -146,7 +146,7 @@ def koleo_loss(tokens: Tensor, eps: float = 1e-8) -> Tensor:
         tokens: (n, D) of *different* images: one global view at a time. At least two over all ranks.
 
     Returns:
-        scalar float32
+        scalar float32, or float64 where the tokens are
     """
     with torch.autocast(tokens.device.type, enabled=False):
         points = F.normalize(tokens.float() if tokens.dtype != torch.float64 else tokens, dim=-1, eps=eps)

@@ -73,9 +73,9 @@ def interpolation_matrix(start: Tensor, stop: Tensor, num_points: int, size: int
     Returns:
         (B, num_points, size) of the borders' type; each row sums to one and has at most four non-zero entries.
     """
-    steps = (torch.arange(num_points, device=start.device, dtype=start.dtype) + 0.5) / num_points
-    centres = start[:, None] + steps * (stop - start)[:, None]
-    position = centres * size - 0.5  # in cells, as with align_corners=False
+    steps = torch.arange(num_points, device=start.device, dtype=start.dtype) + 0.5
+    cells_a_step = (stop - start) * (size / num_points)  # exactly one where a field is read on its own grid
+    position = start[:, None] * size + steps * cells_a_step[:, None] - 0.5  # in cells, as with align_corners=False
     left = position.floor()
     taps = torch.arange(-1, 3, device=start.device)
     distance = (position - left)[..., None] - taps

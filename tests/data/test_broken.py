@@ -20,6 +20,12 @@ def test_each_image_counts_once_and_is_named_once(caplog):
     assert caplog.text.count("skipped a broken image") == 3
 
 
+def test_a_name_that_is_no_utf8_is_shown_as_bytes(caplog):
+    account = BrokenImages(10, 0.2)
+    account.note([("é\udcff.jpg", "missing")], NONE)  # as Python reads a name from the disk
+    assert account.summary() == "1 missing (é\\xff.jpg)" and "é\\xff.jpg" in caplog.text.encode().decode()
+
+
 def test_the_log_is_not_flooded(caplog):
     account = BrokenImages(10_000, 0.2)
     account.note(broken(*range(100)), np.arange(1000, 2000))

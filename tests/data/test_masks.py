@@ -46,6 +46,13 @@ def test_a_box_mask_is_blocks_and_a_cross_mask_is_rows_and_columns():
     assert min(np.mean([neighbours(mask) for mask in boxes], axis=0)) > 0.55
 
 
+@pytest.mark.parametrize(("grid", "axis"), [((8, 3), 1), ((3, 8), 0)])
+def test_no_block_of_a_box_mask_fills_a_row_or_a_column(grid, axis):
+    """Three patches are one block of 1 x 3 in a fifth of all draws, were it allowed; else two blocks must meet."""
+    masks = np.stack([box_mask(grid, 3, np.random.default_rng(seed)) for seed in range(400)])
+    assert masks.all(axis=axis + 1).any(axis=1).mean() < 0.05
+
+
 def test_a_small_cross_has_even_arms_around_its_centre():
     for seed in range(30):
         mask = cross_mask((14, 14), 9, np.random.default_rng(seed))

@@ -36,6 +36,12 @@ def test_rows_sum_to_one(trunk, images):
     assert probabilities.std() > 0.01  # the test would be empty on a uniform trunk
 
 
+def test_it_is_float32_under_autocast_too(trunk, images):
+    with torch.autocast("cpu", torch.bfloat16):
+        probabilities = last_attention(trunk, images)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, 3, 13))  # of bfloat16 only to 1e-2
+
+
 def test_equals_a_softmax_written_by_hand(trunk, images):
     tokens, _ = tokens_before_last_block(trunk, images)
     block = trunk.blocks[-1]

@@ -38,14 +38,14 @@ def images_of(count: int = 3, height: int = 12, width: int = 20) -> torch.Tensor
 def test_uniform_attention_has_no_information_and_the_distance_of_geometry(grid):
     height, width = grid
     nmi, distance = head_stats(torch.zeros(2, height * width, 8), torch.randn(2, height * width, 8), grid)
-    assert nmi.abs().max() < 1e-6
+    assert nmi.abs().max() < 1e-12
     pairs = sum(  # how often two places of the grid are (rows, columns) apart
         (height - abs(rows)) * (width - abs(columns)) * math.sqrt(rows**2 + columns**2)
         for rows in range(1 - height, height)
         for columns in range(1 - width, width)
     )
     expected = pairs / (height * width) ** 2
-    torch.testing.assert_close(distance, torch.full((2,), expected, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(distance, torch.full((2,), expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_the_mean_distance_of_a_fine_grid_is_that_of_the_unit_square():
@@ -94,7 +94,7 @@ def test_equals_the_definitions_written_out(class_token):
 def test_blocks_of_rows_change_nothing(rows):
     torch.manual_seed(0)
     q, k = 3 * torch.randn(2, 2, 21, 8)
-    torch.testing.assert_close(head_stats(q, k, (3, 7), rows), head_stats(q, k, (3, 7), 21), atol=1e-6, rtol=0)
+    torch.testing.assert_close(head_stats(q, k, (3, 7), rows), head_stats(q, k, (3, 7), 21), atol=1e-12, rtol=0)
 
 
 def test_the_spread_is_that_of_the_images():

@@ -10,7 +10,7 @@ import torch
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.evaluation import feature_cache
-from pretrain.evaluation.feature_cache import Reading, cached_features, fingerprint
+from pretrain.evaluation.feature_cache import Reading, cached_features, describe, fingerprint
 from pretrain.evaluation.features import pooled_layers
 from pretrain.evaluation.framing import FramedImages
 from pretrain.evaluation.labelled import labelled_folder
@@ -57,6 +57,12 @@ def test_what_is_read_back_is_what_the_trunk_says(tmp_path, images, trunk):
         torch.testing.assert_close(features.select("patch", 2, view=view), expected[:, 1, 1:].flatten(1), **HALF)
         torch.testing.assert_close(features.select("cls", 1, [2], view), expected[2:3, 0, 2], **HALF)
     assert torch.equal(features.select("cls", 1, view=3), features.select("cls", 1, view=1))  # views in turn
+
+
+def test_a_name_that_is_no_utf8_is_a_name(images, trunk):
+    folder = images.path(0).parent
+    os.rename(images.path(0), os.fsencode(folder) + b"/\xff.JPEG")
+    assert describe(trunk, labelled_folder(folder.parent), READING) != describe(trunk, images, READING)
 
 
 HALF = dict(atol=2e-3, rtol=1e-3)  # of float16

@@ -42,6 +42,13 @@ def test_the_spectrum_of_a_wave_is_one_line_at_its_frequency():
     assert field_stats(wave(12, 20, 0, 4).repeat(1, 1, 5))["median_frequency"] == pytest.approx(2)
 
 
+def test_a_share_is_that_of_the_variance_in_float64():
+    waves = torch.cat([wave(12, 20, 6, 0), wave(12, 20, 6, 8)], dim=-1).double()
+    frequency, share = spectrum(waves)
+    variance = waves.var((0, 1), correction=0)
+    assert share[frequency == 3].sum().item() == pytest.approx((variance[0] / variance.sum()).item(), rel=1e-11)
+
+
 def test_noise_is_noise_and_the_sine_cosine_field_is_smooth():
     found = reference_stats((20, 20), 64)
     assert abs(found["noise"]["neighbour_similarity"]) < 0.05

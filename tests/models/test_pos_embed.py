@@ -15,6 +15,14 @@ def test_whole_box_is_bicubic_interpolation(grid):
     torch.testing.assert_close(sample_pos_embed(FIELD, WHOLE, grid), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("side", [14, 19, 28, 50])
+def test_on_its_own_grid_a_field_is_read_as_it_is(side):
+    field = torch.randn(1, side, side, 3)
+    assert torch.equal(sample_pos_embed(field, None, (side, side)), field.flatten(1, 2))
+    mirrored = sample_pos_embed(field, torch.tensor([[1.0, 0.0, 0.0, 1.0]]), (side, side))
+    assert torch.equal(mirrored, field.flip(2).flatten(1, 2))
+
+
 def test_flipped_box_is_the_mirrored_embedding():
     box = torch.tensor([[0.1, 0.2, 0.7, 0.5]])
     mirrored = sample_pos_embed(FIELD, box[:, [2, 1, 0, 3]], (5, 7)).view(5, 7, 8)
