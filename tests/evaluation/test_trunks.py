@@ -56,6 +56,7 @@ def test_vit_h_and_vit_g_are_read_with_sixteen_heads(tmp_path, name):
     options = dict(depth=1, num_heads=16, img_size=4 * RELEASES[name]["patch_size"], num_classes=0, weight_init="skip")
     options |= dict(class_token=False, global_pool="avg", fc_norm=False)
     source = TimmViT(**RELEASES[name], **options).eval()
+    source.pos_embed.normal_()
     state = {f"module.{key}": value for key, value in source.state_dict().items()}
     student = {"module.patch_embed.proj.weight": torch.zeros(8, 3, 8, 8)}
     path = tmp_path / "release.pth.tar"
