@@ -45,6 +45,7 @@ model = L(JEPA)(
         noise_on="masked",
         covariance="learned",
         noise_convention="std",
+        shared_bias=False,
     ),
     half_resolution=None,
     l1=0.0,

@@ -95,7 +95,7 @@ class JEPA(StudentTeacher):
             "teacher_student_distance": relative_distance(self.student, self.teacher),
             "norm_A": matrix.norm(),
             "l1_A": matrix.abs().mean(),
-            "norm_mask_token": self.predictor.mask_token.norm(),
+            "norm_mask_token": self.predictor.masked_bias.norm(),
         }
 
     def embed(self, trunk: VisionTransformer, images: Tensor) -> Tensor:
