@@ -37,10 +37,11 @@ def fit_logistic(
         raise UserError(f"{len(train)} readable training image(s): a classifier needs two or more")
     probes, labels = Probes(settings, train.values.shape[-1], num_classes).to(device).eval(), train.labels.to(device)
     for ((pool, layers, _), group), heads in zip(probes.groups.items(), probes.heads, strict=True):
-        features = standardised(heads, train.select(pool, layers).to(device))
+        features = standardised(heads, train.select(pool, layers).to(device)).double()
         for setting, head in zip(group, heads.heads, strict=True):
-            torch.nn.init.zeros_(head.weight)
-            _minimise(head.weight, features, labels, setting.weight_decay, max_iter)
+            weight = _optimum(features, labels, num_classes, setting.weight_decay, max_iter)
+            with torch.no_grad():
+                head.weight.copy_(weight)
     return probes
 
 
@@ -51,7 +52,9 @@ def standardised(heads: Heads, features: Tensor) -> Tensor:
     return heads.norm(features)
 
 
-def _minimise(weight: Tensor, features: Tensor, labels: Tensor, weight_decay: float, max_iter: int) -> None:
+def _optimum(features: Tensor, labels: Tensor, num_classes: int, weight_decay: float, max_iter: int) -> Tensor:
+    """-> (num_classes, D) float64; in float32 the line search ends early, for lack of digits in the loss."""
+    weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=max_iter, tolerance_grad=1e-6, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
@@ -64,3 +67,4 @@ def _minimise(weight: Tensor, features: Tensor, labels: Tensor, weight_decay: fl
         return loss
 
     optimizer.step(objective)
+    return weight.detach()

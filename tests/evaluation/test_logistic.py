@@ -31,7 +31,7 @@ def test_the_gradient_of_the_written_out_objective_is_zero():
         weight = probes.heads[place // 2].heads[place % 2].weight.detach().double()
         error = (features @ weight.T).softmax(1) - F.one_hot(train.labels, 3)
         gradient = (error.T @ features + setting.weight_decay * weight) / 120
-        assert gradient.abs().max() < 1e-5 < 1e-2 < weight.abs().max()
+        assert gradient.abs().max() < 2e-6 < 1e-2 < weight.abs().max()
     norms = [probes.heads[0].heads[i].weight.norm() for i in range(2)]
     assert norms[0] > 1.5 * norms[1]  # a larger penalty, smaller weights
 
