@@ -10,6 +10,7 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 from pretrain.benchmarks.gpu import attention_by
 from pretrain.benchmarks.step_case import OurStep, make_batch, make_method
 from pretrain.data.masks import MultiBlockMasks
+from pretrain.engine.trainer import on_device
 from pretrain.methods.jepa import JEPA
 from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.attention import Layout, packed_attention
@@ -32,7 +33,7 @@ def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def losses_and_gradients(method, batch, device: str, dtype=None) -> dict[str, torch.Tensor]:
     """One forward and backward pass; `dtype` of autocast."""
-    method, batch = method.to(device), {name: value.to(device) for name, value in batch.items()}
+    method, batch = method.to(device), {name: on_device(value, device) for name, value in batch.items()}
     method.zero_grad()
     with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
         losses = method(batch, 0)
@@ -80,7 +81,7 @@ def test_a_step_of_ijepa_is_that_of_the_cpu():
     trunk = VisionTransformer(16, 128, 2, 2, field_size=14, class_token=False, learned_field=False, layer_scale=None)
     method = JEPA(trunk, Predictor(128, 64, 2, 2, field_size=14), LinearParamScheduler(0.996, 1.0), max_iter=10)
     crops = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
-    masks = MultiBlockMasks((14, 14), min_keep=10).of_batch(range(4), 4, 1, np.random.default_rng(0), None)
+    masks = MultiBlockMasks((14, 14), group_size=3).of_batch(range(4), 4, 1, np.random.default_rng(0), None)
     batch = {"global_crops": crops, "index": torch.arange(4), **masks}
     assert_close(losses_and_gradients(method, batch, "cuda"), losses_and_gradients(method, batch, "cpu"), 2e-3)
 

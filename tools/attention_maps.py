@@ -28,6 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--untrained", action="store_true", help="add a column: random weights, shaped as the first file's"
     )
+    parser.add_argument("--num-heads", type=int, metavar="N", help="of all --weights that do not record them")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--timm", nargs="+", default=[], metavar="NAME", help="more columns: plain ViTs of timm")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the columns (default: the files' and timm's)")
@@ -52,10 +53,10 @@ def open_models(args: argparse.Namespace) -> dict:
     from pretrain.evaluation.timm_trunks import timm_trunk
     from pretrain.evaluation.trunks import build_trunk, open_trunk
 
-    found = [(Path(path).stem, open_trunk(path)) for path in args.weights]
+    found = [(Path(path).stem, open_trunk(path, args.num_heads)) for path in args.weights]
     if args.untrained:
         torch.manual_seed(args.seed)
-        found.append(("untrained", build_trunk(args.weights[0])))
+        found.append(("untrained", build_trunk(args.weights[0], args.num_heads)))
     found += [(name, timm_trunk(name)) for name in args.timm]
     names = args.names or [name for name, _ in found]
     if len(names) != len(found) or len(set(names)) < len(names):

@@ -30,9 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument("--timm", metavar="NAME", help="a plain ViT of timm, fetched by it")
     parser.add_argument("--timm-random", action="store_true", help="timm's random initial weights, without a download")
     parser.add_argument("--untrained", action="store_true", help="random weights in the shape of --weights")
-    parser.add_argument(
-        "--num-heads", type=int, help="where --weights does not record them (default: 64 channels each)"
-    )
+    parser.add_argument("--num-heads", type=int, metavar="N", help="where --weights does not record them")
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="a folder, a .txt list, a COCO .json or tar shards"
     )

@@ -3,10 +3,11 @@
 
     tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output probe
     tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
-        --train-list 1percent.txt --output probe_1pct
+        --train-list 1percent.txt --output probe_1pct --logistic
 
 Features are computed once and kept; then all classifiers of the sweep are trained together. The best on the validation
-images counts, as in VISSL, which is a little optimistic. docs/evaluation_probes.md has the command for each table.
+images counts, as in VISSL, which is a little optimistic. --logistic fits logistic regressions instead, as StoP's
+release does with 1% of the labels. docs/evaluation_probes.md has the command for each table.
 """
 
 import time
@@ -16,7 +17,9 @@ from tabulate import tabulate
 
 from pretrain.errors import run_main
 from pretrain.evaluation.arguments import add_cache, evaluation_parser, features_of, positive, report
+from pretrain.evaluation.datasets import PROBE_EPOCHS
 from pretrain.evaluation.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
+from pretrain.evaluation.logistic import fit_logistic
 
 
 def parse_args(argv=None):
@@ -32,7 +35,9 @@ def parse_args(argv=None):
     add("--batch-norm", nargs="+", choices=("yes", "no"), default=["yes", "no"], help="before the linear layer")
     add("--lr", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
     add("--weight-decay", type=float, nargs="+", default=[0.0, 0.0005])
-    add("--epochs", type=positive, default=28, help="VISSL: 28, for CLEVR 50")
+    add("--epochs", type=positive, help="default: VISSL's for the dataset, 14 to 100")
+    add("--logistic", action="store_true", help="logistic regression, on standardised features; no sweep but of --l2")
+    add("--l2", type=float, nargs="+", default=[2.5e-4], help="its penalty, for one image (default: StoP's 2.5e-4)")
     add(
         "--views",
         type=positive,
@@ -65,9 +70,14 @@ def main() -> None:
     pools = tuple(dict.fromkeys(args.pool)) if args.pool else None
     train, val, classes = features_of(args, max(args.layers), pools, args.views)
     extracted = time.perf_counter()
-    norms = [choice == "yes" for choice in args.batch_norm]
-    settings = sweep(train.pools, args.layers, norms, args.lr, args.weight_decay)
-    probes = train_probes(train, len(classes), settings, args.epochs, args.batch_size or 256, args.seed, args.device)
+    epochs = args.epochs or PROBE_EPOCHS[args.dataset]
+    if args.logistic:
+        settings = sweep(train.pools, args.layers, [True], [0.0], args.l2)
+        probes = fit_logistic(train, len(classes), settings, device=args.device)
+    else:
+        norms = [choice == "yes" for choice in args.batch_norm]
+        settings = sweep(train.pools, args.layers, norms, args.lr, args.weight_decay)
+        probes = train_probes(train, len(classes), settings, epochs, args.batch_size or 256, args.seed, args.device)
     results = evaluate_probes(probes, val)
     trained = time.perf_counter()
     best = best_by_features(results)
@@ -76,7 +86,8 @@ def main() -> None:
     print(f"features {extracted - started:.1f} s, {len(settings)} classifiers {trained - extracted:.1f} s")
     metrics = {"top1": winner.top1, "top5": winner.top5} | {f"top1_{kind}": r.top1 for kind, r in best.items()}
     choices = {"best": as_dict(winner), "sweep": [as_dict(result) for result in results]}
-    choices |= {name: getattr(args, name) for name in ("image_size", "epochs", "views", "seed")}
+    choices |= {name: getattr(args, name) for name in ("image_size", "views", "seed")}
+    choices |= {"classifier": "logistic"} if args.logistic else {"classifier": "sgd", "epochs": epochs}
     choices |= {"images": [len(train), len(val)], "seconds": [extracted - started, trained - extracted]}
     report(args, "linear_probe", metrics, choices)
 

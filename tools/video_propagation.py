@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--radius", type=int, default=12, help="patches that a patch may have moved (default: 12)")
     add("--top-k", type=int, default=5, help="patches that pass on their labels (default: 5)")
     add("--temperature", type=float, default=0.1, help="of the softmax over cosines (default: 0.1)")
-    add("--num-heads", type=int, help="for files that do not record it (default: width / 64)")
+    add("--num-heads", type=int, help="for files that do not record it")
     add("--pictures", action="store_true", help="also draw a strip for each video: the truth above what was found")
     options = parser.parse_args(arguments)
     for name, least in (("short_side", 1), ("context", 0), ("radius", 0), ("top_k", 1)):

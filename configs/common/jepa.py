@@ -45,6 +45,7 @@ model = L(JEPA)(
         noise_on="masked",
         covariance="learned",
         noise_convention="std",
+        shared_bias=False,
     ),
     half_resolution=None,
     l1=0.0,
@@ -73,7 +74,9 @@ dataloader = dict(
             context_area=(0.85, 1.0),
             context_aspect=(1.0, 1.0),
             min_keep=10,
+            group_size=64,  # images whose contexts are cut to one length; I-JEPA's release: 128
             off_by_one=False,
+            one_number=False,
         ),
         batch_size=2048,
         num_workers=8,

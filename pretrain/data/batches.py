@@ -43,7 +43,7 @@ class BatchMasks(Protocol):
 
     grid: tuple[int, int]
 
-    def of_batch(self, offsets: range, batch_size: int, num_views: int, plan_rng, crop_rng) -> dict[str, torch.Tensor]:
+    def of_batch(self, offsets: range, batch_size: int, num_views: int, plan_rng, crop_rng) -> dict:
         """The masks of a slice of a batch; see `CropMasks.of_batch`."""
         ...
 
@@ -105,7 +105,7 @@ class BatchDataset(Dataset):
                 return sample | {"index": np.int64(index)}
         raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files")
 
-    def _masks(self, step: int, offsets: range) -> dict[str, torch.Tensor]:
+    def _masks(self, step: int, offsets: range) -> dict:
         """What the masks make of these places: one generator for the step's plan, one for each crop."""
 
         def crop_rng(view: int, offset: int) -> np.random.Generator:
@@ -149,7 +149,8 @@ class CropLoader:
       masks as their kind has them: of `CropMasks`
       `content_masks`, `position_masks`            bool (V*b, N), row-major; no crop has both
                                        of `MultiBlockMasks`, in indices of patches
-      `context_patches`, `target_patches`          int64 (V*b, N_c), (V*b, M, h, w)
+      `context_patches`                a list: int64 (n, N_c) for each group of crops, in their order
+      `target_patches`                 int64 (V*b, M, h, w)
       `index`                          int64 (b,), the images' places in `source`
       `skipped`                        list of (name, reason) of the broken images met
 

@@ -22,13 +22,13 @@ def multi_block_masks(
     context_aspect: tuple[float, float] = (1.0, 1.0),
     min_keep: int = 10,
     off_by_one: bool = False,
+    one_number: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which patches an image's context encoder sees, and which blocks of patches are predicted from them.
 
-    One size of target block and one of context block are drawn for the whole batch, places for each image. The context
-    is its block without the image's targets, so that context and targets are disjoint. Where contexts differ in number,
-    patches drawn at random are left out until all have as many as the smallest, for a batch needs equal lengths: on
-    14 x 14 patches 57 are left in a batch of 64 images, and 46 in one of 2,048 (means of 20 batches).
+    One size of target block and one of context block are drawn for all images, places for each. The context is its
+    block without the image's targets, so that context and targets are disjoint. Where contexts differ in number,
+    patches drawn at random are left out until all have as many as the smallest.
 
     Args:
         grid: (H, W) in patches.
@@ -37,6 +37,8 @@ def multi_block_masks(
         min_keep: targets and contexts have more patches than this.
         off_by_one: draw places as I-JEPA's release does, whose blocks are never as long as the grid and never touch its
             last row and column: those patches are then neither context nor target.
+        one_number: a block's area and aspect come from one random number, as in the releases: small ones are wide,
+            large ones high.
 
     Returns:
         context (num_images, N_c) and targets (num_images, num_targets, h, w), int64 indices of patches in row-major
@@ -45,9 +47,20 @@ def multi_block_masks(
     Raises:
         UserError: the ranges leave no target or no context of more than `min_keep` patches.
     """
+    ranges = (target_area, target_aspect), (context_area, context_aspect)
+    sizes = block_sizes(grid, ranges, min_keep, off_by_one, one_number, rng)
+    return group_masks(grid, num_images, num_targets, sizes, min_keep, off_by_one, rng)
+
+
+def block_sizes(grid, ranges, min_keep: int, off_by_one: bool, one_number: bool, rng: np.random.Generator):
+    """The (h, w) of a step's target blocks and of its context blocks. ranges: (area, aspect) of each."""
     limit = (grid[0] - off_by_one, grid[1] - off_by_one)
-    target_size = _block_size(grid, limit, target_area, target_aspect, min_keep, rng)
-    context_size = _block_size(grid, limit, context_area, context_aspect, min_keep, rng)
+    return tuple(_block_size(grid, limit, *block, min_keep, one_number, rng) for block in ranges)
+
+
+def group_masks(grid, num_images: int, num_targets: int, sizes, min_keep: int, off_by_one: bool, rng):
+    """The masks of images whose contexts are cut to one length, see `multi_block_masks`. sizes: of `block_sizes`."""
+    limit, (target_size, context_size) = (grid[0] - off_by_one, grid[1] - off_by_one), sizes
     targets = np.empty((num_images, num_targets, *target_size), dtype=np.int64)
     visible = np.zeros((num_images, grid[0] * grid[1]), dtype=bool)
     missing = np.arange(num_images)
@@ -67,10 +80,13 @@ def multi_block_masks(
     )
 
 
-def _block_size(grid, limit, area, aspect, min_keep: int, rng: np.random.Generator) -> tuple[int, int]:
+def _block_size(grid, limit, area, aspect, min_keep: int, one_number: bool, rng: np.random.Generator):
     """Draw (h, w) with more than `min_keep` patches, at most `limit`."""
     for _ in range(MAX_DRAWS):
-        patches, ratio = rng.uniform(*area) * grid[0] * grid[1], rng.uniform(*aspect)
+        first = rng.random()
+        second = first if one_number else rng.random()
+        patches = (area[0] + first * (area[1] - area[0])) * grid[0] * grid[1]
+        ratio = aspect[0] + second * (aspect[1] - aspect[0])
         h = min(max(round(np.sqrt(patches * ratio)), 1), limit[0])
         w = min(max(round(np.sqrt(patches / ratio)), 1), limit[1])
         if h * w > min_keep:
@@ -99,7 +115,11 @@ def _equal_lengths(visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class MultiBlockMasks:
-    """Multi-block masks for the batches of a loader; the arguments are those of `multi_block_masks`.
+    """Multi-block masks for the batches of a loader; the other arguments are those of `multi_block_masks`.
+
+    group_size: crops whose contexts are cut to one length; sizes of blocks are those of the whole step. A larger group
+    has a smaller minimum. StoP's release cuts groups of 64, I-JEPA's of 128, which are what a process has of the batch;
+    here they are the same on any number of processes.
 
     Raises `UserError` when the ranges leave no target or no context.
     """
@@ -113,7 +133,9 @@ class MultiBlockMasks:
         context_area: tuple[float, float] = (0.85, 1.0),
         context_aspect: tuple[float, float] = (1.0, 1.0),
         min_keep: int = 10,
+        group_size: int = 64,
         off_by_one: bool = False,
+        one_number: bool = False,
     ):
         for name, (low, high), top in (
             ("target_area", target_area, 1), ("context_area", context_area, 1),
@@ -121,27 +143,37 @@ class MultiBlockMasks:
         ):  # fmt: skip
             if not 0 < low <= high <= top:
                 raise UserError(f"masks: {name} {(low, high)} is not a range: give two positive numbers, at most {top}")
-        if num_targets < 1 or min_keep < 0:
-            raise UserError(f"masks: num_targets {num_targets} must be at least 1, min_keep {min_keep} not negative")
-        self.grid = tuple(grid)
-        self.ranges = dict(
-            num_targets=num_targets, target_area=tuple(target_area), target_aspect=tuple(target_aspect),
-            context_area=tuple(context_area), context_aspect=tuple(context_aspect),
-            min_keep=min_keep, off_by_one=off_by_one,
-        )  # fmt: skip
-        multi_block_masks(self.grid, 1, np.random.default_rng(0), **self.ranges)  # so that the impossible fails here
+        if num_targets < 1 or min_keep < 0 or group_size < 1:
+            raise UserError(
+                f"masks: num_targets {num_targets} and group_size {group_size} must be at least 1, min_keep {min_keep} "
+                "not negative"
+            )
+        self.grid, self.num_targets, self.group_size = tuple(grid), num_targets, group_size
+        self.ranges = (tuple(target_area), tuple(target_aspect)), (tuple(context_area), tuple(context_aspect))
+        self.min_keep, self.off_by_one, self.one_number = min_keep, off_by_one, one_number
+        self.of_batch(range(1), 1, 1, np.random.default_rng(0), None)  # so that the impossible fails here
 
     def of_batch(
-        self, offsets: range, batch_size: int, num_views: int, plan_rng: np.random.Generator, crop_rng: Callable
-    ) -> dict[str, torch.Tensor]:
-        """-> `context_patches` int64 (V*b, N_c), `target_patches` int64 (V*b, M, h, w): indices of patches.
+        self, offsets: range, batch_size: int, num_views: int, plan_rng: np.random.Generator, crop_rng: Callable | None
+    ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        """-> `context_patches`, int64 (n, N_c) for each group, and `target_patches` int64 (V*b, M, h, w).
 
-        All crops of the global batch are drawn at once, from `plan_rng` alone, and this process takes its own: sizes
-        and lengths are the same everywhere (see `CropMasks.of_batch` for the arguments).
+        Both are indices of patches. The global batch's crops, view-major, are cut into groups; each group is drawn from
+        a generator of its own, so that every process that has a part of it draws the same and takes its crops, and
+        draws no other group (see `CropMasks.of_batch` for the arguments).
         """
-        context, targets = multi_block_masks(self.grid, num_views * batch_size, plan_rng, **self.ranges)
-        crops = [view * batch_size + offset for view in range(num_views) for offset in offsets]
-        return {
-            "context_patches": torch.from_numpy(context[crops]),
-            "target_patches": torch.from_numpy(targets[crops]),
-        }
+        sizes = block_sizes(self.grid, self.ranges, self.min_keep, self.off_by_one, self.one_number, plan_rng)
+        num_crops = num_views * batch_size
+        rngs = plan_rng.spawn(-(-num_crops // self.group_size))
+        crops = np.array([view * batch_size + offset for view in range(num_views) for offset in offsets])
+        contexts, targets = [], []
+        for group in np.unique(crops // self.group_size):
+            first = group * self.group_size
+            count = min(self.group_size, num_crops - first)
+            masks = group_masks(
+                self.grid, count, self.num_targets, sizes, self.min_keep, self.off_by_one, rngs[group]
+            )
+            mine = crops[crops // self.group_size == group] - first
+            for part, drawn in zip((contexts, targets), masks, strict=True):
+                part.append(torch.from_numpy(drawn[mine]))
+        return {"context_patches": contexts, "target_patches": torch.cat(targets)}

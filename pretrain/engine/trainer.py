@@ -83,7 +83,7 @@ class PretrainTrainer(TrainerBase):
         batch = next(self.batches)
         self.data_time += time.perf_counter() - start
         batch.pop("skipped")  # in the loader's account
-        return {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        return {name: on_device(value, self.device) for name, value in batch.items()}
 
     def clip_gradients(self) -> dict[str, Tensor]:
         """Clip each sub-module's gradient on its own; returns the norms before clipping."""
@@ -117,6 +117,13 @@ class PretrainTrainer(TrainerBase):
     def names_on_all_ranks(self, indices: list[Tensor]) -> list[str]:
         names = [self.loader.source.name(i) for index in indices for i in index.tolist()]
         return list(itertools.chain(*comm.all_gather(names)))
+
+
+def on_device(value, device: torch.device | str):
+    """An entry of a batch: tensors, and lists of them, on `device`; anything else as it is."""
+    if isinstance(value, list):
+        return [on_device(part, device) for part in value]
+    return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:

@@ -25,7 +25,7 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
         "--num-heads",
         type=positive,
         metavar="N",
-        help="for files that do not record it (default: heads of 64 channels)",
+        help="for files that do not record it (default: as published ViTs of that width)",
     )
     add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
     add("--dataset", required=True, choices=DATASETS)

@@ -18,7 +18,11 @@ from pretrain.evaluation.clevr import clevr_split
 from pretrain.evaluation.labelled import LabelledImages, label_by_folder, labelled_folder, listed_files, number
 
 Split = tuple[LabelledImages, LabelledImages]  # training and validation images
-DATASETS = ("imagenet", "imagenet_1pct", "places205", "inat18", "cifar100", "clevr_count", "clevr_dist")
+PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which takes ImageNet's
+    "imagenet": 28, "imagenet_1pct": 28, "places205": 14, "inat18": 84, "cifar100": 28,
+    "clevr_count": 50, "clevr_dist": 100,
+}  # fmt: skip
+DATASETS = tuple(PROBE_EPOCHS)
 _PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # where its archive unpacks to
 
 
@@ -53,8 +57,8 @@ def open_dataset(name: str, root: str | Path, train_list: str | Path | None = No
 
 
 def framing_of(name: str) -> str:
-    """How VISSL's configs show a dataset's images, see `framing.view`: only these three are not cropped."""
-    return "whole" if name in ("cifar100", "clevr_count", "clevr_dist") else "centre"
+    """How VISSL's configs show a dataset's images to a ViT, see `framing.view`: only CLEVR's are not cropped."""
+    return "whole" if name.startswith("clevr") else "centre"
 
 
 def _folders(root: Path, nested: bool) -> Split:

@@ -41,7 +41,7 @@ def view(image: np.ndarray, size: int, framing: str, place: int, rng: np.random.
     """View number `place` of an image for training, uint8 (size, size, 3); number 0 is how images are tested.
 
     framing: "centre": the central square, and after it `random_square`s. "whole": the whole image and its mirror in
-    turn, for where a crop would change what is asked about (objects counted) or lose too much (32 pixels).
+    turn, for where a crop would change what is asked about (objects counted).
     """
     if framing == "whole":
         square = whole_square(image, size)

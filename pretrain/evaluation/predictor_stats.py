@@ -72,7 +72,7 @@ def prediction_similarity(method: JEPA, image: Tensor, query: Point) -> Tensor:
     """
     grid = method.student["trunk"].grid(image)
     block, context, place = target_block(grid, query)
-    predicted = method.predict(image[None], context[None], block[None, None]).flatten(0, 3)[place]
+    predicted = method.predict(image[None], [context[None]], block[None, None]).flatten(0, 3)[place]
     features = F.layer_norm(method.teacher_features(image[None])[0], predicted.shape)
     return F.cosine_similarity(predicted[None], features, dim=-1).unflatten(0, grid)
 

@@ -53,7 +53,8 @@ class JEPA(StudentTeacher):
         """One step's losses, to be summed.
 
         Args:
-            batch: `global_crops` uint8 (B, 3, H*p, W*p), `context_patches` (B, N_c) and `target_patches` (B, M, h, w).
+            batch: `global_crops` uint8 (B, 3, H*p, W*p), `context_patches`, one (n, N_c) for each group of its images,
+                and `target_patches` (B, M, h, w).
             step: number of the step, from 0.
         """
         images = self.normalised(batch["global_crops"])
@@ -94,7 +95,7 @@ class JEPA(StudentTeacher):
             "teacher_student_distance": relative_distance(self.student, self.teacher),
             "norm_A": matrix.norm(),
             "l1_A": matrix.abs().mean(),
-            "norm_mask_token": self.predictor.mask_token.norm(),
+            "norm_mask_token": self.predictor.masked_bias.norm(),
         }
 
     def embed(self, trunk: VisionTransformer, images: Tensor) -> Tensor:
@@ -113,12 +114,14 @@ class JEPA(StudentTeacher):
         features = self.teacher_features(images)
         return gather(F.layer_norm(features, features.shape[-1:]), patches)
 
-    def predict(self, images: Tensor, context_patches: Tensor, target_patches: Tensor) -> Tensor:
+    def predict(self, images: Tensor, context_patches: list[Tensor], target_patches: Tensor) -> Tensor:
         """The predictor's guess of the targets (B, M, h, w, D), from the context patches alone."""
-        trunk = self.student["trunk"]
-        tokens, layout = pack([gather(self.embed(trunk, images), context_patches)])
-        (context,) = layout.split(trunk.encode(tokens, layout))
-        predicted = self.predictor(context, context_patches, target_patches.flatten(2), trunk.grid(images))
+        trunk, counts = self.student["trunk"], [len(patches) for patches in context_patches]
+        embedded = self.embed(trunk, images).split(counts)
+        tokens, layout = pack([gather(*group) for group in zip(embedded, context_patches, strict=True)])
+        contexts = layout.split(trunk.encode(tokens, layout))
+        groups = zip(contexts, context_patches, target_patches.flatten(2).split(counts), strict=True)
+        predicted = torch.cat([self.predictor(*group, trunk.grid(images)) for group in groups])
         return predicted.unflatten(2, target_patches.shape[2:])
 
     def halved(self, blocks: Tensor) -> Tensor:

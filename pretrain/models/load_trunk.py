@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError
 from pretrain.models.export import fold_layer_scale, resize_field
-from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, read_trunk, some
+from pretrain.models.public_weights import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, read_trunk, some
 
 # What files have beside the trunk, by the first part of the name; ViTDet's trunk has no class token and no last norm.
 _EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
@@ -149,11 +149,14 @@ def _square(cells: int) -> tuple[int, int]:
 
 
 def _note_heads(file: TrunkFile, trunk: nn.Module, report: LoadReport) -> None:
-    """A wrong number of heads fits every tensor and computes nonsense; published ViTs nearly all have 64 channels."""
-    heads = trunk.blocks[0].attn.num_heads
-    channels = trunk.state_dict()[PATCH_WEIGHT].shape[0] // heads
-    if file.num_heads is None and channels != 64:
-        report.converted.append(f"the file does not record its number of heads: {heads} of {channels} channels assumed")
+    """A wrong number of heads fits every tensor and computes nonsense."""
+    heads, width = trunk.blocks[0].attn.num_heads, trunk.state_dict()[PATCH_WEIGHT].shape[0]
+    published = PUBLISHED_HEADS.get(width)
+    if file.num_heads is None and heads != published:
+        usual = f", where published ViTs of {width} channels have {published}" if published else ""
+        report.converted.append(
+            f"the file does not record its number of heads: {heads} of {width // heads} channels assumed{usual}"
+        )
 
 
 def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:

@@ -24,7 +24,7 @@ NOISE_CONVENTIONS = ("std", "variance")
 class Predictor(nn.Module):
     """A narrow ViT that predicts the features of target patches from those of context patches.
 
-    Without noise (`noise_std=0`) it is I-JEPA's. A has no bias, as in Eqs. 1 and 6.
+    Without noise (`noise_std=0`) it is I-JEPA's.
 
     Args:
         trunk_dim: D of the trunk.
@@ -35,9 +35,11 @@ class Predictor(nn.Module):
         noise_std: sigma. 0.25 with ViT-B and ViT-L, 0.2 with ViT-H.
         noise_on: whose positions are stochastic: "masked" tokens (StoP), "context" tokens or "both" (Table 7).
         covariance: "learned": sigma^2 A A^T. "fixed": sigma^2 I, no A (Fig. 3). "untied": learned with a matrix of its
-            own, which training shrinks to nothing (Sec. 3).
+            own, which training shrinks to nothing (Sec. 3); not without noise.
         noise_convention: "std": sigma is n's standard deviation, as on Fig. 4's axis. "variance": sigma is n's
             variance, which is the letter of Eq. 4, Sigma = sigma A A^T.
+        shared_bias: give A a bias, which the masked tokens have in m's place, as in StoP's release; in Eqs. 1 and 6 A
+            has none, and there is no `mask_token` then.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Predictor(nn.Module):
         noise_on: str = "masked",
         covariance: str = "learned",
         noise_convention: str = "std",
+        shared_bias: bool = False,
     ):
         super().__init__()
         for name, value, known in (
@@ -64,14 +67,19 @@ class Predictor(nn.Module):
                 raise UserError(f"model.predictor.{name}: {value!r} is none of {', '.join(known)}")
         if noise_std < 0:
             raise UserError(f"model.predictor.noise_std: {noise_std} is negative; 0 turns the noise off")
+        if covariance == "untied" and noise_std == 0:
+            raise UserError(
+                "model.predictor.covariance: 'untied' is a matrix for the noise, and noise_std is 0; set noise_std, or "
+                "leave covariance at 'learned'"
+            )
         self.trunk_dim = trunk_dim
         self.noise_std = noise_std if noise_convention == "std" else noise_std**0.5
         self.noise_on, self.covariance = noise_on, covariance
         self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
 
-        self.embed = nn.Linear(trunk_dim, embed_dim, bias=False)  # A
+        self.embed = nn.Linear(trunk_dim, embed_dim, bias=shared_bias)  # A
         self.untied = nn.Linear(trunk_dim, embed_dim, bias=False) if covariance == "untied" else None
-        self.mask_token = nn.Parameter(torch.empty(embed_dim))  # m
+        self.mask_token = None if shared_bias else nn.Parameter(torch.empty(embed_dim))  # m
         self.pos_embed = nn.Parameter(sincos_field(*self.field_size, embed_dim), requires_grad=learned_positions)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, 0.0, None) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -79,7 +87,8 @@ class Predictor(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
         if self.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
@@ -116,6 +125,11 @@ class Predictor(nn.Module):
         """psi of all patches of an image (H*W, embed_dim) float32; on its own grid, the embeddings as they are."""
         return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), None, grid)[0]
 
+    @property
+    def masked_bias(self) -> Tensor:
+        """m (embed_dim,): what all masked tokens have in common."""
+        return self.embed.bias if self.mask_token is None else self.mask_token
+
     def context_tokens(self, features: Tensor, positions: Tensor) -> Tensor:
         """c = A s + psi: features (..., D) at positions (..., embed_dim) -> (..., embed_dim)"""
         tokens = self.embed(features) + positions
@@ -123,7 +137,7 @@ class Predictor(nn.Module):
 
     def masked_tokens(self, positions: Tensor) -> Tensor:
         """m = A n + psi + m: positions (..., embed_dim) -> (..., embed_dim)"""
-        tokens = positions + self.mask_token
+        tokens = positions + self.masked_bias
         return tokens + self.position_noise(positions) if self.is_noisy("masked") else tokens
 
     def is_noisy(self, kind: str) -> bool:

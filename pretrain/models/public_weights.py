@@ -19,6 +19,13 @@ from pretrain.models.weight_files import read_tensors
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 
+# Heads of the plain ViTs that are published, by width: no tensor shows them. Up to ViT-L a head has 64 channels; ViT-H
+# (1280), ViT-g (1408) and their kin have 16 heads, so 80 and 88.
+PUBLISHED_HEADS = {
+    192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14, 1024: 16,
+    1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16,
+}  # fmt: skip
+
 # Where a file has a student and its moving average, the average is meant.
 _AVERAGES = ("teacher", "target", "momentum", "ema")
 _RENAMED = (

@@ -169,7 +169,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, round(dim * mlp_ratio))
         self.ls2 = scale()
         self.drop_path, self.drops = drop_path, drop_path > 0
         # What `forward` reads is a tensor: compiled code would be made anew for every other number.

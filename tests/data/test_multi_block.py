@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pretrain.data.masks import MultiBlockMasks, multi_block_masks
 from pretrain.errors import UserError
@@ -66,13 +67,60 @@ def test_the_cut_to_equal_lengths_leaves_out_any_patch():
     np.testing.assert_allclose(rows, rows[::-1], atol=0.03)
 
 
-def test_ranks_and_micro_batches_get_their_slices():
-    masks = MultiBlockMasks((14, 14))
-    whole = masks.of_batch(range(8), 8, 1, np.random.default_rng(3), None)
-    parts = [masks.of_batch(range(i, i + 4), 8, 1, np.random.default_rng(3), None) for i in (0, 4)]
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, np.concatenate([part[name] for part in parts]))
-    assert whole["context_patches"].shape[1] == parts[0]["context_patches"].shape[1]
+def contexts_of(batch) -> list[list[int]]:
+    """Each crop's context patches, whatever group it is in."""
+    return [crop.tolist() for group in batch["context_patches"] for crop in group]
+
+
+@pytest.mark.parametrize("group_size", [64, 8, 3, 1])
+@pytest.mark.parametrize("share", [1, 2, 4, 8])
+def test_ranks_and_micro_batches_get_their_slices(group_size, share):
+    """Two views of 8 images: 16 crops. A share is larger or smaller than a group, or lies across two."""
+    masks = MultiBlockMasks((14, 14), group_size=group_size)
+    whole = masks.of_batch(range(8), 8, 2, np.random.default_rng(3), None)
+    parts = [masks.of_batch(range(i, i + share), 8, 2, np.random.default_rng(3), None) for i in range(0, 8, share)]
+    for view in range(2):
+        crops, mine = slice(8 * view, 8 * view + 8), slice(share * view, share * view + share)
+        targets = torch.cat([part["target_patches"][mine] for part in parts])
+        assert torch.equal(whole["target_patches"][crops], targets)
+        assert contexts_of(whole)[crops] == [seen for part in parts for seen in contexts_of(part)[mine]]
+
+
+def test_contexts_are_cut_to_the_minimum_of_their_group():
+    """Uncut, as in groups of one, a context is a block less the targets; cut, it is a part of one."""
+    batches, draw = {}, np.random.default_rng
+    for size in (1, 16, 64):
+        masks = MultiBlockMasks((14, 14), group_size=size)
+        batches[size] = [masks.of_batch(range(64), 64, 1, draw(seed), None) for seed in range(30)]
+        assert all([len(group) for group in b["context_patches"]] == [size] * (64 // size) for b in batches[size])
+        sizes_of_targets = {tuple(b["target_patches"].shape[2:]) for b in batches[size]}
+        assert len(sizes_of_targets) > 3  # a size a batch, not a group
+        corners = batches[size][0]["target_patches"][:, :, 0, 0].reshape(64 // size, -1)
+        assert len(corners.unique(dim=0)) == 64 // size  # no group repeats another's places
+    mean = {size: np.mean([len(c) for b in found for c in contexts_of(b)]) for size, found in batches.items()}
+    assert mean[1] > mean[16] + 8 > mean[64] + 12
+    lengths = np.array([[group.shape[1] for group in b["context_patches"]] for b in batches[16]])
+    assert (lengths.min(1) < lengths.max(1)).mean() > 0.8  # groups are cut on their own
+
+
+def test_the_last_group_may_be_smaller():
+    masks = MultiBlockMasks((14, 14), group_size=3)
+    batch = masks.of_batch(range(8), 8, 1, np.random.default_rng(3), None)
+    assert [len(group) for group in batch["context_patches"]] == [3, 3, 2]
+
+
+def test_one_number_for_area_and_aspect():
+    """Then the largest blocks are the highest, and the smallest the widest."""
+    shapes = {}
+    for one_number in (False, True):
+        sizes = [
+            multi_block_masks((70, 70), 1, np.random.default_rng(seed), one_number=one_number)[1].shape[2:]
+            for seed in range(100)
+        ]
+        area, aspect = np.array([(h * w, h / w) for h, w in sizes]).T
+        shapes[one_number] = np.corrcoef(area, aspect)[0, 1]
+        assert 0.15 < area.min() / 4900 + 0.005 < area.max() / 4900 < 0.205
+    assert abs(shapes[False]) < 0.3 and shapes[True] > 0.95
 
 
 def test_two_views_are_view_major():
@@ -90,6 +138,7 @@ def test_two_views_are_view_major():
         ({"target_area": (0.2, 0.1)}, "target_area"),
         ({"context_area": (0.9, 1.1)}, "at most 1"),
         ({"num_targets": 0}, "num_targets"),
+        ({"group_size": 0}, "group_size"),
     ],
 )
 def test_impossible_ranges_are_refused_at_once(changes, words):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pretrain.errors import UserError
-from pretrain.evaluation.datasets import DATASETS, framing_of, open_dataset
+from pretrain.evaluation.datasets import DATASETS, PROBE_EPOCHS, framing_of, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_clevr_and_what_is_cropped(root):
     for name, classes in (("clevr_count", 8), ("clevr_dist", 6)):
         train, val = open_dataset(name, root / "CLEVR_v1.0")
         assert (len(train), len(val), len(train.classes)) == (4, 2, classes)
-    assert [name for name in DATASETS if framing_of(name) == "whole"] == ["cifar100", "clevr_count", "clevr_dist"]
+    assert [name for name in DATASETS if framing_of(name) == "whole"] == ["clevr_count", "clevr_dist"]
 
 
 def test_what_is_wrong_is_told(root, tmp_path):
@@ -88,3 +88,10 @@ def test_what_is_wrong_is_told(root, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="class 77 is not among"):
         open_dataset("inat18", tmp_path / "inat18")
+
+
+def test_epochs_of_the_probes_are_vissls():
+    assert PROBE_EPOCHS == {
+        "imagenet": 28, "imagenet_1pct": 28, "places205": 14, "inat18": 84, "cifar100": 28,
+        "clevr_count": 50, "clevr_dist": 100,
+    }  # fmt: skip

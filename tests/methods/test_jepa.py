@@ -30,21 +30,24 @@ def make_method(grid=(6, 6), predictor=None, trunk=None, **changes) -> JEPA:
     return method
 
 
-def make_batch(grid=(6, 6), images=IMAGES, share=slice(None)) -> dict:
+def make_batch(grid=(6, 6), images=IMAGES, share=slice(None), group_size=64) -> dict:
     g = torch.Generator().manual_seed(1)
     crops = torch.randint(0, 256, (images, 3, grid[0] * 8, grid[1] * 8), dtype=torch.uint8, generator=g)
-    masks = MultiBlockMasks(grid, min_keep=3).of_batch(range(images), images, 1, np.random.default_rng(2), None)
-    batch = {"global_crops": crops, "index": torch.arange(images), **masks}
-    return {name: value[share] for name, value in batch.items()}
+    masks = MultiBlockMasks(grid, min_keep=3, group_size=group_size)
+    drawn = masks.of_batch(range(images)[share], images, 1, np.random.default_rng(2), None)
+    return {"global_crops": crops[share], "index": torch.arange(images)[share], **drawn}
 
 
-def test_loss_equals_the_method_written_out():
+@pytest.mark.parametrize("group_size", [64, 3])
+def test_loss_equals_the_method_written_out(group_size):
     """Image by image and block by block, with the trunks' own forward passes and no packing."""
-    method, batch = make_method(predictor=dict(noise_std=0.0)), make_batch()
+    method, batch = make_method(predictor=dict(noise_std=0.0)), make_batch(group_size=group_size)
+    contexts = [seen for group in batch["context_patches"] for seen in group]
+    assert len({len(seen) for seen in contexts}) == (1 if group_size == 64 else 2)
     pixels = (batch["global_crops"].double() - method.image_mean) / method.image_std
     student, teacher, predictor = method.student["trunk"], method.teacher["trunk"], method.predictor
     losses = []
-    for image, seen, blocks in zip(pixels, batch["context_patches"], batch["target_patches"], strict=True):
+    for image, seen, blocks in zip(pixels, contexts, batch["target_patches"], strict=True):
         _, features = teacher(image[None])
         mean, variance = features.mean(-1, keepdim=True), features.var(-1, correction=0, keepdim=True)
         targets = ((features - mean) / (variance + 1e-5).sqrt())[0]
@@ -84,7 +87,7 @@ def test_the_student_sees_nothing_but_the_context():
     method, batch = make_method(predictor=dict(noise_std=0.0)), make_batch()
     images = method.normalised(batch["global_crops"])
     before = method.predict(images, batch["context_patches"], batch["target_patches"])
-    hidden = torch.ones(IMAGES, 36, dtype=torch.bool).scatter_(1, batch["context_patches"], False)
+    hidden = torch.ones(IMAGES, 36, dtype=torch.bool).scatter_(1, batch["context_patches"][0], False)
     pixels = hidden.view(IMAGES, 1, 6, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
     after = method.predict(images + 9.0 * pixels, batch["context_patches"], batch["target_patches"])
     assert torch.equal(before, after)
@@ -97,7 +100,7 @@ def test_noise_of_sigma_zero_is_i_jepa_and_context_is_never_noisy():
     for name, method in (("plain", plain), ("noisy", noisy)):
         method.predictor.blocks[0].register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
         method(batch, 0)
-    length = batch["context_patches"].shape[1]
+    length = batch["context_patches"][0].shape[1]
     rows = {name: tokens.unflatten(0, (IMAGES * 4, -1)) for name, tokens in seen.items()}
     assert torch.equal(rows["plain"][:, :length], rows["noisy"][:, :length])
     assert not (rows["plain"][:, length:] == rows["noisy"][:, length:]).any()

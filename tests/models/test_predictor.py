@@ -195,6 +195,28 @@ def test_proposition_3_2():
     assert (best_prediction(normal) - smoothed).abs().max() > 0.2
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 0.5])
+def test_a_shared_bias_takes_the_place_of_m(noise_std):
+    """c = A s + b + psi and m = A n + b + psi, every parameter used."""
+    predictor = make_predictor(shared_bias=True, noise_std=noise_std)
+    noise, (context, patches, targets, grid) = torch.randn(2, 3, 4, TRUNK, dtype=torch.float64), inputs()
+    predictor.draw = lambda shape: noise
+    psi, embed = predictor.positions(grid), predictor.embed
+    masked = predictor.masked_tokens(psi[targets])
+    torch.testing.assert_close(masked, noise_std * noise @ embed.weight.T + embed.bias + psi[targets])
+    seen = predictor.context_tokens(context, psi[patches])
+    torch.testing.assert_close(seen, context @ embed.weight.T + embed.bias + psi[patches])
+    predictor(context, patches, targets, grid).square().sum().backward()
+    trained = {name: p for name, p in predictor.named_parameters() if p.requires_grad}
+    assert "mask_token" not in trained and all(p.grad is not None and p.grad.any() for p in trained.values())
+
+
+def test_a_matrix_for_noise_that_there_is_not_is_refused():
+    """Several processes would wait for its gradient."""
+    with pytest.raises(UserError, match="covariance: 'untied'.* noise_std is 0"):
+        make_predictor(covariance="untied", noise_std=0.0)
+
+
 def test_unknown_switches_are_refused():
     for wrong in (
         {"noise_on": "targets"},

@@ -51,6 +51,21 @@ def test_each_dataset_from_weights_to_result(run_tool, weights, data, tmp_path, 
     assert len(list((tmp_path / "features").iterdir())) == 6 * 2 - 1  # CLEVR's questions share; 1% shares validation
 
 
+def test_epochs_are_vissls_and_logistic_regression_has_none(run_tool, weights, data, tmp_path):
+    common = ["--weights", weights / "stop.safetensors", "--cache", tmp_path / "features", "--layers", "1"]
+    settings = {}
+    for name, dataset, more in (
+        ("places205", "places205", ()), ("count", "clevr_count", ()), ("dist", "clevr_dist", ()),
+        ("given", "clevr_dist", ("--epochs", "3")), ("logistic", "imagenet_1pct", ("--logistic", "--l2", "1e-2", "1")),
+    ):  # fmt: skip
+        run_tool("linear_probe", *common, *options(data, dataset), *more, "--output", tmp_path / name)
+        settings[name] = json.loads((tmp_path / name / "result.json").read_text())["settings"]
+    epochs = {name: found.get("epochs") for name, found in settings.items()}
+    assert epochs == {"places205": 14, "count": 50, "dist": 100, "given": 3, "logistic": None}
+    assert settings["logistic"]["classifier"] == "logistic"
+    assert sorted(found["weight_decay"] for found in settings["logistic"]["sweep"]) == [1e-2, 1]
+
+
 def test_neighbours_use_what_the_probe_has_kept(run_tool, weights, data, tmp_path, capsys):
     common = ["--weights", weights / "stop.safetensors", "--cache", tmp_path / "features", *options(data, "cifar100")]
     run_tool("linear_probe", *common, "--output", tmp_path / "probe", "--epochs", "1")

@@ -50,9 +50,8 @@ def masks_section(pretraining: Pretraining) -> str:
 def _blocks(pretraining: Pretraining) -> str:
     """Multi-block masks: what is seen of a crop, and its target blocks."""
     batch, rows = pretraining.batch, []
-    for crop, context, targets in zip(
-        *(batch[k] for k in ("global_crops", "context_patches", "target_patches")), strict=True
-    ):
+    contexts = [context for group in batch["context_patches"] for context in group]
+    for crop, context, targets in zip(batch["global_crops"], contexts, batch["target_patches"], strict=True):
         parts = {"context": context, **{f"target {n}": block.flatten() for n, block in enumerate(targets, start=1)}}
         row = []
         for name, patches in parts.items():
