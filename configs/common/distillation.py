@@ -77,6 +77,7 @@ dataloader = dict(
             local_size=96,
             local_scale=(0.05, 0.32),
             num_local=8,
+            flip_field=True,  # ours, the paper does not say: a flipped crop reads the field mirrored
             scale_distribution="beta",  # T6: s = 0.2 + (1 - 0.2) Beta(2, 5)
             photometric=L(dinov2_photometric)(blur="effect"),
         ),

@@ -19,7 +19,7 @@ model.trunk.update(
     depth=6,
     num_heads=3,
     field_size=16,
-    field_init="sincos",
+    field_init="centred_sincos",
     drop_path_rate=0.0,
     layer_scale=1.0,
 )

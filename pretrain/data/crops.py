@@ -1,7 +1,7 @@
 """Multi-crop: the crops' pixels, their boxes in the image, and their boxes in the position field.
 
 A box is (x0, y0, x1, y1), x to the right and y down, as shares of the image's (or field's) width and height.
-A crop that was flipped has x0 > x1: its left edge shows what lies at x0.
+A crop that was flipped has x0 > x1: its left edge shows what lies at x0. (`MultiCrop` can also leave it unflipped.)
 """
 
 import math
@@ -100,6 +100,8 @@ class MultiCrop:
     """Global and local crops of an image, with boxes, flips and photometric augmentation (Sec. 4.1).
 
     Sizes are in pixels, scales are ranges of area as shares of the image, `flip` is a probability.
+    `flip_field`: the box of a flipped crop is flipped too (x0 > x1), so that each patch keeps the place of what
+    it shows; False flips the pixels alone. The paper does not say which.
     `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
     `photometric`: three `Photometric`s, for the first global crop, further global crops and local crops; None
     is DINOv2's. Raises `UserError` for values out of range.
@@ -115,6 +117,7 @@ class MultiCrop:
         num_local: int = 8,
         aspect: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
+        flip_field: bool = True,
         scale_distribution: str = "beta",
         photometric: tuple[Photometric, Photometric, Photometric] | None = None,
     ):
@@ -132,7 +135,8 @@ class MultiCrop:
                 raise UserError(f"{name} is {value}: it must be at least {least}")
         self.global_size, self.global_scale, self.num_global = global_size, tuple(global_scale), num_global
         self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
-        self.aspect, self.flip, self.scale_distribution = tuple(aspect), flip, scale_distribution
+        self.aspect, self.scale_distribution = tuple(aspect), scale_distribution
+        self.flip, self.flip_field = flip, flip_field
         self.photometric = dinov2_photometric() if photometric is None else tuple(photometric)
 
     @property
@@ -161,7 +165,8 @@ class MultiCrop:
         pixel_boxes = [random_resized_crop_box(height, width, scale, self.aspect, rng) for scale in scales]
         flips = rng.random(len(scales)) < self.flip
         image_boxes = np.array(pixel_boxes) / (width, height, width, height)
-        image_boxes[flips] = image_boxes[flips][:, [2, 1, 0, 3]]
+        if self.flip_field:
+            image_boxes[flips] = image_boxes[flips][:, [2, 1, 0, 3]]
         boxes = place_in_field(image_boxes, sample_scale(self.scale_distribution, rng), rng)
 
         sample = {

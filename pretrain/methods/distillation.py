@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
-from pretrain.methods.diagnostics import assignment_statistics, directional_std, effective_rank, relative_distance
+from pretrain.methods.diagnostics import (
+    assignment_statistics,
+    directional_std,
+    effective_rank,
+    mean_cosine,
+    placed_anew,
+    relative_distance,
+    rms,
+)
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.attention import pack
@@ -142,7 +150,8 @@ class SelfDistillation(StudentTeacher):
 
         Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
         the student's against the teacher's of the image's next view; "content", "position": masked patches) end in
-        `_name`. Costs two forward passes of the global crops.
+        `_name`. Whether the trunk reads its field: `moved_field` and `hidden_position_cost`. Costs two and a half
+        forward passes of the global crops.
         """
         masks, num_images = self.selected_masks(batch), len(batch["index"])
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
@@ -150,7 +159,6 @@ class SelfDistillation(StudentTeacher):
         self.student.eval()  # drop path would draw from the run's random numbers
         places = marked(masks) | {"every": self.every_patch(batch)}
         student_cls, student = self.student_features(global_crops, masks, {name: places[name] for name in masks})
-        self.student.train(training)
         teacher_cls, teacher = self.teacher_features(batch, places)
         every = teacher.pop("every")
         values = {
@@ -165,7 +173,63 @@ class SelfDistillation(StudentTeacher):
         for name, pair in pairs.items():
             statistics = self.assignments(name, *pair)
             values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
+        values |= self.moved_field(batch, teacher_cls, every.unflatten(0, (len(teacher_cls), -1)))
+        if "position" in masks:
+            values["hidden_position_cost"] = self.hidden_position_cost(batch, masks["position"], *pairs["position"])
+        self.student.train(training)
         return values
+
+    def moved_field(self, batch: dict[str, Tensor], cls: Tensor, patches: Tensor) -> dict[str, Tensor]:
+        """How large the teacher's field is beside its content, and how far its features move with another t_s.
+
+        cls: (V*B, D) and patches: (V*B, N, D), of the global crops at their own boxes. The first view of half of the
+        images is placed anew. Without field sampling every crop has the same place, and there are no cosines.
+
+        Returns:
+            field_rms, content_rms: of the field and of the patch embedding's output.
+            moved_feature_cosine, moved_patch_cosine: between class tokens or patches of the two places; 1: nothing moves.
+        """
+        trunk, num_images = self.teacher["trunk"], len(batch["index"])
+        few = -(-num_images // 2)
+        crops = batch["global_crops"][:few]
+        content = trunk.embed_patches(self.normalised(crops))
+        values = {"field_rms": rms(trunk.pos_embed), "content_rms": rms(content)}
+        if self.field_sampling:
+            views = torch.cat([batch[f"{kind}_boxes"] for kind in ("global", "local") if f"{kind}_boxes" in batch])
+            views = views.unflatten(0, (-1, num_images))
+            (boxes,) = placed_anew(views[:1], views)
+            tokens = trunk.with_class_token(content + trunk.sample_positions(boxes[:few], trunk.grid(crops)))
+            packed, layout = pack([tokens])
+            (moved,) = layout.split(trunk.encode(packed, layout))
+            values["moved_feature_cosine"] = mean_cosine(moved[:, 0], cls[:few])
+            values["moved_patch_cosine"] = mean_cosine(moved[:, 1:], patches[:few])
+        return values
+
+    def hidden_position_cost(self, batch: dict[str, Tensor], mask: Tensor, hidden: Tensor, teacher: Tensor) -> Tensor:
+        """What hiding a position costs: position loss with e_POS less with the patch's own position, nats a patch.
+
+        Of the masked patches of the first view; NaN where it has none. For a student in eval mode.
+
+        mask: (V*B, N), positions hidden. hidden, teacher: (n, D), features there, the student's with e_POS.
+        """
+        own, theirs, trunk = self.student["position_head"], self.teacher["position_head"], self.student["trunk"]
+        targets, prototypes = theirs(teacher), theirs.prototypes()
+        centre = self.centering["position"].peek(
+            targets, prototypes, self.teacher_temp
+        )  # of all ranks: before a return
+        mask = mask[: len(batch["index"])]
+        crops = mask.any(1).nonzero().flatten()
+        if not len(crops):
+            return centre.new_tensor(torch.nan)
+        tokens = self.embed(trunk, batch["global_crops"][crops], batch["global_boxes"][crops], {})
+        _, shown = encode(trunk, [tokens], marked({"position": mask[crops]}))
+        count = len(shown["position"])
+        signs = targets.new_tensor([1 / count, -1 / count]).repeat_interleave(count)
+        student, targets = torch.cat([own(hidden[:count]), own(shown["position"])]), targets[:count].repeat(2, 1)
+        return prototype_cross_entropy(
+            student[:, None], own.prototypes(), targets[:, None], prototypes, centre, signs.new_ones(1, 1), signs,
+            self.student_temp, self.teacher_temp, self.block_rows, self.subtract_targets,
+        )  # fmt: skip
 
     def assignments(self, name: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Features (n, D) of both through head `name` -> `assignment_statistics`."""

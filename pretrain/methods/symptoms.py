@@ -5,11 +5,15 @@ targets, as spread less entropy: never below 0.007 in runs with Sinkhorn-Knopp (
 below 0.002 from step 40 on without centering (three seeds), or with centering and equal temperatures (one).
 """
 
+import math
+
 EQUAL_STD = 0.05  # two features then have a cosine of 0.9975 on average
 ONE_DIRECTION = 1.5  # effective rank
 UNIFORM = 0.98  # entropies are shares of log K
 ONE_PROTOTYPE = 0.1
 ALIKE = 0.005  # spread less entropy: what a target tells of its token
+UNMOVED = 0.99  # cosine of features at two places
+FREE = 0.02  # nats
 
 
 def symptoms(values: dict[str, float]) -> dict[str, str]:
@@ -27,7 +31,7 @@ def symptoms(values: dict[str, float]) -> dict[str, str]:
         if spread - entropy < ALIKE:
             numbers = f"entropy {entropy:.3f} of log K, of their mean {spread:.3f}"
             found[f"{head} targets alike"] = f"{_alike(spread, entropy)} ({head} head: {numbers})"
-    return found
+    return found | _unread_field(values)
 
 
 def _equal(name: str, value: float, meaning: str) -> str:
@@ -35,6 +39,25 @@ def _equal(name: str, value: float, meaning: str) -> str:
         f"the features have collapsed to nearly one vector ({name} {value:.3g}; {meaning}). Likely causes: a learning "
         "rate that is too high, a teacher that is not centred, a teacher momentum that is too low, no KoLeo"
     )
+
+
+def _unread_field(values: dict[str, float]) -> dict[str, str]:
+    """Features stay as they are wherever a crop lies, and position loss where positions are hidden; each if known."""
+    cosine, cost = values.get("moved_patch_cosine", math.nan), values.get("hidden_position_cost", math.nan)
+    signs = []
+    if not math.isnan(cosine):
+        signs.append((cosine > UNMOVED, f"a crop placed elsewhere has the same features (cosine {cosine:.3f})"))
+    if not math.isnan(cost):
+        signs.append((cost < FREE, f"hiding a position costs {cost:.3f} nats of position loss"))
+    if not signs or not all(shows for shows, _ in signs):
+        return {}
+    sentence = (
+        f"the trunk does not read its position field: {' and '.join(said for _, said in signs)}, so that positions are "
+        "not learned. Likely cause: a field that is small beside its content"
+    )
+    if "field_rms" in values and "content_rms" in values:
+        sentence += f" (rms {values['field_rms']:.3f} and {values['content_rms']:.3f})"
+    return {"field unread": f"{sentence}; set model.trunk.field_init=centred_sincos, or train longer"}
 
 
 def _alike(spread: float, entropy: float) -> str:

@@ -21,7 +21,9 @@ class VisionTransformer(nn.Module):
         patch_size: pixels a side of a patch.
         embed_dim, depth, num_heads, mlp_ratio: the usual; defaults are ViT-S.
         field_size: cells a side of the position field P, or (h, w). Table 4b compares 50 (the default) and 19.
-        field_init: "normal" (truncated, std 0.02) or "sincos", which a short training can read from the first step.
+        field_init: "normal" (truncated, std 0.02); "sincos", the usual sine-cosine embeddings, as in I-JEPA; or
+            "centred_sincos", those less their mean over the field. Most of a sine-cosine field is its mean, and a token
+            that stands for a hidden position and starts at zero (e_POS) would be known by lacking it.
         learned_field: False keeps the field as it starts, a parameter that takes no gradient (I-JEPA).
         class_token: whether sequences begin with a class token. It has no position.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
@@ -64,14 +66,15 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, field_init: str) -> None:
-        if field_init == "sincos":
-            self.pos_embed.copy_(sincos_field(*self.field_size, self.embed_dim))
-        elif field_init == "normal":
+        if field_init == "normal":
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        elif field_init in ("sincos", "centred_sincos"):
+            field = sincos_field(*self.field_size, self.embed_dim)
+            self.pos_embed.copy_(field - field.mean(1) if field_init == "centred_sincos" else field)
         else:
-            raise ValueError(f"field_init {field_init!r} is neither 'normal' nor 'sincos'")
+            raise ValueError(f"field_init {field_init!r} is neither 'normal' nor 'sincos' nor 'centred_sincos'")
         if self.cls_token is not None:
-            nn.init.normal_(self.cls_token, std=1e-6)
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -201,6 +201,20 @@ def test_a_flip_mirrors_the_pixels_and_swaps_the_boxs_sides():
             np.testing.assert_array_equal(flipped[boxes], straight[boxes][:, [2, 1, 0, 3]])
 
 
+@pytest.mark.parametrize("distribution", ["beta", "off"])
+def test_without_flip_field_pixels_are_flipped_and_boxes_are_not(distribution):
+    image = np.random.default_rng(2).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    options = dict(local_size=16, scale_distribution=distribution, photometric=PLAIN)
+    mirrored, as_it_is, straight = (
+        MultiCrop(32, **options, **own)(image, np.random.default_rng(3))
+        for own in (dict(flip=1.0), dict(flip=1.0, flip_field=False), dict(flip=0.0))
+    )
+    for kind in ("global", "local"):
+        np.testing.assert_array_equal(as_it_is[f"{kind}_crops"], mirrored[f"{kind}_crops"])
+        for boxes in (f"{kind}_boxes", f"{kind}_image_boxes"):
+            np.testing.assert_array_equal(as_it_is[boxes], straight[boxes])
+
+
 def test_shapes_types_and_ranges():
     image = ramps(50, 70)
     sample = MultiCrop(48, num_global=3, local_size=16, num_local=5)(image, np.random.default_rng(0))

@@ -119,9 +119,9 @@ def test_gradients_explode_against_what_they_were():
     assert exploding_gradients(histories([0.0] * 100 + [1.0] * 10), window=10) == {}  # frozen before
 
 
-def tiny_method(**switches) -> SelfDistillation:
+def tiny_method(field_init: str = "centred_sincos", **switches) -> SelfDistillation:
     torch.manual_seed(0)
-    trunk = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=1.0)
+    trunk = VisionTransformer(8, 32, 2, 2, field_size=6, field_init=field_init, layer_scale=1.0)
     options = dict(momentum=ConstantParamScheduler(0.9), max_iter=100, koleo_weight=0.1)
     shape = dict(num_prototypes=16, head_hidden_dim=64, bottleneck_dim=16)
     return SelfDistillation(trunk, **options, **shape, **switches)
@@ -132,3 +132,18 @@ def test_a_run_made_to_collapse_is_flagged_soon_and_a_healthy_one_is_not(warned)
     assert warned == []
     train(tiny_method(centering="none", teacher_temp=0.1, student_temp=0.1), Monitor(period=5), steps=30, lr=2e-3)
     assert "every token gets the same target" in warned[0] and "set model.centering" in warned[0]
+
+
+@pytest.mark.parametrize(("field_init", "switches", "expected"), [
+    ("normal", {}, 1),
+    ("normal", dict(field_sampling=False), 1),
+    ("normal", dict(position_loss=False), 1),
+    ("normal", dict(field_sampling=False, position_loss=False), 0),  # DINOv2
+    ("centred_sincos", {}, 0),
+])  # fmt: skip
+def test_a_field_that_the_trunk_does_not_read_is_warned_of(warned, field_init, switches, expected):
+    method = tiny_method(field_init, centering="sinkhorn", **switches)
+    train(method, Monitor(period=2, patience=0.5), steps=10, lr=1e-4)
+    assert len(warned) == expected
+    assert all("does not read its position field" in message for message in warned)
+    assert all(message.startswith("step 6:") for message in warned)  # when its patience is over

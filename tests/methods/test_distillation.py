@@ -4,7 +4,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import rank
-from pretrain.methods.diagnostics import effective_rank
+from pretrain.methods.diagnostics import effective_rank, placed_anew
 from pretrain.methods.distillation import SelfDistillation, encode
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
@@ -289,6 +289,82 @@ def test_koleo_needs_two_images_over_all_processes(on_ranks):
         together = method(images([0, 1]), 0)["loss_koleo"]
         apart = on_ranks(lambda: method(images([rank()]), 0)["loss_koleo"])
     torch.testing.assert_close(sum(apart) / 2, together)
+
+
+@pytest.mark.parametrize("centering", ["softmax", "sinkhorn"])
+def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_without(centering):
+    """Patch by patch with full logits, of the first view; drop path is off."""
+    method, batch = make_method(drop_path_rate=0.5, centering=centering).train(), make_batch()
+    with torch.no_grad():
+        method.pos_mask_token.fill_(0.7)
+        for p in method.student.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        cost = method.diagnose(batch)["hidden_position_cost"]
+        mask, s, t = batch["position_masks"], method.student["position_head"], method.teacher["position_head"]
+        every = {"every": method.every_patch(batch)}
+        targets = t(method.teacher_features(batch, every)[1]["every"].unflatten(0, (-1, PATCHES))[mask])
+        centre = method.centering["position"].peek(targets, t.prototypes(), 0.04)
+        targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:IMAGES].sum()]
+        losses = []
+        for masks in ({"position": mask}, {}):
+            features = method.eval().student_features(batch, masks, every)[1]["every"].unflatten(0, (-1, PATCHES))
+            log_p = assignments(s, features[:IMAGES][mask[:IMAGES]], 0.1).log()
+            losses.append(-(targets * log_p).sum(-1).mean())
+    torch.testing.assert_close(cost, losses[0] - losses[1], atol=1e-4, rtol=1e-4)
+    assert cost.abs() > 1e-2
+    batch["position_masks"][:IMAGES] = False
+    assert method.diagnose(batch)["hidden_position_cost"].isnan()
+
+
+def test_how_far_features_move_is_between_two_places_of_the_same_crops():
+    method, batch = make_method(), make_batch()
+    with torch.no_grad():
+        trunk = method.teacher["trunk"]
+        for p in trunk.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        values, first = method.diagnose(batch), slice(IMAGES // 2)
+        views = torch.cat([batch["global_boxes"], batch["local_boxes"]]).unflatten(0, (-1, IMAGES))
+        crops = method.normalised(batch["global_crops"][first])
+        here, there = trunk(crops, batch["global_boxes"][first]), trunk(crops, placed_anew(views[:1], views)[0, first])
+        for name, a, b in zip(("feature", "patch"), here, there, strict=True):
+            expected = torch.nn.functional.cosine_similarity(a, b, dim=-1).mean()
+            torch.testing.assert_close(values[f"moved_{name}_cosine"], expected)
+            assert expected < 0.999
+        torch.testing.assert_close(values["field_rms"], trunk.pos_embed.square().mean().sqrt())
+        torch.testing.assert_close(values["content_rms"], trunk.embed_patches(crops).square().mean().sqrt())
+
+
+def test_a_field_that_says_nothing_of_places_is_found_unread():
+    method, batch = make_method(), make_batch()
+    assert method.diagnose(batch)["moved_patch_cosine"] < 1
+    with torch.no_grad():
+        for trunk in (method.student["trunk"], method.teacher["trunk"]):
+            trunk.pos_embed.fill_(0.5)
+        method.pos_mask_token.fill_(0.5)
+        values = method.diagnose(batch)
+    assert values["moved_patch_cosine"] > 1 - 1e-6 and values["moved_feature_cosine"] > 1 - 1e-6
+    assert values["hidden_position_cost"].abs() < 1e-4
+
+
+def test_what_a_variant_has_not_is_not_diagnosed():
+    batch = make_batch()
+    dinov2 = make_method(field_sampling=False, position_loss=False).diagnose(batch)
+    assert not [name for name in dinov2 if name.startswith(("moved", "hidden"))] and "field_rms" in dinov2
+    assert "hidden_position_cost" in make_method(field_sampling=False).diagnose(batch)
+    sampled = make_method(position_loss=False).diagnose(batch)
+    assert "moved_patch_cosine" in sampled and "hidden_position_cost" not in sampled
+
+
+def test_a_flipped_crop_is_the_crop_with_every_patch_mirrored_in_place():
+    """With its box flipped too, and to a transformer, which does not know the order of its tokens."""
+    method, batch = make_method(), make_batch()
+    trunk, crops, boxes = method.student["trunk"], batch["global_crops"], batch["global_boxes"]
+    in_place = crops.unflatten(-1, (4, 8)).flip(-1).flatten(-2)
+    with torch.no_grad():
+        flipped = method.embed(trunk, crops.flip(-1), boxes[:, [2, 1, 0, 3]], {})[:, 1:]
+        expected = method.embed(trunk, in_place, boxes, {})[:, 1:]
+    torch.testing.assert_close(flipped.unflatten(1, (4, 4)).flip(2), expected.unflatten(1, (4, 4)))
+    assert (flipped - expected).abs().max() > 0.1
 
 
 def test_bad_settings_are_refused_with_a_sentence():

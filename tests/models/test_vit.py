@@ -3,6 +3,7 @@ import timm
 import torch
 
 from pretrain.models.attention import pack
+from pretrain.models.pos_embed import sincos_field
 from pretrain.models.vit import Block, VisionTransformer, compile_blocks
 
 SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=6, layer_scale=0.5)
@@ -30,6 +31,21 @@ def test_state_dict_and_features_are_timms():
         cls, patches = ours(images)
         expected = theirs.forward_features(images)
     torch.testing.assert_close(torch.cat([cls[:, None], patches], 1), expected, atol=1e-4, rtol=0)
+
+
+def test_the_starts_of_field_and_class_token():
+    """Standard sine-cosine embeddings, or those less their mean; a class token as large as a position of std 0.02."""
+    shape = dict(embed_dim=384, depth=1, field_size=(12, 16))
+    torch.manual_seed(0)
+    normal, usual, centred = (VisionTransformer(field_init=i, **shape) for i in ("normal", "sincos", "centred_sincos"))
+    assert torch.equal(usual.pos_embed, sincos_field(12, 16, 384))
+    torch.testing.assert_close(centred.pos_embed.mean(1), torch.zeros(1, 384), atol=1e-6, rtol=0)
+    gap = usual.pos_embed - centred.pos_embed
+    torch.testing.assert_close(gap, gap[:, :1].expand_as(gap), atol=1e-6, rtol=0)
+    for start in (normal.pos_embed, normal.cls_token, centred.cls_token):
+        assert 0.0175 < start.std() < 0.0225
+    with pytest.raises(ValueError, match="neither 'normal' nor 'sincos' nor 'centred_sincos'"):
+        VisionTransformer(field_init="cosine", **shape)
 
 
 def test_packed_forward_equals_crop_by_crop():
