@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 
 DOUBLE = torch.float64
 
@@ -29,7 +29,7 @@ def plain(student, student_prototypes, teacher, teacher_prototypes, centre, pair
     return (pairs * pairing * weights[:, None, None]).sum()
 
 
-@pytest.mark.parametrize("groups,per_group,views", [(7, 10, 2), (13, 1, 1)])
+@pytest.mark.parametrize("groups,per_group,views", [(7, 10, 2), (13, 1, 1), (5, 1, 2), (5, 2, 1)])
 @pytest.mark.parametrize("block_rows", [1, 5, 1000])
 def test_blocks_equal_full_logits_in_value_and_gradient(groups, per_group, views, block_rows):
     args = inputs(groups, per_group, views)
@@ -39,6 +39,25 @@ def test_blocks_equal_full_logits_in_value_and_gradient(groups, per_group, views
     wanted = (args["student"], args["student_prototypes"])
     for a, b in zip(torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * expected, wanted), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "groups,per_group,views,block_rows", [(7, 10, 2, 25), (13, 1, 1, 5), (3, 2, 4, 1), (9, 1, 2, 99)]
+)
+def test_a_block_has_no_more_rows_than_it_may_and_all_blocks_are_of_one_size(groups, per_group, views, block_rows):
+    """A block is at least one group; only the last one may be shorter, by less than a row a block."""
+    seen = []
+
+    def subtract(logits, targets, *rest):
+        assert len(logits) * views == len(targets) * per_group
+        seen.append(len(logits) // per_group)
+        return subtract_targets_(logits, targets, *rest)
+
+    temps = dict(student_temp=0.1, teacher_temp=0.04)
+    prototype_cross_entropy(**inputs(groups, per_group, views), **temps, block_rows=block_rows, subtract=subtract)
+    assert sum(seen) == groups and max(seen) <= max(1, block_rows // max(per_group, views))
+    assert len(seen) == math.ceil(groups / max(1, block_rows // max(per_group, views)))
+    assert len(set(seen[:-1])) <= 1 and seen[0] - seen[-1] < len(seen)
 
 
 def test_no_gradient_reaches_the_teacher():

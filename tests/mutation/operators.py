@@ -63,7 +63,7 @@ def places(source: str) -> list[tuple]:
     return found
 
 
-def mutant(source: str, operator: str, occurrence: int) -> dict[str, str]:
+def broken(source: str, operator: str, occurrence: int) -> dict[str, str]:
     """`where` (function), `old` and `new` (the changed lines), `code` (the whole text)."""
     make = ArgumentDropper if operator == "ArgumentDropper" else get_operator(operator)
     code = mutate_code(source, make(), occurrence)

@@ -1,8 +1,8 @@
 """Mutation testing, `make mutate`: break the code in one place, and see whether the tests beside it notice.
 
-The mutants of `handmade.toml` come first, then a seeded sample of all. Each is tried in a copy of the tree, in a fork of
-this process, which has imported torch already. Results are kept in `outputs/mutation`: the next call runs what is
-missing, and what survived. Mutants that change nothing a test could see stand in `equivalent.toml` and are not run.
+Mutants are those of `handmade.toml` and a seeded sample of all. Each is tried in a copy of the tree, in a fork of this
+process, which has imported torch already. Results are kept in `outputs/mutation`: the next call runs what is missing,
+and again what survived. Mutants that no test could notice stand in `equivalent.toml` and are not run.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import signal
 import sys
 import tempfile
 import time
-import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from operators import mutant, places
+import tomllib
+from operators import broken, places
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 RESULTS = ROOT / "outputs/mutation/results.jsonl"
@@ -35,6 +35,11 @@ WHOLE_FOLDERS = ("methods", "models")  # their modules are tested together
 FURTHER_TESTS = {"load_trunk.py": ["tests/cropfield/test_weights.py"]}
 PRELOADED = "torchvision timm cv2 torch._dynamo detectron2.engine detectron2.modeling detectron2.config".split()
 KEY = ("file", "where", "old", "new")
+SURVIVED = {"outcome": "survived"}
+
+
+def key_of(mutant: dict) -> tuple[str, ...]:
+    return tuple(mutant[name] for name in KEY)
 
 
 def read(name: str) -> list[dict]:
@@ -60,7 +65,7 @@ def sample(count: int, seed: int) -> list[dict]:
             digest = hashlib.sha256(repr((seed, file, *place)).encode()).hexdigest()
             drawn.append((digest, file, place[2], occurrence))
     return [
-        mutant((ROOT / file).read_text(), operator, occurrence) | {"file": file, "tests": tests_of(file)}
+        broken((ROOT / file).read_text(), operator, occurrence) | {"file": file, "tests": tests_of(file)}
         for _, file, operator, occurrence in sorted(drawn)[:count]
     ]
 
@@ -72,8 +77,8 @@ def tests_of(file: str) -> list[str]:
     return own + FURTHER_TESTS.get(name, []) + [f"tests/{folder}"] * (folder in WHOLE_FOLDERS)
 
 
-def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[str, float, str]:
-    """-> "survived", "killed" or "timeout"; seconds; the first test that failed."""
+def run_tests(tree: Path, tests: list[str], limit: float) -> dict:
+    """-> `outcome` ("survived", "killed" or "timeout"), `seconds`, and `by` which test."""
     log, start = tree / "pytest.log", time.time()
     if not (child := os.fork()):
         _be_pytest(tree, tests, log)
@@ -86,7 +91,7 @@ def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[str, float, s
         status = os.waitpid(child, 0)[1]
     outcome = "survived" if status == 0 else "timeout" if os.WIFSIGNALED(status) else "killed"
     lines = [line for line in log.read_text().splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
-    return outcome, round(time.time() - start, 1), lines[-1][:200] if lines else ""
+    return {"outcome": outcome, "seconds": round(time.time() - start, 1), "by": lines[-1][:200] if lines else ""}
 
 
 def _be_pytest(tree: Path, tests: list[str], log: Path) -> None:
@@ -109,7 +114,7 @@ def _be_pytest(tree: Path, tests: list[str], log: Path) -> None:
 def report(wanted: list[dict], results: dict) -> None:
     table = {}
     for mutant in wanted:
-        result = results.get(tuple(mutant[k] for k in KEY))
+        result = results.get(key_of(mutant))
         group = "by hand" if mutant["where"] == "by hand" else mutant["file"]
         table.setdefault(group, Counter())[result["outcome"] if result else "not run"] += 1
         if result and result["outcome"] == "survived":
@@ -128,11 +133,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="files whose path has this part")
     parser.add_argument("--report", action="store_true", help="show what is known and run nothing")
     args = parser.parse_args()
-    equivalent = {tuple(mutant[k] for k in KEY): {"outcome": "equivalent"} for entry in read("equivalent.toml")}
+    equivalent = {key_of(mutant): {"outcome": "equivalent"} for entry in read("equivalent.toml")}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.touch()
     known = (json.loads(line) for line in RESULTS.read_text().splitlines())
-    results = {tuple(result[k] for k in KEY): result for result in known} | equivalent
+    results = {key_of(result): result for result in known} | equivalent
     wanted = [m for m in handmade() + sample(args.count, args.seed) if args.only in m["file"]]
     if not args.report:
         run_all(wanted, results)
@@ -144,28 +149,34 @@ def run_all(wanted: list[dict], results: dict) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in PRELOADED:
         importlib.import_module(name)
-    limits = {}
+    seconds = {}
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder)
         for name in ("pretrain", "projects", "tests", "configs", "tools"):
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
-        for number, mutant in enumerate(wanted, 1):
-            key, tests = tuple(mutant[k] for k in KEY), tuple(mutant["tests"])
-            if results.get(key, {"outcome": "survived"})["outcome"] != "survived":
-                continue
-            if tests not in limits:
-                outcome, seconds, by = run_tests(tree, tests, 600)
-                if outcome != "survived":
-                    sys.exit(f"{' '.join(tests)}: red before anything was broken ({by}); mend the tests first")
-                limits[tests] = 30 + 5 * seconds
+        todo = [m for m in wanted if results.get(key_of(m), SURVIVED)["outcome"] == "survived"]
+        todo.sort(key=lambda mutant: key_of(mutant) in results)  # what was not tried comes first
+        for number, mutant in enumerate(todo, 1):
+            for test in mutant["tests"]:
+                seconds[test] = seconds.get(test) or green(tree, test)
             (tree / mutant["file"]).write_text(mutant["code"])
-            outcome, seconds, by = run_tests(tree, tests, limits[tests])
+            result = run_tests(tree, mutant["tests"], 30 + 5 * sum(seconds[test] for test in mutant["tests"]))
             shutil.copy(ROOT / mutant["file"], tree / mutant["file"])
-            results[key] = dict(zip(KEY, key, strict=True)) | {"outcome": outcome, "seconds": seconds, "by": by}
+            results[key_of(mutant)] = result = {name: mutant[name] for name in KEY} | result
             with RESULTS.open("a") as file:
-                file.write(json.dumps(results[key]) + "\n")
-            print(f"{number}/{len(wanted)} {outcome} {seconds} s {mutant['file']} {mutant['where']} {by}", flush=True)
+                file.write(json.dumps(result) + "\n")
+            print(
+                f"{number}/{len(todo)}", *(result[k] for k in ("outcome", "file", "where", "by", "seconds")), flush=True
+            )
+
+
+def green(tree: Path, test: str) -> float:
+    """Seconds that a test file or folder takes while nothing is broken."""
+    result = run_tests(tree, [test], 600)
+    if result["outcome"] != "survived":
+        sys.exit(f"{test} is red before anything was broken ({result['by']}); mend it first")
+    return result["seconds"]
 
 
 if __name__ == "__main__":
