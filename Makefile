@@ -9,11 +9,12 @@ PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 INSTALLED := $(VENV)/.installed
 BUSY := $(VENV)/.installing
+MUTATION := $(VENV)/mutation
 # Somebody's own Detectron2, built from source (its distribution is called detectron2), stays as it is.
 OWN_DETECTRON2 = $(PY) -W ignore -c 'import importlib.metadata as m; m.version("detectron2"); import detectron2.engine'
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint doctor repair lock clean
+.PHONY: help .venv demo test mutate lint doctor repair lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,9 @@ demo: $(INSTALLED)  ## from images to COCO AP on this machine; writes outputs/de
 
 test: $(INSTALLED)  ## run the tests
 	$(PY) -m pytest $(ARGS)
+
+mutate: $(MUTATION)  ## break the code in 300 places and see whether the tests notice; goes on where it stopped
+	PYTHONPATH=$(CURDIR)/$(MUTATION) nice -n 10 $(PY) tests/mutation/run.py $(ARGS)
 
 lint: $(INSTALLED)  ## check style
 	$(PY) -m ruff check .
@@ -66,3 +70,7 @@ $(INSTALLED): requirements/base.txt requirements/detectron2.txt setup.py | $(UV)
 	$(UV) pip install --python $(PY) --no-deps --no-build-isolation -e .
 	@rm -f $(BUSY)
 	@touch $(INSTALLED)
+
+$(MUTATION): requirements/mutation.txt | $(INSTALLED)
+	$(UV) pip install --python $(PY) --target $@ --no-deps --require-hashes -r requirements/mutation.txt
+	@touch $@

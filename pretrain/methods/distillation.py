@@ -187,7 +187,7 @@ class SelfDistillation(StudentTeacher):
 
         Returns:
             field_rms, content_rms: of the field and of the patch embedding's output.
-            moved_feature_cosine, moved_patch_cosine: between class tokens or patches of the two places; 1: nothing moves.
+            moved_feature_cosine, moved_patch_cosine: between class tokens or patches of both places; 1: nothing moves.
         """
         trunk, num_images = self.teacher["trunk"], len(batch["index"])
         few = -(-num_images // 2)
@@ -214,9 +214,7 @@ class SelfDistillation(StudentTeacher):
         """
         own, theirs, trunk = self.student["position_head"], self.teacher["position_head"], self.student["trunk"]
         targets, prototypes = theirs(teacher), theirs.prototypes()
-        centre = self.centering["position"].peek(
-            targets, prototypes, self.teacher_temp
-        )  # of all ranks: before a return
+        centre = self.centering["position"].peek(targets, prototypes, self.teacher_temp)  # of all ranks, so before
         mask = mask[: len(batch["index"])]
         crops = mask.any(1).nonzero().flatten()
         if not len(crops):

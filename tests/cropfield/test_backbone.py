@@ -84,6 +84,12 @@ def test_pyramid_pads_and_has_the_strides_of_its_patch(square_pad, padded):
     assert sides == {f"p{k}": (padded[0] // 2**k, padded[1] // 2**k) for k in (2, 3, 4)}
 
 
+def test_a_pyramid_without_coarse_levels_pads_to_whole_patches():
+    pyramid = CropFieldFeaturePyramid(net=make(), in_feature="last_feat", out_channels=16, scale_factors=(4.0, 2.0))
+    assert pyramid.size_divisibility == 8  # and not the last level's stride of 4
+    assert pyramid.padding_constraints == {"size_divisibility": 8, "square_size": 0}
+
+
 def test_plain_backbone_pads_to_whole_patches():
     backbone = make()
     batch = ImageList.from_tensors(

@@ -1,8 +1,10 @@
 """Yaml projects: keys and registered builders."""
 
+import pytest
 from cropfield import CropFieldFeaturePyramid, CropFieldViT, add_cropfield_config
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+from torch import nn
 
 
 def yaml_config(tmp_path, builder: str):
@@ -36,3 +38,36 @@ def test_feature_pyramid(tmp_path):
         "p4": (16, 16),
         "p5": (16, 32),
     }
+
+
+def test_every_key_reaches_the_trunk_or_the_pyramid(tmp_path):
+    """Each value differs from its default."""
+    cfg = yaml_config(tmp_path, "build_cropfield_vit_fpn_backbone")
+    keys = dict(
+        MLP_RATIO=2.0, DROP_PATH_RATE=0.3, LAYER_SCALE=0.5, FINAL_NORM=True, CLASS_TOKEN=True, SQUARE_PAD=64,
+        ACTIVATION_CHECKPOINTING=True, OUT_FEATURE="patches", FPN_NORM="", FPN_TOP_LEVEL=False,
+    )  # fmt: skip
+    cfg.merge_from_list([part for key, value in keys.items() for part in (f"MODEL.CROPFIELD.{key}", value)])
+    pyramid = build_backbone(cfg)
+    trunk = pyramid.net
+    assert trunk.shape == dict(
+        patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, field_size=[4, 6], class_token=True,
+        layer_scale=True,
+    )  # fmt: skip
+    assert trunk.blocks[-1].drop_path == pytest.approx(0.3) and (trunk.blocks[0].ls1.gamma == 0.5).all()
+    assert isinstance(trunk.norm, nn.LayerNorm) and trunk.activation_checkpointing
+    assert trunk.padding_constraints["square_size"] == pyramid.padding_constraints["square_size"] == 64
+    assert pyramid.output_shape().keys() == {"p2", "p3", "p4"}
+    assert (pyramid.in_feature, [*trunk.output_shape()]) == ("patches", ["patches"])
+    assert not any(name.endswith("norm.weight") and "simfp" in name for name in pyramid.state_dict())
+
+
+def test_the_defaults_are_vit_b16s_and_vitdets_pyramid():
+    cfg = get_cfg()
+    add_cropfield_config(cfg)
+    assert cfg.MODEL.CROPFIELD == dict(
+        PATCH_SIZE=16, EMBED_DIM=768, DEPTH=12, NUM_HEADS=12, MLP_RATIO=4.0, FIELD_SIZE=[50, 50], DROP_PATH_RATE=0.1,
+        LAYER_SCALE=1e-5, FINAL_NORM=False, CLASS_TOKEN=False, ACTIVATION_CHECKPOINTING=False,
+        OUT_FEATURE="last_feat", SQUARE_PAD=0,
+        FPN_CHANNELS=256, FPN_SCALE_FACTORS=[4.0, 2.0, 1.0, 0.5], FPN_NORM="LN", FPN_TOP_LEVEL=True,
+    )  # fmt: skip

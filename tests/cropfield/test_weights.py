@@ -217,3 +217,10 @@ def test_numbers_that_are_not_finite(tmp_path):
     state = pretrained()
     state["pos_embed"][0, 0, 0] = float("nan")
     assert "not finite in pos_embed" in refusal(CropFieldViT(**SHAPE), file_of(tmp_path, "nan.pth", state))
+
+
+def test_a_detector_without_a_vit_is_refused(tmp_path):
+    detector = nn.Module()
+    detector.backbone = nn.Linear(2, 2)
+    with pytest.raises(UserError, match="backbone is a Linear and no ViT"):
+        load_weights(detector, file_of(tmp_path, "trunk.pth", pretrained()))

@@ -1,3 +1,4 @@
+import inspect
 import traceback
 from collections import Counter
 from itertools import islice
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.data import batches
 from pretrain.data.batches import MAX_TRIES, CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
@@ -155,6 +157,27 @@ def test_masks_of_a_crop_depend_on_its_place_not_on_its_image():
     assert torch.equal(a["content_masks"], b["content_masks"])
 
 
+def test_images_are_asked_for_as_many_pixels_as_their_crops_need():
+    source, asked = Pictures(7), []
+    load = source.load
+    source.load = lambda index, min_pixels=None: asked.append((index, min_pixels)) or load(index)
+    data = loader(source)
+    batch = next(data.batches())
+    assert asked == [(index, data.dataset.crops.min_pixels) for index in batch["index"].tolist()]
+
+
+def test_torchs_loader_is_told_of_workers_and_page_locked_memory(monkeypatch):
+    told = []
+    make = batches.DataLoader
+    monkeypatch.setattr(batches, "DataLoader", lambda data, **how: told.append(how) or make(data, **how))
+    next(loader().batches())
+    next(loader(num_workers=1).batches())
+    monkeypatch.setattr(batches, "DataLoader", lambda data, **how: told.append(how) or [])
+    list(loader(pin_memory=True).batches())
+    assert [(how["num_workers"], how["pin_memory"]) for how in told] == [(0, False), (1, False), (0, True)]
+    assert inspect.signature(CropLoader).parameters["seed"].default == 0
+
+
 def test_broken_images_are_counted_and_replaced():
     data = loader(Pictures(6, broken=[1, 4]), batch_size=6, max_broken=0.5)
     for batch in islice(data.batches(), 4):
@@ -199,3 +222,9 @@ def test_values_out_of_range_are_refused_at_once():
         CropLoader(Pictures(0), MultiCrop(16), CropMasks((4, 4)), 1)
     with pytest.raises(UserError, match="does not divide by 3 processes x 1"):
         loader(batch_size=4).batches(0, 0, 3)
+    with pytest.raises(UserError, match="does not divide by 1 processes x 0"):
+        loader(batch_size=4).batches(accumulate=0)
+    for start_step, rank in ((-1, 0), (0, -1), (0, 2)):
+        with pytest.raises(ValueError, match=f"start_step {start_step}, rank {rank} of 2"):
+            loader(batch_size=4).batches(start_step, rank, 2)
+    loader(batch_size=1, num_workers=0, seed=0)  # the least that there is

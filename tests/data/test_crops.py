@@ -272,3 +272,11 @@ def test_the_smallest_and_narrowest_images_can_be_cropped(height, width):
 def test_values_out_of_range_are_refused_at_once(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         MultiCrop(**wrong)
+
+
+def test_the_defaults_are_dinov2s():
+    crops = MultiCrop()
+    assert (crops.num_global, crops.global_size, crops.global_scale) == (2, 224, (0.32, 1.0))
+    assert (crops.num_local, crops.local_size, crops.local_scale) == (8, 96, (0.05, 0.32))
+    assert (crops.aspect, crops.flip, crops.scale_distribution) == (ASPECT, 0.5, "beta")
+    assert MultiCrop(num_global=1, num_local=0, global_size=1, local_size=1).num_global == 1  # the least that there is

@@ -134,7 +134,11 @@ def test_two_views_are_view_major():
     ("changes", "words"),
     [
         ({"grid": (4, 4)}, "larger crops"),
-        ({"num_targets": 200}, "no context"),
+        ({"grid": (4, 5)}, "no block with 0.15 to 0.2 of a grid of 4 x 5 has more than 10 patches"),
+        (
+            {"grid": (10, 18), "num_targets": 200, "target_aspect": (1.5, 1.5)},
+            r"200 targets of [67] x [45] patches on a grid of 10 x 18 leave no context of more than 10 patches",
+        ),
         ({"target_area": (0.2, 0.1)}, "target_area"),
         ({"context_area": (0.9, 1.1)}, "at most 1"),
         ({"num_targets": 0}, "num_targets"),

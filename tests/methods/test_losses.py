@@ -3,8 +3,12 @@ import math
 import pytest
 import torch
 
+<<<<<<< HEAD
 from pretrain.methods import losses
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy
+=======
+from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
+>>>>>>> mutate
 
 DOUBLE = torch.float64
 
@@ -30,6 +34,7 @@ def plain(student, student_prototypes, teacher, teacher_prototypes, centre, pair
     return (pairs * pairing * weights[:, None, None]).sum()
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("groups,per_group,views", [(7, 10, 2), (13, 1, 1)])
 @pytest.mark.parametrize("block_rows, cached_values", [(1, 1), (5, 450), (1000, 1), (1000, 450), (1000, 10000)])
 def test_blocks_equal_full_logits_in_value_and_gradient(
@@ -37,6 +42,11 @@ def test_blocks_equal_full_logits_in_value_and_gradient(
 ):
     """Blocks of one row to all, and pieces of them (20 values a row) of one group, two groups and the whole."""
     monkeypatch.setattr(losses, "CACHED_VALUES", cached_values)
+=======
+@pytest.mark.parametrize("groups,per_group,views", [(7, 10, 2), (13, 1, 1), (5, 1, 2), (5, 2, 1)])
+@pytest.mark.parametrize("block_rows", [1, 5, 1000])
+def test_blocks_equal_full_logits_in_value_and_gradient(groups, per_group, views, block_rows):
+>>>>>>> mutate
     args = inputs(groups, per_group, views)
     ours = prototype_cross_entropy(**args, student_temp=0.1, teacher_temp=0.04, block_rows=block_rows)
     expected = plain(**args)
@@ -44,6 +54,25 @@ def test_blocks_equal_full_logits_in_value_and_gradient(
     wanted = (args["student"], args["student_prototypes"])
     for a, b in zip(torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * expected, wanted), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "groups,per_group,views,block_rows", [(7, 10, 2, 25), (13, 1, 1, 5), (3, 2, 4, 1), (9, 1, 2, 99)]
+)
+def test_a_block_has_no_more_rows_than_it_may_and_all_blocks_are_of_one_size(groups, per_group, views, block_rows):
+    """A block is at least one group; only the last one may be shorter, by less than a row a block."""
+    seen = []
+
+    def subtract(logits, targets, *rest):
+        assert len(logits) * views == len(targets) * per_group
+        seen.append(len(logits) // per_group)
+        return subtract_targets_(logits, targets, *rest)
+
+    temps = dict(student_temp=0.1, teacher_temp=0.04)
+    prototype_cross_entropy(**inputs(groups, per_group, views), **temps, block_rows=block_rows, subtract=subtract)
+    assert sum(seen) == groups and max(seen) <= max(1, block_rows // max(per_group, views))
+    assert len(seen) == math.ceil(groups / max(1, block_rows // max(per_group, views)))
+    assert len(set(seen[:-1])) <= 1 and seen[0] - seen[-1] < len(seen)
 
 
 def test_no_gradient_reaches_the_teacher():

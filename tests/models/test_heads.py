@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from pretrain.models.heads import ProjectionHead
@@ -29,3 +30,20 @@ def test_prototype_gradient_is_that_of_normalisation():
     weight = head.prototypes.weight.detach().requires_grad_()
     (expected,) = torch.autograd.grad((weight / weight.norm(dim=1, keepdim=True) * direction).sum(), weight)
     torch.testing.assert_close(ours, expected)
+
+
+def test_prototypes_begin_as_a_linear_layers_weights_and_are_all_that_a_checkpoint_holds():
+    torch.manual_seed(0)
+    prototypes = ProjectionHead(16, num_prototypes=500, hidden_dim=8, bottleneck_dim=64).prototypes
+    assert prototypes.weight.abs().max().item() == pytest.approx(64**-0.5, rel=1e-3)
+    assert prototypes.state_dict().keys() == {"weight"}
+
+
+def test_the_mlp_begins_small_and_has_the_papers_shape():
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = [tuple(p.shape) for p in ProjectionHead(384).parameters() if p.dim() > 1]
+    assert shapes == [(2048, 384), (2048, 2048), (256, 2048), (65536, 256)]
+    head = ProjectionHead(64, num_prototypes=5, hidden_dim=96, bottleneck_dim=48)
+    for linear in head.mlp[::2]:
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05) and not linear.bias.any()

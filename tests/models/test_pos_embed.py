@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,6 +89,14 @@ def test_sincos_similarity_depends_on_the_offset_alone():
     there = (sincos_pos_embed(a + shift, 32) * sincos_pos_embed(b + shift, 32)).sum(-1)
     torch.testing.assert_close(here, there)
     assert (here < 16).all()  # and is largest, 32 / 2, for a point and itself
+
+
+def test_sincos_is_the_formula_with_wavelengths_up_to_10000():
+    """x in the first half of the channels, y in the second, each as sines and then cosines."""
+    x, y, dim = 3.25, -7.5, 16
+    rates = [1 / 10000 ** (4 * i / dim) for i in range(dim // 4)]
+    expected = [f(v * rate) for v in (x, y) for f in (math.sin, math.cos) for rate in rates]
+    torch.testing.assert_close(sincos_pos_embed(torch.tensor([x, y]), dim), torch.tensor(expected))
 
 
 def test_sincos_field_holds_its_cells_centres():

@@ -269,6 +269,12 @@ def test_patches_of_16_see_enlarged_patches_of_14_as_they_were(tmp_path):
     torch.testing.assert_close(class_tokens, expected[:, 0], atol=1e-4, rtol=0)
 
 
+def test_patches_of_a_file_need_not_be_square(tmp_path):
+    state = timm_vit(img_size=96).state_dict() | {"patch_embed.proj.weight": torch.randn(DIM, 3, 14, 12)}
+    report = loaded(saved(tmp_path, state), field_size=6)[1]
+    assert report.resized == ["patch_embed resized from 14x12 to 16x16 pixels"]
+
+
 def test_any_grid_becomes_the_field(tmp_path):
     source = timm_vit(img_size=96)
     trunk, report = loaded(saved(tmp_path, source.state_dict()), field_size=(9, 5))

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -163,3 +165,36 @@ def test_the_last_block_is_compiled_once_more_whatever_the_number_of_kept_tokens
     for count in (4, 7, 9, 12, 5):
         torch.testing.assert_close(trunk.encode(tokens, layout, torch.arange(count)), expected[:count])
     assert len(graphs) <= 3  # all other blocks; the last, with its first number, and with any
+
+
+def test_a_new_trunk_begins_as_the_papers_and_dinov2s():
+    """Linear weights and field: normal of std .02, cut at two units as torch does; no bias; a LayerScale of 1e-5."""
+    torch.manual_seed(0)
+    state = VisionTransformer(embed_dim=96, depth=2, num_heads=3, field_size=20).state_dict()
+    drawn = ["pos_embed"] + [name for name in state if re.search(r"(qkv|proj|fc[12])\.weight", name)]
+    drawn.remove("patch_embed.proj.weight")
+    for name in drawn:
+        assert state[name].std().item() == pytest.approx(0.02, rel=0.05), name
+        assert abs(state[name].mean().item()) < 1e-3, name
+    for name, value in state.items():
+        if name.endswith("gamma"):
+            assert (value == torch.tensor(1e-5)).all(), name
+        if name.startswith("blocks") and name.endswith("bias"):
+            assert not value.any(), name
+    fan_in = 3 * 16 * 16  # the patch embedding keeps a convolution's own start
+    assert state["patch_embed.proj.weight"].abs().max().item() == pytest.approx(fan_in**-0.5, rel=0.01)
+
+
+def test_the_default_trunk_is_vit_s16_with_a_field_of_50():
+    with torch.device("meta"):
+        trunk = VisionTransformer()
+    assert trunk.shape == dict(
+        patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0, field_size=[50, 50],
+        class_token=True, layer_scale=True,
+    )  # fmt: skip
+    assert trunk.pos_embed.requires_grad and not any(block.drops for block in trunk.blocks)
+    assert {m.eps for m in trunk.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    assert isinstance(trunk.norm, torch.nn.LayerNorm) and not trunk.activation_checkpointing
+    assert not VisionTransformer(**SMALL, learned_field=False).pos_embed.requires_grad
+    with pytest.raises(ValueError, match="'zero' is neither"):
+        VisionTransformer(**SMALL, field_init="zero")
