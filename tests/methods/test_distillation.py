@@ -294,11 +294,8 @@ def test_koleo_needs_two_images_over_all_processes(on_ranks):
 @pytest.mark.parametrize("centering", ["softmax", "sinkhorn"])
 def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_without(centering):
     """Patch by patch with full logits, of the first view; drop path is off."""
-    method, batch = make_method(drop_path_rate=0.5, centering=centering).train(), make_batch()
+    method, batch = make_random_method(drop_path_rate=0.5, centering=centering).train(), make_batch()
     with torch.no_grad():
-        method.pos_mask_token.fill_(0.7)
-        for p in method.student.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
         cost = method.diagnose(batch)["hidden_position_cost"]
         mask, s, t = batch["position_masks"], method.student["position_head"], method.teacher["position_head"]
         every = {"every": method.every_patch(batch)}
@@ -317,11 +314,9 @@ def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_witho
 
 
 def test_how_far_features_move_is_between_two_places_of_the_same_crops():
-    method, batch = make_method(), make_batch()
+    method, batch = make_random_method(), make_batch()
     with torch.no_grad():
         trunk = method.teacher["trunk"]
-        for p in trunk.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
         values, first = method.diagnose(batch), slice(IMAGES // 2)
         views = torch.cat([batch["global_boxes"], batch["local_boxes"]]).unflatten(0, (-1, IMAGES))
         crops = method.normalised(batch["global_crops"][first])
@@ -329,7 +324,7 @@ def test_how_far_features_move_is_between_two_places_of_the_same_crops():
         for name, a, b in zip(("feature", "patch"), here, there, strict=True):
             expected = torch.nn.functional.cosine_similarity(a, b, dim=-1).mean()
             torch.testing.assert_close(values[f"moved_{name}_cosine"], expected)
-            assert expected < 0.999
+            assert expected < 0.9995
         torch.testing.assert_close(values["field_rms"], trunk.pos_embed.square().mean().sqrt())
         torch.testing.assert_close(values["content_rms"], trunk.embed_patches(crops).square().mean().sqrt())
 

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="files whose path has this part")
     parser.add_argument("--report", action="store_true", help="show what is known and run nothing")
     args = parser.parse_args()
-    equivalent = {key_of(mutant): {"outcome": "equivalent"} for entry in read("equivalent.toml")}
+    equivalent = {key_of(entry): {"outcome": "equivalent"} for entry in read("equivalent.toml")}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.touch()
     known = (json.loads(line) for line in RESULTS.read_text().splitlines())
