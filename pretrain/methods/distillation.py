@@ -150,8 +150,8 @@ class SelfDistillation(StudentTeacher):
 
         Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
         the student's against the teacher's of the image's next view; "content", "position": masked patches) end in
-        `_name`. Whether the trunk reads its field: `moved_field` and `hidden_position_cost`. Costs two and a half
-        forward passes of the global crops.
+        `_name`. Whether the trunk reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
+        quarter forward passes of the global crops.
         """
         masks, num_images = self.selected_masks(batch), len(batch["index"])
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
@@ -182,15 +182,15 @@ class SelfDistillation(StudentTeacher):
     def moved_field(self, batch: dict[str, Tensor], cls: Tensor, patches: Tensor) -> dict[str, Tensor]:
         """How large the teacher's field is beside its content, and how far its features move with another t_s.
 
-        cls: (V*B, D) and patches: (V*B, N, D), of the global crops at their own boxes. The first view of half of the
-        images is placed anew. Without field sampling every crop has the same place, and there are no cosines.
+        cls: (V*B, D) and patches: (V*B, N, D), of the global crops at their own boxes. The first view of a quarter of
+        the images is placed anew. Without field sampling every crop has the same place, and there are no cosines.
 
         Returns:
             field_rms, content_rms: of the field and of the patch embedding's output.
-            moved_feature_cosine, moved_patch_cosine: between class tokens or patches of both places; 1: nothing moves.
+            moved_feature_cosine, moved_patch_cosine: between class tokens or patches at the two places.
         """
         trunk, num_images = self.teacher["trunk"], len(batch["index"])
-        few = -(-num_images // 2)
+        few = -(-num_images // 4)
         crops = batch["global_crops"][:few]
         content = trunk.embed_patches(self.normalised(crops))
         values = {"field_rms": rms(trunk.pos_embed), "content_rms": rms(content)}
@@ -208,14 +208,14 @@ class SelfDistillation(StudentTeacher):
     def hidden_position_cost(self, batch: dict[str, Tensor], mask: Tensor, hidden: Tensor, teacher: Tensor) -> Tensor:
         """What hiding a position costs: position loss with e_POS less with the patch's own position, nats a patch.
 
-        Of the masked patches of the first view; NaN where it has none. For a student in eval mode.
+        Of the masked patches in the first view of half of the images; NaN if none. For a student in eval mode.
 
         mask: (V*B, N), positions hidden. hidden, teacher: (n, D), features there, the student's with e_POS.
         """
         own, theirs, trunk = self.student["position_head"], self.teacher["position_head"], self.student["trunk"]
         targets, prototypes = theirs(teacher), theirs.prototypes()
-        centre = self.centering["position"].peek(targets, prototypes, self.teacher_temp)  # of all ranks, so before
-        mask = mask[: len(batch["index"])]
+        centre = self.centering["position"].peek(targets, prototypes, self.teacher_temp)  # with all ranks
+        mask = mask[: -(-len(batch["index"]) // 2)]
         crops = mask.any(1).nonzero().flatten()
         if not len(crops):
             return centre.new_tensor(torch.nan)

@@ -117,6 +117,13 @@ def test_the_model_is_table_6_where_the_config_leaves_no_choice(name, width):
         assert not head.prototypes.gain.requires_grad  # norm. last layer
 
 
+@pytest.mark.parametrize("flips", [True, False])
+def test_the_field_flips_with_a_crop_unless_the_config_says_no(flips):
+    assert load(DEFAULT).dataloader.train.crops.flip_field is True  # ours, and shown
+    cfg = load_config(CONFIGS / f"{DEFAULT}.py", [f"dataloader.train.crops.flip_field={flips}"])
+    assert instantiate(cfg.dataloader.train.crops).flip_field is flips
+
+
 @pytest.mark.parametrize("name", DELTAS)
 def test_a_variant_differs_from_the_default_by_what_it_says(name):
     default, variant = flat_config(DEFAULT), flat_config(name)

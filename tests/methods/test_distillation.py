@@ -293,23 +293,26 @@ def test_koleo_needs_two_images_over_all_processes(on_ranks):
 
 @pytest.mark.parametrize("centering", ["softmax", "sinkhorn"])
 def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_without(centering):
-    """Patch by patch with full logits, of the first view; drop path is off."""
-    method, batch = make_random_method(drop_path_rate=0.5, centering=centering).train(), make_batch()
+    """Patch by patch with full logits, of half of the first view; drop path is off."""
+    method, batch, half = make_method(drop_path_rate=0.5, centering=centering).train(), make_batch(), IMAGES // 2
     with torch.no_grad():
+        method.pos_mask_token.normal_(generator=torch.Generator().manual_seed(0))
+        for p in method.student.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
         cost = method.diagnose(batch)["hidden_position_cost"]
         mask, s, t = batch["position_masks"], method.student["position_head"], method.teacher["position_head"]
         every = {"every": method.every_patch(batch)}
         targets = t(method.teacher_features(batch, every)[1]["every"].unflatten(0, (-1, PATCHES))[mask])
         centre = method.centering["position"].peek(targets, t.prototypes(), 0.04)
-        targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:IMAGES].sum()]
+        targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:half].sum()]
         losses = []
         for masks in ({"position": mask}, {}):
             features = method.eval().student_features(batch, masks, every)[1]["every"].unflatten(0, (-1, PATCHES))
-            log_p = torch.log_softmax(s(features[:IMAGES][mask[:IMAGES]]) @ s.prototypes().T / 0.1, -1)
+            log_p = torch.log_softmax(s(features[:half][mask[:half]]) @ s.prototypes().T / 0.1, -1)
             losses.append(-(targets * log_p).sum(-1).mean())
     torch.testing.assert_close(cost, losses[0] - losses[1], atol=1e-4, rtol=1e-4)
     assert cost.abs() > 1e-2
-    batch["position_masks"][:IMAGES] = False
+    batch["position_masks"][:half] = False
     assert method.diagnose(batch)["hidden_position_cost"].isnan()
 
 
@@ -317,14 +320,15 @@ def test_how_far_features_move_is_between_two_places_of_the_same_crops():
     method, batch = make_random_method(), make_batch()
     with torch.no_grad():
         trunk = method.teacher["trunk"]
-        values, first = method.diagnose(batch), slice(IMAGES // 2)
+        trunk.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+        values, first = method.diagnose(batch), slice(IMAGES // 4)
         views = torch.cat([batch["global_boxes"], batch["local_boxes"]]).unflatten(0, (-1, IMAGES))
         crops = method.normalised(batch["global_crops"][first])
         here, there = trunk(crops, batch["global_boxes"][first]), trunk(crops, placed_anew(views[:1], views)[0, first])
         for name, a, b in zip(("feature", "patch"), here, there, strict=True):
             expected = torch.nn.functional.cosine_similarity(a, b, dim=-1).mean()
             torch.testing.assert_close(values[f"moved_{name}_cosine"], expected)
-            assert expected < 0.9995
+        assert values["moved_patch_cosine"] < 0.99
         torch.testing.assert_close(values["field_rms"], trunk.pos_embed.square().mean().sqrt())
         torch.testing.assert_close(values["content_rms"], trunk.embed_patches(crops).square().mean().sqrt())
 
