@@ -170,9 +170,7 @@ class MultiBlockMasks:
         for group in np.unique(crops // self.group_size):
             first = group * self.group_size
             count = min(self.group_size, num_crops - first)
-            masks = group_masks(
-                self.grid, count, self.num_targets, sizes, self.min_keep, self.off_by_one, rngs[group]
-            )
+            masks = group_masks(self.grid, count, self.num_targets, sizes, self.min_keep, self.off_by_one, rngs[group])
             mine = crops[crops // self.group_size == group] - first
             for part, drawn in zip((contexts, targets), masks, strict=True):
                 part.append(torch.from_numpy(drawn[mine]))

@@ -51,7 +51,7 @@ RELEASES = {  # I-JEPA's and StoP's; both have 16 heads and no class token
 @pytest.mark.parametrize("name", RELEASES)
 @torch.no_grad()
 def test_vit_h_and_vit_g_are_read_with_sixteen_heads(tmp_path, name):
-    """A file in the releases' format, of full width, with one block and a narrow MLP, has the features of timm's model."""
+    """A file in the releases' format, of full width (one block, a narrow MLP), has the features of timm's model."""
     torch.manual_seed(0)
     options = dict(depth=1, num_heads=16, img_size=4 * RELEASES[name]["patch_size"], num_classes=0, weight_init="skip")
     options |= dict(class_token=False, global_pool="avg", fc_norm=False)
