@@ -105,6 +105,25 @@ def test_every_ablation_is_its_delta_of_table_9():
     assert len(folders) == len(DELTAS)
 
 
+def test_the_release_is_its_delta_of_the_paper():
+    """Each of them is said in the ablations' README."""
+    cfg = load_config(CONFIGS / "stop_vitb16_release.py", [])
+    base, changed = (flat(c) for c in (load_config(CONFIGS / "stop_vitb16_in1k.py", []), cfg))
+    different = {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
+    assert different == {
+        "dataloader.train.crops.flip", "dataloader.train.crops.photometric._target_",
+        "dataloader.train.crops.photometric", "dataloader.train.masks.off_by_one", "dataloader.train.masks.one_number",
+        "model.predictor.shared_bias", "lr_multiplier.start", "lr_multiplier.final", "train.output_dir",
+    }  # fmt: skip
+    settle_length_and_lr(cfg, ManyImages)
+    lr = instantiate(cfg.lr_multiplier)
+    assert (lr(0.0), lr(15 / 600), lr(1.0)) == pytest.approx((2e-4, 8e-4, 1e-4))
+    for photometric in instantiate(cfg.dataloader.train.crops).photometric:
+        probabilities = (photometric.jitter_prob, photometric.grey_prob, photometric.blur_prob)
+        assert probabilities == (0, 0.2, 0.5) and photometric.solarize_prob == 0
+    assert instantiate(cfg.dataloader.train.masks).group_size == 64
+
+
 SMALL = (
     "model.trunk.embed_dim=48", "model.trunk.depth=2", "model.predictor.embed_dim=24", "model.predictor.depth=1",
     "model.trunk.field_size=6", "dataloader.train.crops.global_size=48", "dataloader.train.masks.grid=[6,6]",
