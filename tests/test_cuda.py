@@ -7,14 +7,14 @@ import pytest
 import torch
 from fvcore.common.param_scheduler import LinearParamScheduler
 
-from pretrain.benchmarks.gpu import attention_by
-from pretrain.benchmarks.step_case import OurStep, make_batch, make_method
-from pretrain.data.masks import MultiBlockMasks
+from lab.benchmarks.gpu import attention_by
+from lab.benchmarks.step_case import OurStep, make_batch, make_method
+from stop.masks import MultiBlockMasks
 from pretrain.engine.trainer import on_device
-from pretrain.methods.jepa import JEPA
+from stop.jepa import JEPA
 from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.attention import Layout, packed_attention
-from pretrain.models.predictor import Predictor
+from stop.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

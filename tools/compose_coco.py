@@ -12,9 +12,9 @@ lengths, exact with holes and occlusion, so Detectron2 needs `INPUT.MASK_FORMAT 
 import argparse
 from pathlib import Path
 
-from pretrain.data.compose.dataset import Plan
-from pretrain.data.compose.scene import Layout
-from pretrain.data.compose.write import compose_dataset
+from lab.compose.dataset import Plan
+from lab.compose.scene import Layout
+from lab.compose.write import compose_dataset
 from pretrain.errors import UserError, run_main
 
 # easy: small pictures, few objects, all seen in training, most of their category's own material. hard: clutter, other

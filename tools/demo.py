@@ -13,8 +13,8 @@ import platform
 import sys
 from pathlib import Path
 
-from pretrain.engine.commands import Commands, in_words
-from pretrain.engine.stages import Chain, Stage
+from cropfield.commands import Commands, in_words
+from cropfield.stages import Chain, Stage
 from pretrain.errors import run_main
 from pretrain.files import write_json
 

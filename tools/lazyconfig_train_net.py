@@ -45,7 +45,7 @@ from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
-from pretrain.evaluation.results import RESULT, write_result
+from cropfield.results import RESULT, write_result
 from pretrain.files import write_json
 from pretrain.models.vit import compile_blocks
 

@@ -25,11 +25,11 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
-from pretrain.data.compose.photographs import IMAGE_SUFFIXES
+from lab.compose.photographs import IMAGE_SUFFIXES
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.evaluation.coco_files import decode_mask
-from pretrain.evaluation.detection_pictures import Instance, draw_instances
+from cropfield.coco_files import decode_mask
+from cropfield.drawing import Instance, draw_instances
 from pretrain.files import replacing
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}

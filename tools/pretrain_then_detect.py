@@ -32,7 +32,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the trunk (default: tiny)")
     parser.add_argument(
         "--pretrain-config", type=Path, metavar="FILE",
-        help="another pretraining config for a trunk of that size, such as configs/pretrain/stop_tiny.py",
+        help="another pretraining config for a trunk of that size, such as projects/StoP/configs/stop_tiny.py",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
     return parser.parse_intermixed_args(argv)
@@ -51,7 +51,7 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 def make_stages(args: argparse.Namespace):
     """The chain's commands; each one can be typed by hand as well."""
-    from pretrain.engine.commands import Commands
+    from cropfield.commands import Commands
 
     commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
@@ -96,8 +96,8 @@ def main() -> None:
     args = parse_args()
     stages = make_stages(args)
     check_inputs(args, stages)
-    from pretrain.engine.commands import in_words
-    from pretrain.engine.stages import Chain
+    from cropfield.commands import in_words
+    from cropfield.stages import Chain
     from pretrain.files import write_json
 
     chain = Chain(args.output)

@@ -2,7 +2,7 @@
 
     python tools/report.py outputs/demo
 
-Reads what is there (`pretrain/evaluation/report/run_files.py` says where it looks) and says what is absent.
+Reads what is there (`projects/Lab/lab/report/run_files.py` says where it looks) and says what is absent.
 """
 
 import argparse
@@ -32,8 +32,8 @@ def main() -> None:
     args = parse_args()
     if not args.folder.is_dir():
         raise UserError(f"{args.folder} is not a folder; give the output folder of a run, such as outputs/demo")
-    from pretrain.engine.rebuild import rebuild_pretraining
-    from pretrain.evaluation.report.build import write_report
+    from lab.finished_runs import rebuild_pretraining
+    from lab.report.build import write_report
 
     pretraining = rebuild_pretraining(args.folder / "pretrain", args.images)
     print(write_report(args.folder, pretraining, args.val_json, args.val_images))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pretrain.data.multi_block import MultiBlockMasks, multi_block_masks  # noqa: F401
+from stop.masks import MultiBlockMasks, multi_block_masks  # noqa: F401
 from pretrain.errors import UserError
 
 NO_MASK, CONTENT, POSITION = 0, 1, 2

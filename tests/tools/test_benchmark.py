@@ -1,4 +1,4 @@
-"""tools/benchmark.py, on a measurement of three calls."""
+"""projects/Lab/tools/benchmark.py, on a measurement of three calls."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from pretrain.benchmarks.pairs import Comparison
+from lab.benchmarks.comparison import Comparison
 from pretrain.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
@@ -20,7 +20,7 @@ def run_tool(monkeypatch):
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    command = ModuleType("pretrain.benchmarks.data")
+    command = ModuleType("lab.benchmarks.data")
 
     def run(options):
         result = Comparison.of("multi-crop", [1.0, 1.0, 1.2], [6.0, 8.0, 6.0], {"dtype": options.dtype})
@@ -28,7 +28,7 @@ def run_tool(monkeypatch):
         return [result]
 
     command.run = run
-    monkeypatch.setitem(sys.modules, "pretrain.benchmarks.data", command)
+    monkeypatch.setitem(sys.modules, "lab.benchmarks.data", command)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])

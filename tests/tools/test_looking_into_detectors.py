@@ -1,4 +1,4 @@
-"""tools/visualize_data.py, tools/analyze_model.py and tools/export_onnx.py."""
+"""projects/CropField/tools/visualize_data.py, projects/CropField/tools/analyze_model.py and projects/CropField/tools/export_onnx.py."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tools/predictor_maps.py on two small runs: what it leaves, and what it refuses."""
+"""projects/Lab/tools/predictor_maps.py on two small runs: what it leaves, and what it refuses."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""tools/linear_probe.py, knn.py and finetune.py from a weight file to result.json, both systems and all datasets."""
+"""projects/Lab/tools/linear_probe.py, knn.py and finetune.py from a weight file to result.json, both systems and all datasets."""
 
 import json
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pretrain.errors import UserError
-from pretrain.evaluation.results import write_result
+from cropfield.results import write_result
 
 
 def test_from_results_to_tables(run_tool, tmp_path, capsys):

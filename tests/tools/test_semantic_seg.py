@@ -14,9 +14,9 @@ import pytest
 import torch
 from cropfield import CropFieldViT
 
-from pretrain.data.compose.dataset import Plan
-from pretrain.data.compose.scene import Layout
-from pretrain.data.compose.write import compose_dataset
+from lab.compose.dataset import Plan
+from lab.compose.scene import Layout
+from lab.compose.write import compose_dataset
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 

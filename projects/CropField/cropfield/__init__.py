@@ -3,7 +3,7 @@
 from cropfield.autocast import BFloat16RCNN, BFloat16Segmentor
 from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
 from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
-from cropfield.semantic_seg import LinearSegmentationHead, SlidingWindowSegmentor
+from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
 from cropfield.weights import LoadReport, load_backbone, load_weights
 
 __all__ = [

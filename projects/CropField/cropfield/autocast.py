@@ -3,7 +3,7 @@
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from cropfield.semantic_seg import SlidingWindowSegmentor
+from lab.semantic.segmentor import SlidingWindowSegmentor
 
 
 class _TrainsInBFloat16:

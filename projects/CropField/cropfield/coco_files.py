@@ -1,0 +1,71 @@
+"""COCO annotations and detections as things to draw."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as rle
+
+from cropfield.drawing import Instance
+
+
+@dataclass(frozen=True)
+class CocoImages:
+    """A COCO file's images: `entries` by image id, `truth` (annotations, crowds left out) by image id, `names` of the
+    categories by category id, in the order of the ids."""
+
+    folder: Path
+    entries: dict[int, dict]
+    truth: dict[int, list[dict]]
+    names: dict[int, str]
+
+    def path(self, image_id: int) -> Path:
+        return self.folder / self.entries[image_id]["file_name"]
+
+    def instances(self, image_id: int, annotations: list[dict]) -> list[Instance]:
+        """Annotations or detections of one image."""
+        entry, order = self.entries[image_id], list(self.names)
+        return [
+            Instance(
+                box=_corners(annotation["bbox"]),
+                category=order.index(annotation["category_id"]),
+                name=self.names[annotation["category_id"]],
+                mask=decode_mask(annotation.get("segmentation"), entry["height"], entry["width"]),
+                score=annotation.get("score"),
+            )
+            for annotation in annotations
+        ]
+
+
+def coco_images(content: dict, folder: Path) -> CocoImages:
+    """Index the content of a COCO file whose image files are in `folder`."""
+    entries = {entry["id"]: entry for entry in content["images"]}
+    truth = {image_id: [] for image_id in entries}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd"):
+            truth[annotation["image_id"]].append(annotation)
+    names = {category["id"]: category["name"] for category in sorted(content["categories"], key=lambda c: c["id"])}
+    return CocoImages(folder, entries, truth, names)
+
+
+def spread_out(coco: CocoImages, count: int) -> list[int]:
+    """`count` ids of images with objects, evenly spaced through the file: chosen before any result is looked at."""
+    ids = [image_id for image_id in sorted(coco.entries) if coco.truth[image_id]]
+    places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    return [ids[place] for place in places]
+
+
+def decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
+    """COCO's polygons or run lengths, compressed or not -> bool (height, width); None where there is none."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        segmentation = rle.merge(rle.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = rle.frPyObjects(segmentation, height, width)
+    return rle.decode(segmentation).astype(bool)
+
+
+def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = bbox
+    return x, y, x + width, y + height

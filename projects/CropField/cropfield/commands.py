@@ -1,0 +1,50 @@
+"""The project's own commands as stages of a chain: pretrain, export, detect. Each can be typed by hand as well."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.engine.checkpoint import LAST
+from cropfield.stages import Stage
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Makes stages out of the tools and configs of `repository`; a stage is called as its output folder."""
+
+    repository: Path
+
+    def pretrain(self, config: str | Path, images: Path, output: Path, *overrides: str) -> Stage:
+        """Pretrain with a config of configs/pretrain, or an absolute path, on a folder of images."""
+        data = f"dataloader.train.source.root={images}"
+        command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
+        return Stage(output.name, command, show=r"pretrain\.|^error")
+
+    def export(self, pretrained: Path, backbone: Path) -> Stage:
+        """Take the trunk out of a pretraining's output folder."""
+        return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", str(backbone)))
+
+    def detect(
+        self, config: str, dataset: dict[str, Path], output: Path, *overrides: str, threads: int | None = None
+    ) -> Stage:
+        """Fine-tune and evaluate with a config of configs/COCO.
+
+        Args:
+            dataset: train_json, train_images, val_json, val_images.
+            threads: of the process; None: as many as it takes.
+        """
+        data = (f"dataset.{name}={path}" for name, path in dataset.items())
+        command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
+        environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        return Stage(output.name, command, r"iter: |Inference done|box AP|matched|^error", environment)
+
+    def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
+        config = str(self.repository / "configs" / config)
+        return (self._tool(tool), "--resume", "--config-file", config, f"train.output_dir={output}", *overrides)
+
+    def _tool(self, name: str) -> str:
+        return str(self.repository / "tools" / name)
+
+
+def in_words(ap: float | None) -> str:
+    """An AP for a reader; COCO's measure is undefined for a detector that found nothing at all."""
+    return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"

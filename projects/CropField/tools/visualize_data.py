@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""What the detector's loader really feeds: augmented images as the model gets them, with their boxes and masks.
+
+    projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py --output outputs/seen --images 16 \
+        dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
+
+--split test shows the evaluation's images, which carry no objects: their size is what there is to see.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cropfield.datasets import check_registered
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.utils.env import seed_all_rng
+
+from pretrain.engine.lazy_config import load_config
+from pretrain.errors import UserError, run_main
+from cropfield.canvas import as_rgb
+from cropfield.drawing import Instance, draw_instances
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--images", type=int, default=16, help="how many (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the augmentation")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args(argv)
+
+
+def fed_images(loader, count: int):
+    """The first `count` images of a loader, one after another."""
+    shown = 0
+    for batch in loader:
+        for image in batch:
+            if shown == count:
+                return
+            yield image
+            shown += 1
+
+
+def draw(fed: dict, names: list[str], channels: str) -> np.ndarray:
+    """One dictionary of the mapper -> RGB picture (H, W, 3)."""
+    pixels = as_rgb(fed["image"])
+    pixels = pixels[..., ::-1].copy() if channels == "BGR" else pixels
+    instances = []
+    if "instances" in fed:
+        objects = fed["instances"]
+        masks = objects.gt_masks.tensor.numpy() if objects.has("gt_masks") else [None] * len(objects)
+        for box, category, mask in zip(
+            objects.gt_boxes.tensor.tolist(), objects.gt_classes.tolist(), masks, strict=True
+        ):
+            instances.append(Instance(tuple(box), category, names[category], mask))
+    return draw_instances(pixels, instances, factor=1)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config_file, args.opts)
+    part = cfg.dataloader[args.split]
+    part.num_workers = 0
+    name = instantiate(part.dataset.names)
+    check_registered(name)
+    seed_all_rng(args.seed)
+    loader = instantiate(part)
+    names = MetadataCatalog.get(name).thing_classes
+    args.output.mkdir(parents=True, exist_ok=True)
+    for number, fed in enumerate(fed_images(loader, args.images)):
+        path = args.output / f"{number:03d}_{Path(fed['file_name']).stem}.png"
+        shown = draw(fed, names, cfg.dataloader.train.mapper.image_format)
+        if not cv2.imwrite(str(path), shown[..., ::-1]):
+            raise UserError(f"cannot write {path}; is there space on the disk?")
+        objects = len(fed["instances"]) if "instances" in fed else 0
+        print(f"{path}: {shown.shape[1]} x {shown.shape[0]} pixels, {objects} objects")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,67 @@
+"""The images of an analysis: square, of one size, one at a time."""
+
+import logging
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from pretrain.data.images import BrokenImage
+from pretrain.errors import UserError
+from lab.figures.feature_pictures import normalised
+
+logger = logging.getLogger(__name__)
+
+
+def middle_square(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> (size, size, 3): the largest square in the middle, resized; no stretching.
+
+    App. A says "standardized to 480x480", and not how: this is our choice.
+    """
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    way = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return cv2.resize(square, (size, size), interpolation=way)
+
+
+def check_size(size: int, patch_size: int, name: str) -> None:
+    """Raises UserError unless images of `size` pixels divide into the patches of trunk `name`."""
+    if size < 2 * patch_size or size % patch_size:
+        near = max(2, round(size / patch_size)) * patch_size
+        raise UserError(
+            f"{name} has patches of {patch_size} pixels and --image-size {size} is no multiple; take {near}"
+        )
+
+
+class MiddleSquares:
+    """Iterates over the middle squares of a source's images, as a trunk takes them: (3, size, size), normalised.
+
+    Args:
+        source: of `pretrain.data.images`.
+        limit: images at most, spread evenly over the source; None takes all.
+
+    `broken` counts the images that could not be read, and the log names them.
+    """
+
+    def __init__(self, source, size: int, limit: int | None = None):
+        self.source, self.size, self.broken = source, size, 0
+        count = len(source) if limit is None else min(limit, len(source))
+        self.indices = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.broken = 0
+        for index in self.indices:
+            try:
+                square = middle_square(self.source.load(index), self.size)
+            except BrokenImage as error:
+                self.broken += 1
+                logger.warning("left out: %s", error)
+                continue
+            yield normalised(square, 1)
+        if self.broken == len(self):
+            raise UserError(f"none of the {len(self)} images can be read; give others as --images")

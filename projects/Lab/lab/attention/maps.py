@@ -1,0 +1,57 @@
+"""Maps of the last layer's attention from query points, models side by side, as in Figs. 6 and 7."""
+
+import cv2
+import numpy as np
+
+from lab.attention.weights import patch_attention
+from cropfield.canvas import colorize, column, draw_dot, fit, framed, row, text_line
+from lab.figures.feature_pictures import normalised
+from pretrain.models.vit import VisionTransformer
+
+RED = (230, 30, 30)
+LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
+Point = tuple[float, float]
+
+
+def maps_picture(trunks: dict[str, VisionTransformer], queries: list[tuple[np.ndarray, Point]], side: int = 240):
+    """A row for each query, with the image and its red dot first, a column for each model -> uint8 (H, W, 3).
+
+    Args:
+        trunks: by the name that stands above the column.
+        queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
+    """
+    rows = [row([text_line(_shortened(name, side), side, 2, 14) for name in ["query", *trunks]])]
+    for image, point in queries:
+        picture = fit(image, side)
+        _dot(picture, point)
+        tiles = [column([picture, text_line("", side, 0, 14)], gap=0)]
+        for trunk in trunks.values():
+            attention = patch_attention(trunk, normalised(image, trunk.patch_size), [point])[0].cpu().numpy()
+            tiles.append(map_tile(attention, point, side))
+        rows.append(row(tiles))
+    return framed(rows)
+
+
+def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
+    """Attention (H, W) in multiples of uniform -> (side + LINE, side, 3): a square a patch, and the scale below.
+
+    Dark is none, and yellow the 99.5th percentile or twice uniform, whichever is more: a single patch that draws
+    everything would leave the rest of the map dark.
+    """
+    top = max(LEAST_TOP, float(np.quantile(attention, 0.995)))
+    picture = cv2.resize(
+        colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS), (side, side), interpolation=cv2.INTER_NEAREST
+    )
+    _dot(picture, point)
+    legend = text_line(f"yellow {top:.1f} x uniform, most {attention.max():.1f} x", side, 1, 13)
+    return column([picture, legend], gap=0)
+
+
+def _dot(picture: np.ndarray, point: Point) -> None:
+    draw_dot(picture, (point[0] * picture.shape[1], point[1] * picture.shape[0]), RED, radius=4)
+
+
+def _shortened(name: str, side: int) -> str:
+    """As much of a name as fits above a column, at 14 points about 7 pixels a letter."""
+    most = side // 7
+    return name if len(name) <= most else f"{name[: most - 1]}…"

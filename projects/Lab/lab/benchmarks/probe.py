@@ -1,0 +1,97 @@
+"""`projects/Lab/tools/benchmark.py probe`: what keeping features saves the linear probe.
+
+Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the trunk, as a linear
+evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the plain way needs one pass
+an epoch only; it would need one more for each classifier that is trained on its own. Images are JPEGs of 500 x 375.
+"""
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from lab.benchmarks.comparison import Comparison, compare
+from lab.benchmarks.step import thread_clock
+from pretrain.errors import UserError
+from lab.probes.feature_cache import Reading, cached_features
+from lab.probes.features import pooled_layers, square_batches
+from lab.probes.framing import FramedImages
+from lab.probes.labelled import LabelledImages, labelled_folder
+from lab.probes.linear_probe import evaluate_probes, sweep, train_probes
+from pretrain.models.vit import VisionTransformer
+
+SETTINGS = sweep(["cls"])
+BATCH, EPOCHS = 32, 10  # VISSL has 28 epochs: the plain way's time grows with them
+
+
+def run(options: argparse.Namespace) -> list[Comparison]:
+    """ViT-S/16 (--dtype is float32's); 24 training images (or --images) of 96 x 96 (or --image-size), 10 epochs."""
+    side, other = options.image_size or (96, 96)
+    if side != other or side % 16:
+        raise UserError(f"--image-size {side}x{other}: the probe takes squares whose side is a multiple of 16 pixels")
+    torch.manual_seed(0)
+    trunk = VisionTransformer(field_size=14, layer_scale=1.0).eval()
+    return [measure(trunk, options.images or 24, side, options.pairs or 3)]
+
+
+def measure(trunk: VisionTransformer, count: int, side: int, pairs: int, epochs: int = EPOCHS) -> Comparison:
+    """With the difference of the two ways' accuracies, in percent, as a table."""
+    top1, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
+    trunk = trunk.to(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        rng = np.random.default_rng(0)
+        counts = {"train": count, "val": max(4, count // 3)}
+        images = [write_images(Path(scratch, split), number, rng) for split, number in counts.items()]
+        folders = (Path(scratch, f"kept{number}") for number in itertools.count())  # nothing is found in it
+
+        def ours() -> None:
+            folder, reading = next(folders), Reading(side, pools=("cls",))
+            kept = (cached_features(trunk, split, reading, folder, BATCH) for split in images)
+            top1["ours"] = accuracies(*kept, epochs, device)
+
+        def plain() -> None:
+            live = (LiveFeatures(trunk, split, side, device) for split in images)
+            top1["plain"] = accuracies(*live, epochs, device)
+
+        what = {"images": counts, "image_size": side, "epochs": epochs, "classifiers": len(SETTINGS)}
+        result = compare("linear probe, features kept", ours, plain, pairs, what, thread_clock())
+    differences = [abs(a - b) for a, b in zip(top1["ours"], top1["plain"], strict=True)]
+    result.tables["accuracies of ours and plain"] = [{"largest difference, points": max(differences)}]
+    return result
+
+
+class LiveFeatures:
+    """What `Features` is to `train_probes`, without keeping anything but the batch at hand."""
+
+    def __init__(self, trunk: VisionTransformer, images: LabelledImages, image_size: int, device: str):
+        self.trunk, self.squares, self.device = trunk, FramedImages(images, range(len(images)), image_size), device
+        self.labels, self.values = images.labels, torch.empty(0, trunk.embed_dim)
+        self.which = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, pool: str, layers: int, which: torch.Tensor, view: int = 0) -> torch.Tensor:
+        if which is not self.which:
+            batch = [which.tolist()]
+            ((pixels, _),) = square_batches(self.squares, self.device, batches=batch)
+            self.which, self.pooled = which, pooled_layers(self.trunk, pixels, 4, [pool])
+        return self.pooled[:, 0, -layers:].flatten(1)
+
+
+def write_images(folder: Path, count: int, rng: np.random.Generator) -> LabelledImages:
+    for i in range(count):
+        path = folder / f"class{i % 4}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        cv2.imwrite(str(path), cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC))
+    return labelled_folder(folder)
+
+
+def accuracies(train, val, epochs: int, device: str) -> list[float]:
+    probes = train_probes(train, 4, SETTINGS, epochs, BATCH, device=device)
+    return [result.top1 for result in evaluate_probes(probes, val, BATCH)]

@@ -1,0 +1,130 @@
+"""Small videos with exact masks in DAVIS-2017's layout: pictographs that move over a panning photograph."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lab.compose.photographs import Photograph, shipped_photographs
+from lab.compose.pictographs import Pictograph, load_pictographs
+from pretrain.errors import UserError
+
+PERIOD = 40  # frames in which an object comes back to where it was, so that its pace does not depend on the length
+MARGIN = 0.15  # of the frame, over which the photograph pans
+LENGTH = 0.45  # an object's longer side, relative to the frame's shorter
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """`size`: (H, W) of a frame, DAVIS's 480 x 854 by default. `objects`: in each video, at most six."""
+
+    videos: int = 3
+    frames: int = 20
+    objects: int = 2
+    size: tuple[int, int] = (480, 854)
+    seed: int = 0
+
+
+def compose_videos(plan: VideoPlan, output: Path, palette: list[int]) -> None:
+    """Write JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt into `output`, whole or not at all.
+
+    Args:
+        palette: of the annotations, 768 values.
+
+    Raises:
+        UserError: `output` is there already and not empty, or cannot be written; no photographs or font.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty; give another --output")
+    photographs = shipped_photographs(2 * max(plan.size))
+    drawables = [p for group in load_pictographs(6, round(LENGTH * min(plan.size))).values() for p in group[:1]]
+    draft = output.with_name(f".{output.name}.draft")
+    names = [f"composed-{number:02d}" for number in range(plan.videos)]
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        for number, name in enumerate(names):
+            rng = np.random.default_rng([plan.seed, number])
+            _write_video(draft, name, draw_frames(plan, drawables, photographs, rng), palette)
+        (draft / "ImageSets" / "2017").mkdir(parents=True)
+        (draft / "ImageSets" / "2017" / "val.txt").write_text("".join(f"{name}\n" for name in names))
+        draft.replace(output)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}; give another --output") from error
+
+
+def _write_video(root: Path, name: str, frames: Iterator[tuple[np.ndarray, np.ndarray]], palette: list[int]) -> None:
+    pictures, annotations = (root / part / "480p" / name for part in ("JPEGImages", "Annotations"))
+    for folder in (pictures, annotations):
+        folder.mkdir(parents=True)
+    for index, (frame, mask) in enumerate(frames):
+        Image.fromarray(frame).save(pictures / f"{index:05d}.jpg", quality=95)
+        numbers = Image.fromarray(mask)
+        numbers.putpalette(palette)
+        numbers.save(annotations / f"{index:05d}.png")
+
+
+def draw_frames(
+    plan: VideoPlan, drawables: list[Pictograph], photographs: list[Photograph], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames uint8 (H, W, 3) and the numbers of the objects seen at their pixels, uint8 (H, W); 0 is none.
+
+    Each object swings along its own path, turns and breathes; later ones hide earlier ones. In the first frame each
+    has its own part of the width.
+    """
+    height, width = plan.size
+    background = _background(photographs[rng.integers(len(photographs))].pixels, plan.size)
+    chosen = rng.permutation(len(drawables))[: plan.objects]
+    sprites = [drawables[i].render(photographs, rng).astype(np.float32) for i in chosen]
+    paths = [_Path.draw(slot, len(chosen), plan.size, rng) for slot in range(len(chosen))]
+    pan = rng.uniform(0, 2 * np.pi, 2)
+    for index in range(plan.frames):
+        phase = 2 * np.pi * index / PERIOD
+        top, left = (0.5 * (1 + np.sin(0.5 * phase + pan)) * (np.array(background.shape[:2]) - plan.size)).astype(int)
+        frame = background[top : top + height, left : left + width].astype(np.float32)
+        mask = np.zeros(plan.size, np.uint8)
+        for number, (sprite, path) in enumerate(zip(sprites, paths, strict=True), 1):
+            placed = cv2.warpAffine(sprite, path.place(phase, sprite.shape[:2]), (width, height))
+            alpha = placed[..., 3:] / 255
+            frame += alpha * (placed[..., :3] - frame)
+            mask[alpha[..., 0] > 0.5] = number
+        light = 1 + 0.08 * np.sin(phase + pan[0])
+        yield np.clip(frame * light, 0, 255).astype(np.uint8), mask
+
+
+def _background(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of a photograph, a little larger than a frame of `size`."""
+    height, width = (round(side * (1 + MARGIN)) for side in size)
+    scale = max(height / pixels.shape[0], width / pixels.shape[1])
+    way = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=way)
+    top, left = ((have - want) // 2 for have, want in zip(resized.shape[:2], (height, width), strict=True))
+    return resized[max(top, 0) :, max(left, 0) :][:height, :width]
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Where an object is: it swings around `centre` (x, y) by `reach`, beginning at `phases`, and turns by `turn`."""
+
+    centre: np.ndarray
+    reach: np.ndarray
+    phases: np.ndarray
+    turn: float
+
+    @classmethod
+    def draw(cls, slot: int, slots: int, size: tuple[int, int], rng: np.random.Generator) -> "_Path":
+        height, width = size
+        centre = np.array([(slot + 0.5) / slots * width, rng.uniform(0.4, 0.6) * height])
+        reach = np.array([rng.uniform(0.08, 0.18) * width, rng.uniform(0.05, 0.2) * height])
+        return cls(centre, reach, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-25, 25))
+
+    def place(self, phase: float, shape: tuple[int, int]) -> np.ndarray:
+        """The matrix (2, 3) that puts an object of `shape` (h, w) into the frame."""
+        x, y = self.centre + self.reach * (np.sin(phase * np.array([1, 1.5]) + self.phases) - np.sin(self.phases))
+        h, w = shape
+        matrix = cv2.getRotationMatrix2D((w / 2, h / 2), self.turn * np.sin(phase), 1 + 0.15 * np.sin(0.7 * phase))
+        matrix[:, 2] += x - w / 2, y - h / 2
+        return matrix

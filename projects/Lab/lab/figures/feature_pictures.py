@@ -1,0 +1,47 @@
+"""A trunk at work on whole images: attention from query points, and patch features as colours."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from cropfield.canvas import as_rgb, blend, colorize, draw_dot, enlarge, fit
+from lab.figures.pca import color_basis, colors
+from pretrain.models.vit import VisionTransformer
+
+
+def normalised(image: np.ndarray, patch_size: int) -> Tensor:
+    """uint8 RGB (H, W, 3) -> (3, H', W') as a trunk takes it, cut down to whole patches."""
+    height, width = (side - side % patch_size for side in image.shape[:2])
+    pixels = torch.from_numpy(image[:height, :width].astype(np.float32))
+    return ((pixels - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).permute(2, 0, 1)
+
+
+def attention_picture(
+    image: np.ndarray, attention: np.ndarray, query: tuple[float, float], top: float, side: int = 240
+) -> np.ndarray:
+    """Attention (H, W), in multiples of uniform, glowing on the darkened image: nothing up to 1, white from `top` on.
+
+    query: (x, y) in [0, 1], drawn as a dot.
+    """
+    base = fit(image, side)
+    size = (base.shape[1], base.shape[0])
+    dark = np.repeat(base.mean(2, keepdims=True), 3, axis=2) * 0.6
+    smooth = cv2.resize(attention.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    glow = np.clip((smooth - 1) / (top - 1), 0, 1)[..., None]
+    picture = blend(dark, colorize(smooth, 1.0, top), 0.85 * np.sqrt(glow))
+    draw_dot(picture, (query[0] * size[0], query[1] * size[1]), (90, 220, 255), radius=5)
+    return picture
+
+
+@torch.no_grad()
+def feature_colors(trunk: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
+    """Patch features of each image as colours, with one basis for all of them -> pictures, a square a patch."""
+    features = []
+    for image in images:
+        pixels = normalised(image, trunk.patch_size)
+        _, patches = trunk(pixels[None].to(trunk.pos_embed.device))
+        features.append(patches[0].cpu().unflatten(0, trunk.grid(pixels)))
+    basis = color_basis(torch.cat([f.flatten(0, 1) for f in features]))
+    return [enlarge(as_rgb(colors(f, basis)), max(1, side // max(f.shape[:2]))) for f in features]

@@ -1,0 +1,45 @@
+"""What each kind of mask takes from a crop: its content, or its place."""
+
+import cv2
+import numpy as np
+
+from cropfield.canvas import as_rgb, blend, enlarge
+
+GREY = (128, 128, 128)
+TINT = (0, 114, 178)
+
+
+def content_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.ndarray:
+    """The crop with its masked patches greyed out: the student sees where they are, not what they show.
+
+    crop: uint8 (3, S, S). mask: bool (N,), row-major. -> (factor*S, factor*S, 3); unmasked patches are untouched.
+    """
+    picture = enlarge(as_rgb(crop), factor)
+    for rows, columns in _patches(picture, mask, patch_size * factor):
+        picture[rows, columns] = GREY
+    return picture
+
+
+def position_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.ndarray:
+    """The crop with its masked patches tinted and crossed: the student sees what they show, not where they are.
+
+    Arguments and result as in `content_mask_picture`.
+    """
+    picture = enlarge(as_rgb(crop), factor)
+    for rows, columns in _patches(picture, mask, patch_size * factor):
+        patch = blend(picture[rows, columns], TINT, 0.45)
+        end = len(patch) - 1 - len(patch) // 4
+        start = len(patch) // 4
+        cv2.line(patch, (start, start), (end, end), (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.line(patch, (start, end), (end, start), (255, 255, 255), 1, cv2.LINE_AA)
+        picture[rows, columns] = patch
+    return picture
+
+
+def _patches(picture: np.ndarray, mask, side: int) -> list[tuple[slice, slice]]:
+    """The pixels of each masked patch."""
+    grid = np.asarray(mask).reshape(picture.shape[0] // side, picture.shape[1] // side)
+    return [
+        (slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side))
+        for row, column in np.argwhere(grid)
+    ]

@@ -1,0 +1,79 @@
+"""The method in one picture: an image's crops, their places in the field, and both masks."""
+
+import cv2
+import numpy as np
+
+from pretrain.data.crops import MultiCrop
+from pretrain.data.masks import CONTENT, POSITION, CropMasks
+from cropfield.canvas import INK, PAPER, color_of, column, draw_box, draw_tag, fit, row, write
+from lab.figures.crop_pictures import boxes_in_field, boxes_on_image, crop_tile
+from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
+
+SQUARE, TILE, GAP = 400, 262, 12
+MASK_SHARE = 0.3
+TITLES = {
+    "image": "Crops of one image (dashed: flipped)",
+    "field": "The same crops in the position field, after t",
+    "content": "content masked",
+    "position": "position masked",
+    "local": "local crops",
+}
+
+
+def method_picture(image: np.ndarray, seed: int, num_local: int = 4, field_size: int = 16) -> np.ndarray:
+    """Draw the method on an image, uint8 RGB (H, W, 3) -> a picture about 820 pixels wide.
+
+    The crops and boxes are `MultiCrop`'s, the masks `CropMasks`'s; only the colour changes are left out.
+    """
+    rng = np.random.default_rng(seed)
+    crops = MultiCrop(224, num_local=num_local, local_size=96, photometric=(unchanged,) * 3)
+    sample = crops(image, rng)
+    image_boxes = np.concatenate([sample["global_image_boxes"], sample["local_image_boxes"]])
+    boxes = np.concatenate([sample["global_boxes"], sample["local_boxes"]])
+    places = [
+        titled(boxes_on_image(image, image_boxes, SQUARE), TITLES["image"]),
+        titled(boxes_in_field(image, image_boxes, boxes, field_size, SQUARE), TITLES["field"], "s"),
+    ]
+    picture = column([row(places, GAP), row(_views(sample, boxes, rng), GAP)], GAP)
+    return cv2.copyMakeBorder(picture, GAP, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=PAPER)
+
+
+def _views(sample: dict[str, np.ndarray], boxes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """What the student sees: global crops 1 and 2 with a mask each, then the local crops in a block."""
+    patch_size = 16
+    masks = CropMasks((sample["global_crops"].shape[-1] // patch_size,) * 2)
+    count = round(MASK_SHARE * masks.num_patches)
+    tiles = []
+    for index, (kind, draw, name) in enumerate(
+        ((CONTENT, content_mask_picture, "content"), (POSITION, position_mask_picture, "position"))
+    ):
+        masked = draw(sample["global_crops"][index], masks.draw(kind, count, rng), patch_size)
+        tiles.append(titled(_framed(fit(masked, TILE), boxes[index], index), f"{index + 1}: {TITLES[name]}"))
+    side = (TILE - GAP) // 2
+    small = [
+        crop_tile(crop, index, boxes[index][0] > boxes[index][2], side)
+        for index, crop in enumerate(sample["local_crops"], start=2)
+    ]
+    half = (len(small) + 1) // 2
+    block = column([row(small[:half], GAP), row(small[half:], GAP)], GAP)
+    return [*tiles, titled(block, TITLES["local"])]
+
+
+def titled(picture: np.ndarray, text: str, subscript: str = "") -> np.ndarray:
+    """The picture with a line of text above it."""
+    line = np.full((24, picture.shape[1], 3), PAPER, dtype=np.uint8)
+    end = write(line, text, (0, 2), 16, INK)
+    if subscript:
+        write(line, subscript, (end, 9), 11, INK)
+    return column([line, picture], 0)
+
+
+def _framed(tile: np.ndarray, box: np.ndarray, index: int) -> np.ndarray:
+    draw_box(tile, (1, 1, tile.shape[1] - 2, tile.shape[0] - 2), color_of(index), 3, box[0] > box[2])
+    draw_tag(tile, str(index + 1), (0, 0), color_of(index))
+    return tile
+
+
+def unchanged(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The photometric augmentation that does nothing."""
+    return crop

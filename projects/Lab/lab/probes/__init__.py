@@ -1,0 +1,1 @@
+"""k-NN, linear probes and fine-tuning on labelled images."""

@@ -1,0 +1,107 @@
+"""The command line that the evaluation commands on labelled images share: a trunk, a dataset, where the result goes."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from pretrain.errors import UserError
+from lab.probes.datasets import DATASETS, framing_of, open_dataset
+from lab.probes.feature_cache import Features, Reading, cached_features
+from lab.probes.features import own_pool
+from lab.probes.labelled import LabelledImages
+from cropfield.results import write_result
+from lab.trunks import build_trunk, open_trunk
+from pretrain.models.vit import VisionTransformer
+
+
+def evaluation_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", type=Path, required=True, help="a backbone file, a training state or public ViT weights")
+    add(
+        "--num-heads",
+        type=positive,
+        metavar="N",
+        help="for files that do not record it (default: as published ViTs of that width)",
+    )
+    add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
+    add("--dataset", required=True, choices=DATASETS)
+    add("--data", type=Path, required=True, metavar="DIR", help="the dataset's folder")
+    add("--train-list", type=Path, metavar="FILE", help="for imagenet_1pct: its training images, one a line")
+    add("--output", type=Path, required=True, metavar="DIR", help="for result.json")
+    add("--image-size", type=positive, default=224, metavar="PX", help="pixels a side (default 224)")
+    add("--batch-size", type=positive, metavar="B", help="images a step")
+    add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def positive(text: str) -> int:
+    """For `type=` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    default = Path("outputs", "features")
+    parser.add_argument(
+        "--cache", type=Path, default=default, metavar="DIR", help=f"where features are kept (default {default})"
+    )
+
+
+def load_trunk_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """The trunk on its device. Raises UserError, also for an image size that does not divide into its patches."""
+    torch.manual_seed(args.seed)  # of the untrained one's values
+    make = build_trunk if args.untrained else open_trunk
+    trunk = make(args.weights, args.num_heads, drop_path_rate).to(args.device)
+    if args.image_size % trunk.patch_size:
+        raise UserError(f"--image-size {args.image_size} is no multiple of the trunk's patch, {trunk.patch_size}")
+    return trunk
+
+
+def datasets_of(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
+    """Training and validation images, with a word about them."""
+    train, val = open_dataset(args.dataset, args.data, args.train_list)
+    sizes = f"{len(train):,} training and {len(val):,} validation images of {len(train.classes):,} classes"
+    print(f"{args.dataset}: {sizes}")
+    return train, val
+
+
+def features_of(
+    args: argparse.Namespace, layers: int | None = None, pools: tuple[str, ...] | None = None, views: int = 1
+) -> tuple[Features, Features, list[str]]:
+    """Training features of `views` views, validation features of one, and the classes; kept in `args.cache`.
+
+    layers: None is the last four.  pools: None is what stands for an image in this trunk.
+    """
+    trunk, (train, val) = load_trunk_of(args), datasets_of(args)
+    common = dict(
+        image_size=args.image_size,
+        framing=framing_of(args.dataset),
+        seed=args.seed,
+        layers=layers or min(4, len(trunk.blocks)),
+        pools=pools or (own_pool(trunk),),
+        amp=str(args.device).startswith("cuda"),
+    )
+    loading = dict(folder=args.cache, num_workers=args.num_workers)
+    if "cls" in common["pools"] and trunk.cls_token is None:
+        raise UserError(f"{args.weights} has no class token; leave --pool out, or say --pool patch")
+    train_features = cached_features(trunk, train, Reading(views=views, **common), **loading)
+    return train_features, cached_features(trunk, val, Reading(**common), **loading), train.classes
+
+
+def model_name(args: argparse.Namespace) -> str:
+    return args.weights.stem + ("-untrained" if args.untrained else "")
+
+
+def report(args: argparse.Namespace, protocol: str, metrics: dict[str, float], choices: dict) -> None:
+    """Write result.json and print the figures. choices: what else defines them, as values that JSON can hold."""
+    made_by = {"command": shlex.join(sys.argv), "torch": torch.__version__, "device": str(args.device)}
+    path = write_result(args.output, protocol, args.dataset, model_name(args), metrics, made_by | choices)
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    print(f"{model_name(args)} on {args.dataset}: {figures}; {path}")

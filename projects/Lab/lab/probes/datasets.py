@@ -1,0 +1,115 @@
+"""The labelled datasets of StoP's tables as they lie on disk, by name: `open_dataset`.
+
+imagenet       train/n01440764/*.JPEG, val/n01440764/*.JPEG: validation images sorted into their synsets, as usual
+imagenet_1pct  the same; the training images are those of a list, such as SimCLR's 1percent.txt
+places205      trainvalsplit_places205/{train,val}_places205.csv and the images256 that they name; or train/a/abbey/
+inat18         train2018.json, val2018.json and the train_val2018 that they name; or train/7477/, val/7477/
+cifar100       train/apple/*.png, test/apple/*.png; the superclass may come before, as in fast.ai's copy
+clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}, see `clevr`
+"""
+
+import json
+import os
+from pathlib import Path
+
+from pretrain.data.images import CocoJson, ImageList
+from pretrain.errors import UserError
+from lab.probes.clevr import clevr_split
+from lab.probes.labelled import LabelledImages, label_by_folder, labelled_folder, listed_files, number
+
+Split = tuple[LabelledImages, LabelledImages]  # training and validation images
+PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which takes ImageNet's
+    "imagenet": 28, "imagenet_1pct": 28, "places205": 14, "inat18": 84, "cifar100": 28,
+    "clevr_count": 50, "clevr_dist": 100,
+}  # fmt: skip
+DATASETS = tuple(PROBE_EPOCHS)
+_PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # where its archive unpacks to
+
+
+def open_dataset(name: str, root: str | Path, train_list: str | Path | None = None) -> Split:
+    """Training and validation images of one of `DATASETS`.
+
+    Args:
+        root: the dataset's folder.
+        train_list: for imagenet_1pct, a text file with a training image a line (`n01440764_10026.JPEG`).
+
+    Raises:
+        UserError: the name is unknown, or what lies at `root` is not that dataset.
+    """
+    root = Path(root)
+    if name not in DATASETS:
+        raise UserError(f"there is no dataset {name}; known are {', '.join(DATASETS)}")
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; give the folder of the dataset {name}")
+    if (name == "imagenet_1pct") != (train_list is not None):
+        raise UserError("a list of training images goes with imagenet_1pct, and imagenet_1pct with one: --train-list")
+    if name.startswith("clevr"):
+        train, val = (clevr_split(root, split, name.partition("_")[2]) for split in ("train", "val"))
+    elif name == "imagenet_1pct":
+        train, val = _imagenet_subset(root, Path(train_list))
+    elif name == "places205" and (root / "trainvalsplit_places205").is_dir():
+        train, val = _places_csv(root)
+    elif name == "inat18" and (root / "train2018.json").is_file():
+        train, val = _inat_json(root)
+    else:
+        train, val = _folders(root, nested=name in ("places205", "cifar100"))
+    return train, val
+
+
+def framing_of(name: str) -> str:
+    """How VISSL's configs show a dataset's images to a ViT, see `framing.view`: only CLEVR's are not cropped."""
+    return "whole" if name.startswith("clevr") else "centre"
+
+
+def _folders(root: Path, nested: bool) -> Split:
+    val = next((root / split for split in ("val", "test") if (root / split).is_dir()), root / "val")
+    train = labelled_folder(root / "train", nested=nested)
+    return train, labelled_folder(val, train.classes, nested)
+
+
+def _imagenet_subset(root: Path, train_list: Path) -> Split:
+    """All of the folder's synsets are classes, also one of which the list has no image."""
+    folder = root / "train"
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give ImageNet's folder, with train/ and val/ in it")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    train = label_by_folder(ImageList(train_list, folder), classes)
+    return train, labelled_folder(root / "val", classes)
+
+
+def _places_csv(root: Path) -> Split:
+    """Lines are "a/abbey/gsun_….jpg 0"; a class is a folder, so the number is not needed."""
+    images = next((folder for folder in (root / _PLACES_IMAGES, root / "images256") if folder.is_dir()), root)
+    train = label_by_folder(_places_files(root, "train", images), nested=True)
+    return train, label_by_folder(_places_files(root, "val", images), train.classes, nested=True)
+
+
+def _places_files(root: Path, split: str, images: Path):
+    file = root / "trainvalsplit_places205" / f"{split}_places205.csv"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); unpack Places205's splits again") from error
+    return listed_files(images, [line.rpartition(" ")[0].lstrip("/") for line in lines if line.strip()], file)
+
+
+def _inat_json(root: Path) -> Split:
+    """COCO's form: `images` with `file_name`, relative to `root`, and `annotations` with an image's one category."""
+    train, categories = _inat_split(root, "train")
+    val, val_categories = _inat_split(root, "val")
+    classes = sorted(set(categories), key=int)
+    return (
+        LabelledImages(train, number(categories, classes, root), classes),
+        LabelledImages(val, number(val_categories, classes, root / "val2018.json"), classes),
+    )
+
+
+def _inat_split(root: Path, split: str) -> tuple[CocoJson, list[str]]:
+    file = root / f"{split}2018.json"
+    source = CocoJson(file, root)
+    content = json.loads(file.read_bytes())
+    try:
+        category = {entry["image_id"]: entry["category_id"] for entry in content["annotations"]}
+        return source, [str(category[image["id"]]) for image in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: {error} is missing in annotations or images; unpack the file again") from error

@@ -1,0 +1,91 @@
+"""Features of a frozen trunk: a vector an image, from its last layer or its last few."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.workers import start_worker, watched
+from lab.probes.framing import FramedImages
+from lab.probes.labelled import LabelledImages
+from pretrain.models.attention import pack
+from pretrain.models.vit import VisionTransformer
+
+
+def own_pool(trunk: VisionTransformer) -> str:
+    """What stands for an image in a trunk (StoP, App. C.2): "cls", or "patch", the mean, in a trunk without."""
+    return "patch" if trunk.cls_token is None else "cls"
+
+
+@torch.no_grad()
+def pooled_layers(trunk: VisionTransformer, images: Tensor, layers: int, pools: Sequence[str]) -> Tensor:
+    """One vector for each of the last `layers` blocks, and each way to pool -> (B, len(pools), layers, D).
+
+    Every layer passes the trunk's final norm, as in DINO's evaluation, so the last is the trunk's own output.
+
+    Args:
+        images: (B, 3, H*p, W*p), normalised.
+        pools: "cls", the class token, and "patch", the mean of the patches (StoP, Sec. 4.1, "average pooling").
+    """
+    tokens = trunk.embed_patches(images) + trunk.sample_positions(None, trunk.grid(images))
+    packed, layout = pack([trunk.with_class_token(tokens)])
+    first_patch, collected = int(trunk.cls_token is not None), []
+    for place, block in enumerate(trunk.blocks):
+        packed = block(packed, layout)
+        if place >= len(trunk.blocks) - layers:
+            (features,) = layout.split(trunk.norm(packed))
+            pooled = {"cls": features[:, 0], "patch": features[:, first_patch:].mean(1)}
+            collected.append(torch.stack([pooled[pool] for pool in pools], dim=1))
+    return torch.stack(collected, dim=2)
+
+
+def square_batches(
+    squares: FramedImages,
+    device: torch.device | str,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    batches: list[list[int]] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (B, 3, S, S) on `device` and their places (B,), -1 where one is broken.
+
+    batches: the items of each batch; None is all of them in order, `batch_size` at a time.
+    """
+    loader = DataLoader(
+        squares,
+        batch_sampler=batches or BatchSampler(range(len(squares)), batch_size, drop_last=False),
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else each start would shift torch's global generator
+    )
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    for images, places in watched(loader, lambda process: None) if num_workers else loader:
+        yield (images.to(device).float() - mean) / std, places
+
+
+@torch.no_grad()
+def extract_features(
+    trunk: VisionTransformer,
+    images: LabelledImages,
+    indices: Sequence[int],
+    image_size: int = 224,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Class tokens, or mean patch tokens in a trunk without, of some images -> (n, D) float32 and labels (n,), CPU.
+
+    Images are resized so that the shorter side is 8/7 of `image_size` and cut to its central square, as DINO does (256
+    and 224). Broken images are left out. The trunk should be in eval mode; it is used where it is.
+
+    Args:
+        image_size: pixels a side, a multiple of the patch.
+    """
+    squares = FramedImages(images, indices, image_size)
+    features, kept = [torch.zeros(0, trunk.embed_dim)], [torch.zeros(0, dtype=torch.int64)]
+    for pixels, places in square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers):
+        readable = places >= 0
+        pooled = pooled_layers(trunk, pixels[readable.to(pixels.device)], 1, [own_pool(trunk)])
+        features.append(pooled[:, 0, 0].float().cpu())
+        kept.append(places[readable])
+    return torch.cat(features), images.labels[torch.as_tensor(list(indices))[torch.cat(kept)]]

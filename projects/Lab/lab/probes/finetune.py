@@ -1,0 +1,183 @@
+"""Fine-tuning a trunk as a classifier (StoP's Tables 5, 15 and 17).
+
+The papers give no recipe. This is the usual one for masked image models, without mixing images and without random
+augmentation policies: AdamW, learning rates that fall from the head to the patch embedding, stochastic depth, label
+smoothing, warm-up and cosine. MAE's values are the defaults.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.engine.schedules import warmup_cosine
+from pretrain.errors import UserError
+from lab.probes.features import own_pool, square_batches
+from lab.probes.framing import FramedImages
+from lab.probes.labelled import LabelledImages
+from pretrain.files import read_torch_file, write_torch_file
+from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """lr: for 256 images a step, it grows with the batch.  layer_decay: a layer's rate over that of the next one up.
+
+    framing: see `framing.view`; training sees its views from number 1 on, another one each epoch.
+    """
+
+    epochs: int = 100
+    batch_size: int = 1024
+    lr: float = 5e-4
+    layer_decay: float = 0.65
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    warmup_epochs: float = 5
+    image_size: int = 224
+    framing: str = "centre"
+    seed: int = 0
+    amp: bool = False  # bfloat16 autocast
+
+
+class Classifier(nn.Module):
+    """A trunk, pooled as its kind is (class token, or mean patch without one), and a linear layer that starts at 0."""
+
+    def __init__(self, trunk: VisionTransformer, num_classes: int):
+        super().__init__()
+        self.trunk, self.pool = trunk, own_pool(trunk)
+        self.head = nn.Linear(trunk.embed_dim, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S), normalised -> logits (B, classes)"""
+        cls, patches = self.trunk(images)
+        return self.head(cls if self.pool == "cls" else patches.mean(1))
+
+
+def layer_groups(model: Classifier, layer_decay: float, weight_decay: float) -> list[dict]:
+    """Parameter groups with `scale`, layer_decay ** (layers above): 1 for head and last norm, least for the embeddings.
+
+    Vectors, the class token and positions do not decay.
+    """
+    depth, groups = len(model.trunk.blocks), {}
+    for name, parameter in model.named_parameters():
+        layer = depth + 1
+        if name.startswith(("trunk.patch_embed", "trunk.cls_token", "trunk.pos_embed")):
+            layer = 0
+        elif name.startswith("trunk.blocks."):
+            layer = int(name.split(".")[2]) + 1
+        decays = parameter.ndim > 1 and name not in ("trunk.cls_token", "trunk.pos_embed")
+        groups.setdefault((layer, decays), []).append(parameter)
+    return [
+        {"params": p, "scale": layer_decay ** (depth + 1 - layer), "weight_decay": weight_decay if decays else 0.0}
+        for (layer, decays), p in groups.items()
+    ]
+
+
+class FineTuning:
+    """Trains a classifier epoch by epoch; everything random follows from seed and epoch, so it can be resumed.
+
+    Args:
+        model: on the device where it is to be trained.
+        state: a file to keep model and optimizer in after each epoch; None keeps nothing.
+        num_workers: processes that read images.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        train: LabelledImages,
+        val: LabelledImages,
+        recipe: Recipe,
+        state: Path | None = None,
+        num_workers: int = 0,
+    ):
+        self.model, self.train, self.val, self.recipe = model.requires_grad_(True), train, val, recipe
+        self.state, self.num_workers, self.epoch = state, num_workers, 0
+        self.device = model.head.weight.device
+        self.batch_size = min(recipe.batch_size, len(train))
+        self.steps = len(train) // self.batch_size
+        self.lr = warmup_cosine(recipe.lr * self.batch_size / 256, 0.0, recipe.warmup_epochs / recipe.epochs)
+        groups = layer_groups(model, recipe.layer_decay, recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
+        self.squares = FramedImages(
+            train, range(len(train)), recipe.image_size, recipe.framing, recipe.epochs + 1, recipe.seed
+        )
+
+    def resume(self) -> None:
+        """Go on from `state`, if it is there. Raises UserError where it is of another model."""
+        if self.state is None or not self.state.is_file():
+            return
+        kept = read_torch_file(self.state)
+        try:
+            self.model.load_state_dict(kept["model"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.epoch = kept["epoch"]
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{self.state} is of another run ({reason}); choose another --output") from None
+
+    def run(self) -> dict[str, float]:
+        """Train to the end -> the last epoch's top-1 and top-5 of the validation images, in percent."""
+        while self.epoch < self.recipe.epochs:
+            loss = self.train_epoch()
+            self.epoch += 1
+            if self.state:
+                kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch}
+                write_torch_file(self.state, kept)
+            logger.info(f"epoch {self.epoch} of {self.recipe.epochs}: loss {loss:.4f}")
+        return self.evaluate()
+
+    def train_epoch(self) -> float:
+        """One pass -> mean loss. Raises UserError if it is not finite."""
+        self.model.train()
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.epoch)  # order of the images, stochastic depth
+        first = (self.epoch + 1) * len(self.train)
+        order = (first + torch.randperm(len(self.train))).split(self.batch_size)[: self.steps]
+        total = 0.0
+        batches = [items.tolist() for items in order]
+        for step, (images, places) in enumerate(
+            square_batches(self.squares, self.device, num_workers=self.num_workers, batches=batches)
+        ):
+            self.set_lr((self.epoch + step / self.steps) / self.recipe.epochs)
+            total += self.step(images[(places >= 0).to(images.device)], self.train.labels[places[places >= 0]])
+        return total / self.steps
+
+    def set_lr(self, progress: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(progress) * group["scale"]
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        if not len(images):
+            return 0.0  # all of them broken
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels.to(self.device), label_smoothing=self.recipe.label_smoothing)
+        if not loss.isfinite():
+            raise UserError(f"the loss is not finite in epoch {self.epoch + 1}; choose a smaller --lr")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Shares of the readable validation images, in percent."""
+        self.model.eval()
+        squares = FramedImages(self.val, range(len(self.val)), self.recipe.image_size, self.recipe.framing)
+        right, seen = torch.zeros(2), 0
+        for images, places in square_batches(squares, self.device, num_workers=self.num_workers):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+                logits = self.model(images[(places >= 0).to(images.device)]).float().cpu()
+            labels = self.val.labels[places[places >= 0]]
+            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            right, seen = right + torch.stack([best[:, 0].sum(), best.any(1).sum()]), seen + len(labels)
+        if not seen:
+            raise UserError(f"{self.val.source.root}: none of its images can be read; copy them again")
+        return dict(zip(("top1", "top5"), (100 * right / seen).tolist(), strict=True))

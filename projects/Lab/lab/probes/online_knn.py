@@ -1,0 +1,87 @@
+"""Online k-NN: what the teacher's features know of a labelled folder, while the run goes on."""
+
+import logging
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from pretrain.engine.monitors import due
+from pretrain.errors import UserError
+from lab.probes.features import extract_features
+from lab.probes.knn import knn_accuracy
+from lab.probes.labelled import LabelledImages, labelled_folder
+from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+
+class OnlineKnn(HookBase):
+    """Logs `knn/top1` of the teacher's trunk, in percent, and `knn/untrained_top1` to compare it with.
+
+    Each process extracts the features of its share of the images. An evaluation is one forward pass of both folders.
+
+    Args:
+        train, val: folders whose sub-folders are the classes; the images of `val` are classified by those of `train`.
+        untrained: a trunk of the same shape with its initial values.
+        period: steps between evaluations; there is one before the first step too. 0 turns it off.
+        image_size: pixels a side of the square that the trunk sees.
+        k, temperature: see `knn_accuracy`.
+        batch_size, num_workers: images of a forward pass, and worker processes that read them.
+
+    Raises:
+        UserError: a folder is not as it should be.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str,
+        untrained: VisionTransformer,
+        period: int = 1000,
+        image_size: int = 224,
+        k: int = 20,
+        temperature: float = 0.07,
+        batch_size: int = 64,
+        num_workers: int = 0,
+    ):
+        if not train or not val:
+            raise UserError("train.knn needs two labelled folders: give both train.knn.train and train.knn.val")
+        if image_size % untrained.patch_size:
+            raise UserError(f"train.knn.image_size: {image_size} is no multiple of the patch, {untrained.patch_size}")
+        self.train = labelled_folder(train)
+        self.val = labelled_folder(val, self.train.classes)
+        self.untrained, self.period = untrained, period
+        self.vote = dict(k=k, temperature=temperature)
+        self.reading = dict(image_size=image_size, batch_size=batch_size, num_workers=num_workers)
+
+    def before_train(self) -> None:
+        self.baseline = self.accuracy(self.untrained.to(self.trainer.device).eval())
+        del self.untrained
+        if self.trainer.iter == 0:
+            self.evaluate("at the start")
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if due(done, self.period):
+            self.evaluate(f"after {done:,} steps")
+
+    def evaluate(self, when: str) -> None:
+        top1 = self.accuracy(self.trainer.model.teacher["trunk"])
+        self.trainer.storage.put_scalars(
+            **{"knn/top1": top1, "knn/untrained_top1": self.baseline}, smoothing_hint=False
+        )
+        logger.info(f"k-NN {when}: {top1:.1f}% of {len(self.val):,} images right (untrained {self.baseline:.1f}%)")
+
+    def accuracy(self, trunk: VisionTransformer) -> float:
+        """Percent of `val` that k-NN gets right."""
+        with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
+            features = [self.extract(trunk, folder) for folder in (self.train, self.val)]
+        return 100 * knn_accuracy(*features[0], *features[1], **self.vote)
+
+    def extract(self, trunk: VisionTransformer, folder: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and labels of the whole folder, on every rank."""
+        share = range(comm.get_rank(), len(folder), comm.get_world_size())
+        parts = comm.all_gather(extract_features(trunk, folder, share, **self.reading))
+        features, labels = zip(*parts, strict=True)
+        return torch.cat(features), torch.cat(labels)

@@ -1,0 +1,141 @@
+"""Semantic segmentation in the layout that Detectron2 has for ADE20K: its own registered sets, or any folder like it.
+
+ROOT/images/{training,validation}/NAME.jpg                     RGB
+ROOT/annotations_detectron2/{training,validation}/NAME.png     grey 8-bit, the class from 0, 255 where none counts
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pretrain.errors import UserError
+from pretrain.models.weight_files import read_tensors
+
+IGNORE = 255
+LABELS, RAW_LABELS = "annotations_detectron2", "annotations"
+SPLITS = {"train": "training", "val": "validation"}
+SAMPLES = 32  # label files that are opened before a run
+
+
+def semantic_dataset(root: str, classes: str, split: str) -> str:
+    """The name under which Detectron2 knows a split; registers a folder of one's own, and checks either.
+
+    Args:
+        root: a folder in ADE20K's layout; "" is the ADE20K that Detectron2 registers, under DETECTRON2_DATASETS.
+        classes: a text file with a name a line, in the order of the labels; "" is ADE20K's 150.
+        split: "train" or "val".
+
+    Raises:
+        UserError: see `check_layout`.
+    """
+    name = f"ade20k_sem_seg_{split}"
+    if root:
+        root = os.path.abspath(root)
+        name = f"{root}:{classes and os.path.abspath(classes)}:{split}"
+        if name not in DatasetCatalog.list():
+            _register(name, Path(root), split, class_names(classes))
+    facts = MetadataCatalog.get(name)
+    check_layout(Path(facts.image_root), Path(facts.sem_seg_root), len(facts.stuff_classes))
+    return name
+
+
+def _register(name: str, root: Path, split: str, names: list[str]) -> None:
+    images, labels = (root / part / SPLITS[split] for part in ("images", LABELS))
+    DatasetCatalog.register(name, partial(load_sem_seg, str(labels), str(images), gt_ext="png", image_ext="jpg"))
+    MetadataCatalog.get(name).set(
+        stuff_classes=names,
+        image_root=str(images),
+        sem_seg_root=str(labels),
+        evaluator_type="sem_seg",
+        ignore_label=IGNORE,
+    )
+
+
+def class_names(classes: str) -> list[str]:
+    """The names in a text file, one a line; ADE20K's 150 for ""."""
+    if not classes:
+        return list(ADE20K_SEM_SEG_CATEGORIES)
+    try:
+        names = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read the class names {classes}: {reason}; give a text file, one name a line") from None
+    if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
+        raise UserError(f"{classes} has {len(set(names))} different names in {len(names)} lines; give 2 to {IGNORE}")
+    return names
+
+
+def num_semantic_classes(classes: str) -> int:
+    """Number of names in a file as `class_names` reads it; 150 for ""."""
+    return len(class_names(classes))
+
+
+def has_class_token(weights: str, otherwise: bool = True) -> bool:
+    """Whether a weight file's trunk has a class token (CropField's has, StoP's has not); `otherwise` for ""."""
+    if not weights:
+        return otherwise
+    return any(name.rpartition(".")[2] in ("cls_token", "class_token") for name in read_tensors(weights)[0])
+
+
+def read_labels(path: str, dtype: type = np.uint8, copy: bool = True) -> np.ndarray:
+    """A label file (H, W), for `SemSegEvaluator`, whose own reader numpy 2 refuses (`np.array(..., copy=False)`)."""
+    with Image.open(path) as truth:
+        return np.array(truth, dtype=dtype)
+
+
+def check_layout(images: Path, labels: Path, num_classes: int) -> None:
+    """Check a split before any work is done with it.
+
+    Raises:
+        UserError: a folder is absent or empty, an image has no labels or labels no image, or one of some label files,
+            evenly spread, is not grey 8-bit, not of its image's size, or has a label that is neither a class nor 255.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(_absent(folder, labels))
+    pictures, truths = ({p.stem for p in f.glob(f"*.{e}")} for f, e in ((images, "jpg"), (labels, "png")))
+    if not pictures:
+        raise UserError(f"there is no .jpg in {images}; put the images there")
+    if alone := sorted(pictures ^ truths):
+        what = f"{images / alone[0]}.jpg has no labels" if alone[0] in pictures else f"{labels / alone[0]}.png no image"
+        raise UserError(f"{len(alone)} files have no partner: {what}; complete {labels}, or remove what is too much")
+    stems = sorted(truths)
+    for place in np.unique(np.linspace(0, len(stems) - 1, SAMPLES).round().astype(int)):
+        _check_labels(images / f"{stems[place]}.jpg", labels / f"{stems[place]}.png", num_classes)
+
+
+def _absent(folder: Path, labels: Path) -> str:
+    raw = labels.parents[1] / RAW_LABELS / labels.name
+    if folder == labels and labels.parent.name == LABELS and raw.is_dir():
+        return (
+            f"{raw} holds ADE20K's raw labels (0 = other, classes from 1), and {labels} is not there: convert them by "
+            f"projects/Lab/tools/prepare_ade20k.py {labels.parents[1]}"
+        )
+    return (
+        f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder that holds ADEChallengeData2016, or "
+        "dataset.root to a folder in its layout (docs/evaluation_ade20k.md)"
+    )
+
+
+def _check_labels(image: Path, labels: Path, num_classes: int) -> None:
+    try:
+        with Image.open(image) as picture, Image.open(labels) as truth:
+            upright = ImageOps.exif_transpose(picture)  # as Detectron2 reads it
+            sizes, mode, found = (upright.size, truth.size), truth.mode, np.unique(np.asarray(truth))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise UserError(f"cannot read {image} or {labels} ({error}); copy them again") from None
+    if mode != "L":
+        raise UserError(f"{labels} is of mode {mode}, and labels are grey 8-bit (mode L): write the class as the value")
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{labels} has {sizes[1]} pixels (width, height) and its image {sizes[0]}: make them equal")
+    if wrong := [int(value) for value in found if value >= num_classes and value != IGNORE]:
+        raise UserError(
+            f"{labels} has the label {wrong[0]}, and there are {num_classes} classes, from 0, and 255 for none: check "
+            "the labels and dataset.classes"
+        )

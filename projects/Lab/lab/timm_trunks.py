@@ -1,0 +1,91 @@
+"""timm's plain ViTs as trunks of this project: the same reading as their weight files, and a check that they agree."""
+
+import difflib
+import logging
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import Tensor
+
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.errors import UserError
+from lab.trunks import trunk_for
+from pretrain.models.load_trunk import fill_trunk
+from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, trunk_file
+from pretrain.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+
+def timm_trunk(name: str, pretrained: bool = True) -> VisionTransformer:
+    """The trunk of a model of timm, frozen, in eval mode; for images normalised as ours, whatever the model's own are.
+
+    Args:
+        name: e.g. "vit_base_patch16_224.dino".
+        pretrained: False leaves out the download: timm's random initial weights.
+
+    Raises:
+        UserError: timm has no such model, its weights cannot be fetched, it is no plain ViT (see `read_trunk`), or the
+            trunk computes something else, as with another activation.
+    """
+    model = _create(name, pretrained)
+    metadata = {"field_size": "x".join(str(side) for side in model.patch_embed.grid_size)}
+    metadata["num_heads"] = str(model.blocks[0].attn.num_heads)
+    file = trunk_file(f"timm's {name}", model.state_dict(), metadata)
+    trunk = trunk_for(file)
+    logger.info(str(fill_trunk(trunk, file)))
+    mean, std = (255 * torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
+    _take_our_normalisation(trunk, mean, std)
+    _check_features(trunk, model, file, mean, std)
+    return trunk
+
+
+def _create(name: str, pretrained: bool) -> TimmViT:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 1)
+        raise UserError(
+            f"timm has no model {name}" + (f"; did you mean {near[0]}?" if near else "; see its list_models")
+        )
+    try:
+        model = timm.create_model(name, pretrained=pretrained).eval()
+    except (OSError, RuntimeError) as error:  # no connection, no such tag
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(
+            f"the weights of timm's {name} cannot be had ({reason}); copy their file here and give it as --weights, or "
+            "take untrained ones with --timm-random"
+        ) from error
+    if not isinstance(model, TimmViT):
+        raise UserError(
+            f"timm's {name} is a {type(model).__name__}, and no plain ViT; take one of timm's vit_* or deit*"
+        )
+    return model
+
+
+@torch.no_grad()
+def _take_our_normalisation(trunk: VisionTransformer, mean: Tensor, std: Tensor) -> None:
+    """Exact, since the patch embedding is linear and without padding: the difference goes into its weight and bias."""
+    projection = trunk.patch_embed.proj
+    shift, scale = (torch.tensor(IMAGE_MEAN) - mean) / std, torch.tensor(IMAGE_STD) / std
+    projection.bias += torch.einsum("dchw,c->d", projection.weight, shift)
+    projection.weight *= scale[:, None, None]
+
+
+@torch.no_grad()
+def _check_features(trunk: VisionTransformer, model: TimmViT, file: TrunkFile, mean: Tensor, std: Tensor) -> None:
+    """Same patch features on an image of the model's own size? No tensor shows activation, eps or a changed pass."""
+    if any("dropped" in note for note in file.notes):
+        return  # they differ, and the log says why
+    patch = file.state[PATCH_WEIGHT].shape[-1]
+    height, width = (patch * side for side in file.field_size)
+    pixels = 255 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    theirs, ours = (
+        (pixels - torch.as_tensor(m).view(3, 1, 1)) / torch.as_tensor(s).view(3, 1, 1)
+        for m, s in ((mean, std), (IMAGE_MEAN, IMAGE_STD))
+    )
+    expected = model.forward_features(theirs)[:, model.num_prefix_tokens :]
+    apart = (trunk(ours)[1] - expected).norm() / expected.norm()
+    if not apart < 1e-3:
+        raise UserError(
+            f"timm's {file.path.split()[-1]} is no plain ViT: its features differ by {apart:.1%} from one's"
+        )

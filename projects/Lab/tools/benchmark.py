@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Measure time and memory against plain versions of the same thing, and print the ratios.
+
+    projects/Lab/tools/benchmark.py data
+    projects/Lab/tools/benchmark.py step --dtype bfloat16 --threads 2 --json outputs/step.json
+
+Ours and the plain version (projects/Lab/lab/benchmarks/plain_*.py) run in turns in one process. A ratio is the median over the
+pairs of ours / plain, its spread their quartiles. --json writes all of it, with what was run and on which machine.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from lab.benchmarks.comparison import Comparison, machine
+from pretrain.errors import UserError, run_main
+from pretrain.files import write_json
+
+COMMANDS = {
+    "data": "decoding, crops and augmentation, against PIL and torchvision",
+    "step": "a step of pretraining, against plain DINOv2",
+    "memory": "what the losses add at their peak, against full logits",
+    "growth": "time and memory over crops, resolution, prototypes and batch",
+    "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
+    "evaluate": "COCO AP by hotcoco, against pycocotools",
+    "probe": "a linear probe with features kept, against running the trunk in each epoch",
+    "gpu": "images a second and share of the card's peak; needs a GPU",
+}
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()),
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
+    parser.add_argument("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
+    parser.add_argument("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
+    parser.add_argument("--trunk", choices=("vits", "vitb"), help="default vits; gpu measures both")
+    parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = parser.parse_args(arguments)
+    if options.command != "gpu":
+        options.trunk = options.trunk or "vits"
+    for name in ("threads", "pairs", "images"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: give a number of at least 1")
+    if options.image_size:
+        options.image_size = image_size(options.image_size)
+    if options.json and options.json.is_dir():
+        raise UserError(f"--json {options.json} is a folder: give the file to write")
+    return options
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "800x1024" -> (800, 1024)"""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--image-size {text}: write HEIGHTxWIDTH in pixels, such as 800x1024")
+    return int(sides[0]), int(sides[1])
+
+
+def show(comparisons: list[Comparison]) -> str:
+    """The comparisons as one table, then the further tables of each."""
+    rows = [
+        (c.name, f"{c.ours:.4g} {c.unit}", f"{c.plain:.4g} {c.unit}", f"{c.ratio:.3f}",
+         f"{c.spread[0]:.3f} - {c.spread[1]:.3f}", c.what["pairs"])
+        for c in comparisons
+    ]  # fmt: skip
+    parts = [
+        tabulate(rows, headers=("what", "ours", "plain", "ours / plain", "quartiles", "pairs"), disable_numparse=True)
+    ]
+    for comparison in comparisons:
+        for title, table in comparison.tables.items():
+            parts.append(f"{title}\n{tabulate(table, headers='keys', floatfmt='.3g')}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    options = parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    facts = machine()
+    comparisons = importlib.import_module(f"lab.benchmarks.{options.command}").run(options)
+    print(show(comparisons))
+    print("\n" + ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None))
+    if options.json:
+        results = [comparison.as_dict() for comparison in comparisons]
+        write_json(options.json, {"command": options.command, "machine": facts, "comparisons": results})
+
+
+if __name__ == "__main__":
+    run_main(main)

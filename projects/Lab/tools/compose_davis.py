@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Compose small videos in DAVIS-2017's layout: objects that move over a photograph, with exact masks.
+
+    projects/Lab/tools/compose_davis.py --output outputs/videos
+    projects/Lab/tools/video_propagation.py --weights backbone.safetensors --davis outputs/videos --output outputs/davis
+
+They are made of what installed packages ship; nothing is downloaded. They try out projects/Lab/tools/video_propagation.py and are no
+substitute for DAVIS: figures on them say nothing about figures there.
+"""
+
+import argparse
+from pathlib import Path
+
+from lab.compose.videos import VideoPlan, compose_videos
+from pretrain.errors import UserError, run_main
+from lab.video.davis import davis_palette
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder to write: JPEGImages, Annotations, ImageSets")
+    add("--videos", type=int, default=3, help="(default: 3)")
+    add("--frames", type=int, default=20, help="of each video (default: 20)")
+    add("--objects", type=int, default=2, help="in each video (default: 2)")
+    add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of a frame (default: 480 854)")
+    add("--seed", type=int, default=0, help="same seed, same videos (default: 0)")
+    options = parser.parse_args(arguments)
+    wrong = {
+        "--videos: 1 or more": options.videos < 1,
+        "--frames: from 3 to 99,999": not 3 <= options.frames <= 99_999,
+        "--objects: from 1 to 6": not 1 <= options.objects <= 6,
+        "--size: two sides of 32 to 4,096 pixels": not all(32 <= side <= 4096 for side in options.size),
+        "--seed: 0 or more": options.seed < 0,
+    }
+    for rule, broken in wrong.items():
+        if broken:
+            raise UserError(f"{rule}; got another value")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    plan = VideoPlan(options.videos, options.frames, options.objects, tuple(options.size), options.seed)
+    compose_videos(plan, options.output, davis_palette())
+    print(f"{options.output}: {plan.videos} videos of {plan.frames} frames, {plan.objects} objects in each")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Linear classifiers on a frozen trunk: StoP's Tables 1, 2, 4, 6 to 8, 13 and 14.
+
+    projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output probe
+    projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
+        --train-list 1percent.txt --output probe_1pct --logistic
+
+Features are computed once and kept; then all classifiers of the sweep are trained together. The best on the validation
+images counts, as in VISSL, which is a little optimistic. --logistic fits logistic regressions instead, as StoP's
+release does with 1% of the labels. docs/evaluation_probes.md has the command for each table.
+"""
+
+import time
+
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from pretrain.errors import run_main
+from lab.probes.arguments import add_cache, evaluation_parser, features_of, positive, report
+from lab.probes.datasets import PROBE_EPOCHS
+from lab.probes.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
+from lab.probes.logistic import fit_logistic
+
+
+def parse_args(argv=None):
+    parser = evaluation_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--pool",
+        nargs="+",
+        choices=("cls", "patch"),
+        help="class token, mean patch (default: class token if it has one)",
+    )
+    add("--layers", type=positive, nargs="+", default=[1, 4], metavar="L", help="last layers, end to end (default 1 4)")
+    add("--batch-norm", nargs="+", choices=("yes", "no"), default=["yes", "no"], help="before the linear layer")
+    add("--lr", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
+    add("--weight-decay", type=float, nargs="+", default=[0.0, 0.0005])
+    add("--epochs", type=positive, help="default: VISSL's for the dataset, 14 to 100")
+    add("--logistic", action="store_true", help="logistic regression, on standardised features; no sweep but of --l2")
+    add("--l2", type=float, nargs="+", default=[2.5e-4], help="its penalty, for one image (default: StoP's 2.5e-4)")
+    add(
+        "--views",
+        type=positive,
+        default=1,
+        help="of each training image, used in turn: as many as epochs is VISSL's way",
+    )
+    add_cache(parser)
+    return parser.parse_args(argv)
+
+
+def table(results: list[Result]) -> str:
+    """All classifiers, best first."""
+    rows = [
+        (s.features, "yes" if s.batch_norm else "no", s.lr, s.weight_decay, f"{r.top1:.2f}", f"{r.top5:.2f}")
+        for r in sorted(results, key=lambda r: -r.top1)
+        for s in [r.setting]
+    ]
+    names = ("features", "batch norm", "lr", "weight decay", "top-1", "top-5")
+    return tabulate(rows, names, disable_numparse=True, colalign=("left", "left", *4 * ["right"]))
+
+
+def as_dict(result: Result) -> dict:
+    return {**vars(result.setting), "top1": result.top1, "top5": result.top5}
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
+    started = time.perf_counter()
+    pools = tuple(dict.fromkeys(args.pool)) if args.pool else None
+    train, val, classes = features_of(args, max(args.layers), pools, args.views)
+    extracted = time.perf_counter()
+    epochs = args.epochs or PROBE_EPOCHS[args.dataset]
+    if args.logistic:
+        settings = sweep(train.pools, args.layers, [True], [0.0], args.l2)
+        probes = fit_logistic(train, len(classes), settings, device=args.device)
+    else:
+        norms = [choice == "yes" for choice in args.batch_norm]
+        settings = sweep(train.pools, args.layers, norms, args.lr, args.weight_decay)
+        probes = train_probes(train, len(classes), settings, epochs, args.batch_size or 256, args.seed, args.device)
+    results = evaluate_probes(probes, val)
+    trained = time.perf_counter()
+    best = best_by_features(results)
+    winner = max(best.values(), key=lambda result: result.top1)
+    print(table(results))
+    print(f"features {extracted - started:.1f} s, {len(settings)} classifiers {trained - extracted:.1f} s")
+    metrics = {"top1": winner.top1, "top5": winner.top5} | {f"top1_{kind}": r.top1 for kind, r in best.items()}
+    choices = {"best": as_dict(winner), "sweep": [as_dict(result) for result in results]}
+    choices |= {name: getattr(args, name) for name in ("image_size", "views", "seed")}
+    choices |= {"classifier": "logistic"} if args.logistic else {"classifier": "sgd", "epochs": epochs}
+    choices |= {"images": [len(train), len(val)], "seconds": [extracted - started, trained - extracted]}
+    report(args, "linear_probe", metrics, choices)
+
+
+if __name__ == "__main__":
+    run_main(main)

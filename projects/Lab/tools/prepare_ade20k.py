@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Convert ADE20K's labels as they are published into those that Detectron2 reads.
+
+    projects/Lab/tools/prepare_ade20k.py datasets/ADEChallengeData2016
+
+Reads ROOT/annotations, where 0 is "other" and the classes are 1 to 150, and writes ROOT/annotations_detectron2, where
+the classes are 0 to 149 and 255 is not counted: whole, or not at all.
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import run_main
+from lab.semantic.layout import LABELS, convert_raw_labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="the folder ADEChallengeData2016")
+    root = parser.parse_args().root
+    for split, count in convert_raw_labels(root).items():
+        print(f"{root / LABELS / split}: {count} files")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Train one config over a grid of settings, several runs each, and say which setting is best.
+
+    projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py --output outputs/ade20k_vits \
+        train.init_checkpoint=vits16.safetensors
+
+is App. B.3's: lr in {8e-5, 3e-5, 1e-5, 8e-6} times weight decay in {1e-2, 1e-4}, two runs each, which differ in their
+seed. Another grid: --grid optimizer.lr=1e-3,3e-4 --grid optimizer.weight_decay=1e-2. Each run is a folder of OUTPUT and
+a call of tools/lazyconfig_train_net.py. Runs that are done are skipped, and one that was interrupted goes on, so the
+same call again finishes the sweep. It ends with OUTPUT/sweep.md, a table, and OUTPUT/result.json, the best setting's
+mean. Settings are compared on the validation set, which the best figure then flatters a little; the paper has no other.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+from cropfield.stages import Chain, Stage
+from pretrain.errors import UserError, run_main
+from cropfield.results import RESULT, write_result
+from lab.semantic.sweeps import Setting, best_of, markdown_table
+from pretrain.files import write_text
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TOOL = REPOSITORY / "tools" / "lazyconfig_train_net.py"
+GRID = ("optimizer.lr=8e-5,3e-5,1e-5,8e-6", "optimizer.weight_decay=1e-2,1e-4")
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--grid", action="append", metavar="KEY=V1,V2", help=f"one key's values (default: {' and '.join(GRID)})")
+    add("--runs", type=int, default=2, help="runs of each setting, with seeds from 1 (default: 2)")
+    add("--num-gpus", type=int, default=1, help="of each run (default: 1)")
+    add("--metric", default="mIoU", help="figure of result.json that decides (default: mIoU)")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config, for all runs")
+    return parser.parse_intermixed_args(argv)
+
+
+def settings_of(grid: list[str]) -> list[tuple[str, ...]]:
+    """All combinations, each as overrides: ("optimizer.lr=8e-5", "optimizer.weight_decay=1e-2"), ...
+
+    Raises:
+        UserError: an entry that is not KEY=V1,V2.
+    """
+    axes = []
+    for entry in grid:
+        key, _, values = entry.partition("=")
+        values = [value.strip() for value in values.split(",") if value.strip()]
+        if not key or not values:
+            raise UserError(f"cannot read --grid {entry!r}; write KEY=VALUE,VALUE")
+        axes.append([f"{key}={value}" for value in values])
+    return list(itertools.product(*axes))
+
+
+def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
+    """The runs of each setting. A run's name, which is its folder too, says its setting."""
+    stages, output = {}, args.output.resolve()
+    for setting in settings_of(args.grid or list(GRID)):
+        words = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in (text.partition("=") for text in setting)]
+        stages[setting] = []
+        for seed in range(1, args.runs + 1):
+            name = "_".join([*words, f"run{seed}"])
+            command = (
+                str(TOOL), "--resume", "--num-gpus", str(args.num_gpus), "--config-file", args.config_file,
+                *args.overrides, *setting, f"train.seed={seed}", f"train.output_dir={output / name}",
+            )  # fmt: skip
+            stages[setting].append(Stage(name, command, show=r"iter: \d*999 |^mIoU |^error"))
+    return stages
+
+
+def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) -> None:
+    """Refuse, before the first run, what would fail in a later one."""
+    from pretrain.engine.lazy_config import load_config
+
+    if args.runs < 1:
+        raise UserError(f"--runs {args.runs}: give at least one run")
+    for setting in stages:
+        load_config(args.config_file, [*args.overrides, *setting])
+    Chain(args.output).check([stage for runs in stages.values() for stage in runs])
+
+
+def result_of(args: argparse.Namespace, stage: Stage) -> dict:
+    """What a run has written; UserError where it lacks the figure that decides."""
+    path = args.output / stage.name / RESULT
+    result = json.loads(path.read_text())
+    if args.metric not in result.get("metrics", {}):
+        raise UserError(f"{path} has no figure {args.metric!r}; choose another --metric")
+    return result
+
+
+def report(args: argparse.Namespace, results: dict[tuple[str, ...], list[dict]]) -> None:
+    """Print and write the table and the best setting."""
+    settings = [Setting(key, [r["metrics"][args.metric] for r in runs]) for key, runs in results.items()]
+    best, table = best_of(settings), markdown_table(settings, args.metric)
+    write_text(args.output / "sweep.md", table)
+    first = results[best.overrides][0]
+    path = write_result(
+        args.output,
+        **{key: first[key] for key in ("protocol", "dataset", "model")},
+        metrics={args.metric: best.mean},
+        settings={"best": list(best.overrides), "runs": best.figures, "settings_tried": len(settings)},
+    )
+    print(f"{table}\nbest: {' '.join(best.overrides)}, {args.metric} {best.mean:.2f}, mean of {args.runs} runs: {path}")
+
+
+def main() -> None:
+    args = parse_args()
+    stages = make_stages(args)
+    check(args, stages)
+    args.output.mkdir(parents=True, exist_ok=True)
+    chain = Chain(args.output)
+    for runs in stages.values():
+        for stage in runs:
+            chain.run(stage)
+    report(args, {setting: [result_of(args, stage) for stage in runs] for setting, runs in stages.items()})
+
+
+if __name__ == "__main__":
+    run_main(main)

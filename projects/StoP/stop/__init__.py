@@ -1,0 +1,1 @@
+"""StoP and I-JEPA: a second method for the pretrainer, as a guest."""

@@ -1,0 +1,70 @@
+import pytest
+
+from cropfield.stages import Chain, Stage
+from pretrain.errors import UserError
+
+
+def script(tmp_path, name, text):
+    file = tmp_path / f"{name}.py"
+    file.write_text(text)
+    return file
+
+
+def test_a_stage_runs_once_and_is_remembered(tmp_path, capsys):
+    marks = tmp_path / "marks"
+    stage = Stage("mark", (str(script(tmp_path, "mark", f"open({str(marks)!r}, 'a').write('x'); print('hello')")),))
+    chain = Chain(tmp_path / "out")
+    chain.run(stage)
+    Chain(tmp_path / "out").run(stage)
+    assert marks.read_text() == "x"
+    assert "mark | hello" in capsys.readouterr().out
+    assert (tmp_path / "out" / "mark.log").read_text() == "hello\n"
+    assert Chain(tmp_path / "out").seconds["mark"] > 0
+
+
+def test_another_command_for_a_begun_stage_is_refused(tmp_path):
+    file = str(script(tmp_path, "ok", ""))
+    Chain(tmp_path / "out").run(Stage("work", (file,)))
+    with pytest.raises(UserError, match="of another command"):
+        Chain(tmp_path / "out").run(Stage("work", (file, "other")))
+
+
+def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):
+    file = script(tmp_path, "fail", "import sys; print('error: no such thing'); sys.exit(2)")
+    good = Stage("good", (str(script(tmp_path, "good", "")),))
+    with pytest.raises(UserError, match="the fail stage stopped: no such thing"):
+        Chain(tmp_path / "out").run(Stage("fail", (str(file),)), good)
+    assert Chain(tmp_path / "out").seconds.keys() == {"good"}  # its neighbour went on to its end
+    file.write_text("print('fine now')")
+    Chain(tmp_path / "out").run(Stage("fail", (str(file),)))
+    assert "fine now" in capsys.readouterr().out
+
+
+def test_stages_side_by_side_are_all_recorded(tmp_path):
+    file = str(script(tmp_path, "nothing", ""))
+    names = [f"stage{i}" for i in range(8)]
+    Chain(tmp_path / "out").run(*(Stage(name, (file, name)) for name in names))
+    assert sorted(Chain(tmp_path / "out").seconds) == names
+
+
+def test_only_matching_lines_are_shown_but_all_are_kept(tmp_path, capsys):
+    text = "print('iter: 1'); print('noise')"
+    Chain(tmp_path).run(Stage("quiet", (str(script(tmp_path, "quiet", text)),), show="iter"))
+    assert "noise" not in capsys.readouterr().out
+    assert "noise" in (tmp_path / "quiet.log").read_text()
+
+
+def test_a_signal_reaches_the_stages_and_ends_the_chain(tmp_path, capsys):
+    """The stage asks its chain's process for the signal, and saves when it is told."""
+    ask = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+    ask += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    with pytest.raises(SystemExit) as stop:
+        Chain(tmp_path / "out").run(Stage("slow", (str(script(tmp_path, "slow", ask)),)))
+    assert stop.value.code == 75 and "the same call again goes on" in capsys.readouterr().err
+    assert not Chain(tmp_path / "out").seconds
+
+
+def test_a_stage_that_was_stopped_stops_the_chain(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        Chain(tmp_path / "out").run(Stage("stopped", (str(script(tmp_path, "stopped", "raise SystemExit(75)")),)))
+    assert stop.value.code == 75

@@ -1,0 +1,197 @@
+"""The whole page, from a small output folder made here."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pretrain.errors import UserError
+from lab.report.build import write_report
+from lab.report.pretraining import Pretraining
+from pretrain.models.vit import VisionTransformer
+
+VOID = {"meta", "img", "br"}
+AP = {
+    "pretrained": {
+        "bbox": {"AP": 21.37, "AP50": 40.12, "APs": 3.21, "APl": None, "AP-cat": 31.94, "AP-<b>": 10.81},
+        "segm": {"AP": 19.55, "AP50": 38.43, "APs": 2.19, "APl": float("nan"), "AP-cat": 29.73, "AP-<b>": 9.37},
+    },
+    "scratch": {
+        "bbox": {"AP": 16.91, "AP50": 33.08, "APs": 4.67, "APl": None, "AP-cat": 24.42, "AP-<b>": 9.28},
+        "segm": {"AP": 20.14, "AP50": 30.72, "APs": 1.85, "APl": None, "AP-cat": 22.52, "AP-<b>": 17.76},
+    },
+}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest and close, and collects ids, links and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.sources, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        if tag == "img":
+            assert attributes["alt"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An output folder with everything but the pretraining."""
+    rng = np.random.default_rng(0)
+    val = tmp_path / "data" / "val"
+    val.mkdir(parents=True)
+    annotations, detections = [], []
+    for image_id in (1, 2, 3):
+        cv2.imwrite(str(val / f"{image_id}.png"), rng.integers(0, 255, (32, 40, 3), dtype=np.uint8))
+        shape = {"image_id": image_id, "category_id": 7, "bbox": [4, 5, 20, 10]}
+        shape["segmentation"] = [[4, 5, 24, 5, 24, 15, 4, 15]]
+        annotations.append(shape | {"id": image_id, "area": 200, "iscrowd": 0})
+        detections += [shape | {"score": 0.9}, shape | {"score": 0.2}]
+    images = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 40} for i in (1, 2, 3)]
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "<b>"}],
+    }
+    write(tmp_path / "data" / "annotations" / "instances_val.json", coco)
+    for run, result in AP.items():
+        part = tmp_path / f"detect_{run}"
+        write(part / "result.json", result)
+        write(part / "inference" / "coco_instances_results.json", detections)
+        lines = [{"iteration": i, "total_loss": 3 / (i + 1), "loss_cls": 1 / (i + 1)} for i in range(0, 50, 10)]
+        part.joinpath("metrics.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 5')
+    result = {
+        "seed": 3,
+        "box_ap": {run: AP[run]["bbox"]["AP"] for run in AP},
+        "mask_ap": {run: AP[run]["segm"]["AP"] for run in AP},
+        "seconds": {"compose": 4.2, "pretrain": 185.0},
+        "command": "make <demo>",
+        "machine": {"cpu": "Some & CPU", "cores": 2},
+    }
+    write(tmp_path / "result.json", result)
+    return tmp_path
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def render(folder, pretraining=None):
+    data = folder / "data"
+    path = write_report(folder, pretraining, data / "annotations" / "instances_val.json", data / "val")
+    return path.read_text(encoding="utf-8")
+
+
+def small_pretraining():
+    torch.manual_seed(0)
+    shape = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2, field_size=6)
+    untrained, trained = (VisionTransformer(**shape).eval().requires_grad_(False) for _ in range(2))
+    boxes = torch.rand(4, 2, 2).sort(dim=1).values.flatten(1)
+    mask = torch.zeros(4, 16, dtype=torch.bool)
+    mask[0, :5] = True
+    batch = {
+        "global_crops": torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8),
+        "global_boxes": boxes,
+        "global_image_boxes": boxes,
+        "content_masks": mask,
+        "position_masks": mask.flip(0),
+        "index": torch.tensor([1, 0]),
+    }
+    images = [np.full((40, 48, 3), level, np.uint8) for level in (60, 160)]
+    return Pretraining(untrained, trained, 120, batch, images)
+
+
+@pytest.fixture
+def page(folder):
+    return Page(render(folder, small_pretraining()))
+
+
+def test_page_is_well_formed_and_every_link_leads_somewhere(page):
+    assert len(page.ids) == len(set(page.ids)) >= 10
+    assert {link.removeprefix("#") for link in page.links} == set(page.ids)
+
+
+def test_nothing_is_fetched(folder):
+    text = render(folder, small_pretraining())
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
+    sources = Page(text).sources
+    assert len(sources) > 20 and all(source.startswith(("data:image/png", "data:image/jpeg")) for source in sources)
+
+
+def test_numbers_are_those_of_the_results(page):
+    for result in AP.values():
+        for task in result.values():
+            for key, value in task.items():
+                assert value is None or value != value or f"{value:.1f}" in page.text, key
+    assert "None" not in page.text and "nan" not in page.text
+
+
+def test_table_puts_each_number_in_its_place(folder):
+    text = render(folder)
+    rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text)
+    plain = [re.sub(r"<[^>]*>", " ", row).split() for row in rows]
+    assert ["AP", "21.4", "16.9", "+4.5"] in plain and ["AP", "19.6", "20.1", "−0.6"] in plain
+    assert ["AP", "small", "3.2", "4.7", "−1.5"] in plain
+    assert not any(row[:2] == ["AP", "large"] for row in plain)  # no such object in the set
+
+
+def test_verdict_is_honest(folder):
+    assert "Boxes and masks disagree" in Page(render(folder)).text
+    result = json.loads((folder / "result.json").read_text())
+    for box, mask, verdict in ((30.0, 30.0, "Pretraining won"), (1.0, 1.0, "Pretraining lost")):
+        result["box_ap"]["pretrained"], result["mask_ap"]["pretrained"] = box, mask
+        write(folder / "result.json", result)
+        assert verdict in Page(render(folder)).text
+
+
+def test_text_from_the_run_is_escaped(page):
+    assert "make <demo>" in page.text and "Some & CPU" in page.text and "<b>" in page.text
+
+
+def test_only_confident_detections_are_drawn(page):
+    assert page.text.count("pretrained: 1") == 3  # of two detections in each of three images
+
+
+def test_parts_that_are_absent_are_said_to_be(folder, tmp_path_factory):
+    assert "nothing was pretrained here" in Page(render(folder)).text
+    bare = Page(render(tmp_path_factory.mktemp("bare"), small_pretraining()))
+    assert "No detector has been evaluated yet" in bare.text
+    assert len(bare.sources) > 20  # pretraining's pictures are there all the same
+
+
+def test_a_broken_file_is_an_absent_one(folder):
+    (folder / "detect_scratch" / "result.json").write_text('{"bbox": {"AP": 1')
+    (folder / "result.json").write_text("[")
+    text = Page(render(folder)).text
+    assert "Only one of the two detectors" in text and "21.4" in text
+
+
+def test_a_missing_folder_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match="not a folder"):
+        render(tmp_path / "absent")

@@ -1,0 +1,74 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from pretrain.engine.lazy_config import load_config
+from lab.finished_runs import rebuild_pretraining
+from pretrain.engine.run import pretrain
+from pretrain.errors import UserError
+
+SMALL = [
+    "model.trunk.embed_dim=24",
+    "model.trunk.depth=2",
+    "model.num_prototypes=32",
+    "model.head_hidden_dim=16",
+    "model.bottleneck_dim=8",
+    "dataloader.train.batch_size=4",
+    "dataloader.train.num_workers=0",
+    "train.max_iter=1",
+    "train.amp.enabled=False",
+    "train.device=cpu",
+    "train.seed=5",
+]
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """One step of a very small pretraining; its learning rate is 0, as that of every first step of a warm-up."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(6):
+        picture = np.random.default_rng(index).integers(0, 255, (100, 110, 3), dtype=np.uint8)
+        cv2.imwrite(str(images / f"{index}.png"), picture)
+    config = "configs/pretrain/cropfield_tiny.py"
+    cfg = load_config(config, [*SMALL, f"dataloader.train.source.root={images}", f"train.output_dir={tmp_path}/run"])
+    pretrain(cfg)
+    return tmp_path / "run"
+
+
+def test_the_untrained_trunk_and_the_first_batch_are_the_runs_own(run_folder):
+    pretraining = rebuild_pretraining(run_folder)
+    trained = pretraining.trained.state_dict()
+    for name, value in pretraining.untrained.state_dict().items():
+        torch.testing.assert_close(value, trained[name], atol=1e-6, rtol=1e-5)
+    assert pretraining.untrained.pos_embed.std() > 0.01
+    assert pretraining.steps == 1
+    assert len(pretraining.images) == 4 and pretraining.images[0].shape == (100, 110, 3)
+    crops = pretraining.crops_of(1, "global")
+    np.testing.assert_array_equal(crops["crops"][1], pretraining.batch["global_crops"][4 + 1].numpy())
+    assert pretraining.crops_of(1, "local")["boxes"].shape == (4, 4)
+
+
+def test_images_may_have_moved(run_folder):
+    images = run_folder.parent / "images"
+    moved = images.rename(run_folder.parent / "moved")
+    with pytest.raises(UserError, match="does not exist"):
+        rebuild_pretraining(run_folder)
+    assert rebuild_pretraining(run_folder, moved).steps == 1
+
+
+def test_a_config_of_another_run_is_refused(run_folder):
+    cfg = OmegaConf.load(run_folder / "config.yaml")
+    cfg.model.trunk.depth = 3
+    OmegaConf.save(cfg, run_folder / "config.yaml")
+    with pytest.raises(UserError, match="does not belong to the config"):
+        rebuild_pretraining(run_folder)
+    (run_folder / "config.yaml").write_text("a: !!python/object/apply:os.getcwd []")
+    with pytest.raises(UserError, match="cannot be read as the config"):
+        rebuild_pretraining(run_folder)
+
+
+def test_without_a_checkpoint_there_is_nothing(tmp_path):
+    assert rebuild_pretraining(tmp_path) is None
