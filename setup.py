@@ -1,6 +1,8 @@
-"""Installs two packages: `pretrain` (self-supervised learning) and `cropfield` (the Detectron2 plugin)."""
+"""Installs `pretrain` (the pretrainer) and the projects on it: `cropfield` (the Detectron2 plugin), `stop` and `lab`."""
 
 from setuptools import find_packages, setup
+
+ROOTS = {"pretrain": ".", "cropfield": "projects/CropField", "stop": "projects/StoP", "lab": "projects/Lab"}
 
 setup(
     name="cropfield",
@@ -8,8 +10,8 @@ setup(
     description="Self-supervised ViT pretraining for object detection, and the plain ViTDet that uses it",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["pretrain", "pretrain.*"]) + ["cropfield"],
-    package_dir={"cropfield": "projects/CropField/cropfield"},
+    packages=[found for name, root in ROOTS.items() for found in find_packages(root, include=[name, f"{name}.*"])],
+    package_dir={name: f"{root}/{name}" for name, root in ROOTS.items()},
     # Detectron2 has no current release on the Python registry, so it is not listed here: see README, "Installing".
     install_requires=[
         "torch>=2.4",

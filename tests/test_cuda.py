@@ -9,13 +9,13 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 
 from lab.benchmarks.gpu import attention_by
 from lab.benchmarks.step_case import OurStep, make_batch, make_method
-from stop.masks import MultiBlockMasks
 from pretrain.engine.trainer import on_device
-from stop.jepa import JEPA
 from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.attention import Layout, packed_attention
-from stop.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+from stop.jepa import JEPA
+from stop.masks import MultiBlockMasks
+from stop.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -20,18 +20,6 @@ import sys
 from pathlib import Path
 
 import torch
-from cropfield.checkpoint import AtomicCheckpointer
-from cropfield.datasets import (
-    check_can_be_evaluated,
-    check_registered,
-    check_same_categories,
-    has_masks,
-    num_classes,
-)
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer
-from cropfield.schedule import BatchRule, passes
-from cropfield.trainer import DetectionTrainer
-from cropfield.weights import load_weights
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks, launch
 from detectron2.engine.defaults import create_ddp_model
@@ -41,11 +29,23 @@ from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
+from cropfield.checkpoint import AtomicCheckpointer
+from cropfield.datasets import (
+    check_can_be_evaluated,
+    check_registered,
+    check_same_categories,
+    has_masks,
+    num_classes,
+)
+from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer
+from cropfield.results import RESULT, write_result
+from cropfield.schedule import BatchRule, passes
+from cropfield.trainer import DetectionTrainer
+from cropfield.weights import load_weights
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.writers import WandbWriter
 from pretrain.errors import UserError, run_main
-from cropfield.results import RESULT, write_result
 from pretrain.files import write_json
 from pretrain.models.vit import compile_blocks
 

@@ -18,18 +18,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from cropfield.datasets import class_names
-from cropfield.weights import load_weights
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
+from cropfield.coco_files import decode_mask
+from cropfield.datasets import class_names
+from cropfield.drawing import Instance, draw_instances
+from cropfield.weights import load_weights
 from lab.compose.photographs import IMAGE_SUFFIXES
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from cropfield.coco_files import decode_mask
-from cropfield.drawing import Instance, draw_instances
 from pretrain.files import replacing
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}

@@ -71,7 +71,6 @@ def make_stages(args: argparse.Namespace):
 def check_inputs(args: argparse.Namespace, stages) -> None:
     """Everything that can be known to fail, before the first stage."""
     from cropfield.datasets import check_coco_file, check_same_categories
-
     from pretrain.data.images import open_source
     from pretrain.engine.lazy_config import load_config
 

@@ -7,10 +7,10 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tin
 from functools import partial
 
 import detectron2.data.transforms as T
-from cropfield.autocast import BFloat16RCNN
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 
+from cropfield.autocast import BFloat16RCNN
 from pretrain.engine.devices import bf16_pays
 
 from ..common.coco_dataset import dataloader, dataset  # noqa: F401

@@ -1,8 +1,9 @@
 """Any COCO-format dataset in four keys; with none of them, COCO 2017 where DETECTRON2_DATASETS points to."""
 
-from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
+
+from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
 
 dataset = dict(train_json="", train_images="", val_json="", val_images="")
 

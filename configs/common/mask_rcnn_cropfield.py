@@ -1,10 +1,11 @@
 """Mask R-CNN on a simple feature pyramid over the plain CropField ViT-B (App. B.2): ViTDet's model without windows and
 without relative positions."""
 
-from cropfield import CropFieldViT
-from cropfield.datasets import mask_features, num_classes
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
+
+from cropfield import CropFieldViT
+from cropfield.datasets import mask_features, num_classes
 
 model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
 model.backbone.net = L(CropFieldViT)(

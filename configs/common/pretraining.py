@@ -3,10 +3,10 @@
 from detectron2.config import LazyCall as L
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
-from pretrain.engine.devices import bf16_pays, default_device
-from lab.probes.online_knn import OnlineKnn
-from pretrain.engine.monitors import Monitor
 from lab.figures.periodic_pictures import PeriodicPictures
+from lab.probes.online_knn import OnlineKnn
+from pretrain.engine.devices import bf16_pays, default_device
+from pretrain.engine.monitors import Monitor
 from pretrain.engine.writers import ConsoleWriter
 
 train = dict(

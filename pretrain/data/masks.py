@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from stop.masks import MultiBlockMasks, multi_block_masks  # noqa: F401
 from pretrain.errors import UserError
 
 NO_MASK, CONTENT, POSITION = 0, 1, 2

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cropfield import BFloat16RCNN, CropFieldViT
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+
+from cropfield import BFloat16RCNN, CropFieldViT
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "COCO"
 COCO_IMAGES = 118000

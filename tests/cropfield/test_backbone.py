@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cropfield import CropFieldFeaturePyramid, CropFieldViT
 from detectron2.structures import ImageList
 
+from cropfield import CropFieldFeaturePyramid, CropFieldViT
 from pretrain.models.vit import VisionTransformer
 
 SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=(6, 5))

@@ -1,10 +1,11 @@
 """Yaml projects: keys and registered builders."""
 
 import pytest
-from cropfield import CropFieldFeaturePyramid, CropFieldViT, add_cropfield_config
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
+
+from cropfield import CropFieldFeaturePyramid, CropFieldViT, add_cropfield_config
 
 
 def yaml_config(tmp_path, builder: str):

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
 from cropfield.datasets import (
     check_can_be_evaluated,
     check_coco_file,
@@ -14,9 +17,6 @@ from cropfield.datasets import (
     mask_features,
     num_classes,
 )
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-
 from pretrain.errors import UserError
 
 

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cropfield.evaluation import HotCOCOEvaluator
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as run_lengths
 
+from cropfield.evaluation import HotCOCOEvaluator
 from pretrain.errors import UserError
 
 SIDE, CATEGORIES = 96, (3, 5, 9)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import cropfield
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+
+import cropfield
 
 OURS = Path(cropfield.__file__).parents[1] / "configs"
 

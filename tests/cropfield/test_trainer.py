@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from detectron2.engine import hooks
+from torch import nn
+
 from cropfield.checkpoint import AtomicCheckpointer
 from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA
 from cropfield.schedule import passes
 from cropfield.trainer import DetectionTrainer
-from detectron2.engine import hooks
-from torch import nn
-
 from pretrain.errors import UserError
 
 

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from cropfield import CropFieldViT, load_backbone, load_weights
 from safetensors.torch import save_file
 from torch import nn
 
+from cropfield import CropFieldViT, load_backbone, load_weights
 from pretrain.errors import UserError
 from pretrain.models.export import fold_layer_scale, write_backbone
 from pretrain.models.vit import VisionTransformer

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from pretrain.data.augment import UNTOUCHED
 from lab.compose.photographs import shipped_photographs
+from pretrain.data.augment import UNTOUCHED
 from pretrain.data.crops import MultiCrop, place_in_field, random_resized_crop_box, resize_crop, sample_scale
 from pretrain.data.decode import decode_image
 from pretrain.errors import UserError

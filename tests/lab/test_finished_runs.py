@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pretrain.engine.lazy_config import load_config
 from lab.finished_runs import rebuild_pretraining
+from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
 from pretrain.errors import UserError
 

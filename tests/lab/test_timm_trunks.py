@@ -5,9 +5,9 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
+from lab.timm_trunks import timm_trunk
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
-from lab.timm_trunks import timm_trunk
 
 NARROW = dict(embed_dim=48, depth=2, num_heads=3, img_size=32)
 create = timm.create_model

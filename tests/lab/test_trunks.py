@@ -5,8 +5,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-from pretrain.errors import UserError
 from lab.trunks import build_trunk, open_trunk
+from pretrain.errors import UserError
 from pretrain.models.export import fold_layer_scale, write_backbone
 from pretrain.models.public_weights import PUBLISHED_HEADS
 from pretrain.models.vit import VisionTransformer

@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from lab.attention.weights import attention_probabilities
 from lab.attention.stats import attention_stats
+from lab.attention.weights import attention_probabilities
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 

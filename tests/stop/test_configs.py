@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cropfield import CropFieldViT, load_backbone
 from detectron2.config import instantiate
 from detectron2.modeling import ViT
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
+from cropfield import CropFieldViT, load_backbone
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain, settle_length_and_lr
 from pretrain.engine.trainer import PretrainTrainer

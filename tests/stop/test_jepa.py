@@ -6,13 +6,13 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from fvcore.common.param_scheduler import LinearParamScheduler
 
-from stop.masks import MultiBlockMasks
 from pretrain.engine.param_groups import param_groups
 from pretrain.errors import UserError
-from stop.jepa import JEPA, gather
 from pretrain.models.attention import pack
-from stop.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+from stop.jepa import JEPA, gather
+from stop.masks import MultiBlockMasks
+from stop.predictor import Predictor
 
 DIM, IMAGES = 32, 4
 

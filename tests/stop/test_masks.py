@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stop.masks import MultiBlockMasks, multi_block_masks
 from pretrain.errors import UserError
+from stop.masks import MultiBlockMasks, multi_block_masks
 
 
 def flags(patches, size):

@@ -63,10 +63,11 @@ def of_dataset(folder: Path, name: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def load_tool():
-    """load_tool(name) -> tools/name.py as a module."""
+    """load_tool(name) -> tools/name.py, of the repository or one of its projects, as a module."""
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+        (path,) = [*ROOT.glob(f"tools/{name}.py"), *ROOT.glob(f"projects/*/tools/{name}.py")]
+        spec = importlib.util.spec_from_file_location(name, path)
         tool = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(tool)
         return tool

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cropfield import CropFieldViT, load_backbone
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import ViT
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
+from cropfield import CropFieldViT, load_backbone
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 

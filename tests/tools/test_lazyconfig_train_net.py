@@ -12,9 +12,9 @@ from pathlib import Path
 import detectron2
 import pytest
 import torch
-from cropfield import CropFieldViT
 from detectron2.config import instantiate
 
+from cropfield import CropFieldViT
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 from pretrain.models.vit import compile_blocks

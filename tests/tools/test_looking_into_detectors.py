@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cropfield import CropFieldViT
 from detectron2.config import LazyConfig, instantiate
 
+from cropfield import CropFieldViT
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 

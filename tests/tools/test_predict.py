@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cropfield.datasets import num_classes
 from detectron2.config import LazyConfig, instantiate
 from pycocotools import mask as run_lengths
 
+from cropfield.datasets import num_classes
 from pretrain.errors import UserError
 
 CONFIG = "configs/COCO/mask_rcnn_cropfield_tiny.py"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pretrain.errors import UserError
 from cropfield.results import write_result
+from pretrain.errors import UserError
 
 
 def test_from_results_to_tables(run_tool, tmp_path, capsys):

@@ -12,8 +12,8 @@ import detectron2
 import numpy as np
 import pytest
 import torch
-from cropfield import CropFieldViT
 
+from cropfield import CropFieldViT
 from lab.compose.dataset import Plan
 from lab.compose.scene import Layout
 from lab.compose.write import compose_dataset

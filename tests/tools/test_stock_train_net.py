@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cropfield
 import detectron2
 import pytest
 import torch
-from cropfield import CropFieldViT
 
+import cropfield
+from cropfield import CropFieldViT
 from pretrain.models.export import write_backbone
 
 STOCK = Path(detectron2.__file__).parents[1] / "tools" / "train_net.py"

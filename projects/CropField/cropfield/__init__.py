@@ -1,20 +1,16 @@
 """CropField for Detectron2: the pretrained trunk as a backbone, from LazyConfig files or yaml."""
 
-from cropfield.autocast import BFloat16RCNN, BFloat16Segmentor
+from cropfield.autocast import BFloat16RCNN
 from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
 from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
-from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
 from cropfield.weights import LoadReport, load_backbone, load_weights
 
 __all__ = [
     "BFloat16RCNN",
-    "BFloat16Segmentor",
     "CropFieldFeaturePyramid",
     "CropFieldViT",
-    "LinearSegmentationHead",
     "LoadReport",
     "PlainBackbone",
-    "SlidingWindowSegmentor",
     "add_cropfield_config",
     "build_cropfield_vit_backbone",
     "build_cropfield_vit_fpn_backbone",

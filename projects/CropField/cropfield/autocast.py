@@ -3,10 +3,8 @@
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from lab.semantic.segmentor import SlidingWindowSegmentor
 
-
-class _TrainsInBFloat16:
+class TrainsInBFloat16:
     """Goes before a model's class, which then trains under bfloat16 autocast; weights stay float32.
 
     Evaluation is float32: bfloat16 scores have so few values that many detections tie, and average precision is a
@@ -19,9 +17,5 @@ class _TrainsInBFloat16:
             return super().forward(batched_inputs)
 
 
-class BFloat16RCNN(_TrainsInBFloat16, GeneralizedRCNN):
+class BFloat16RCNN(TrainsInBFloat16, GeneralizedRCNN):
     """`GeneralizedRCNN` that trains in bfloat16."""
-
-
-class BFloat16Segmentor(_TrainsInBFloat16, SlidingWindowSegmentor):
-    """`SlidingWindowSegmentor` that trains in bfloat16."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.engine.checkpoint import LAST
 from cropfield.stages import Stage
+from pretrain.engine.checkpoint import LAST
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import argparse
 import warnings
 
 import torch
-from cropfield.weights import load_weights
 from detectron2.config import instantiate
 from detectron2.export import TracingAdapter
 from detectron2.utils.analysis import FlopCountAnalysis
@@ -19,6 +18,7 @@ from fvcore.nn import ActivationCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from tabulate import tabulate
 
+from cropfield.weights import load_weights
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 

@@ -18,10 +18,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from cropfield.weights import load_weights
 from detectron2.config import instantiate
 from torch import Tensor, nn
 
+from cropfield.weights import load_weights
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.files import replacing

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cropfield.datasets import check_registered
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 
+from cropfield.canvas import as_rgb
+from cropfield.datasets import check_registered
+from cropfield.drawing import Instance, draw_instances
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from cropfield.canvas import as_rgb
-from cropfield.drawing import Instance, draw_instances
 
 
 def parse_args(argv=None) -> argparse.Namespace:

@@ -9,12 +9,12 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from lab.report.pretraining import Pretraining
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.engine.saved_config import read_config
 from pretrain.errors import UserError
-from lab.report.pretraining import Pretraining
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.export import extract_trunk
 from pretrain.models.vit import VisionTransformer

@@ -8,9 +8,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor
 
+from lab.trunks import trunk_for
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
-from lab.trunks import trunk_for
 from pretrain.models.load_trunk import fill_trunk
 from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, trunk_file
 from pretrain.models.vit import VisionTransformer

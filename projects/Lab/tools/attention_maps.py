@@ -16,8 +16,8 @@ and with the default, cross-wise: look for vertical lines.
 import argparse
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
 from lab.attention.points import check_queries, load_queries, point
+from pretrain.errors import UserError, run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:

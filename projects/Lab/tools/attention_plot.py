@@ -11,7 +11,9 @@ from pretrain.errors import UserError, run_main
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", type=Path, metavar="DIR", help="--output of projects/Lab/tools/attention_stats.py")
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="DIR", help="--output of projects/Lab/tools/attention_stats.py"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
     return parser.parse_args(argv)
 

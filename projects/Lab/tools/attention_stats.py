@@ -91,12 +91,12 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from pretrain.data.images import open_source
-    from pretrain.engine.devices import default_device
-    from lab.attention.plot import read_layers, write_plot
-    from lab.attention.stats import attention_stats, uniform_distance
     from cropfield.results import write_result
     from lab.attention.images import MiddleSquares, check_size
+    from lab.attention.plot import read_layers, write_plot
+    from lab.attention.stats import attention_stats, uniform_distance
+    from pretrain.data.images import open_source
+    from pretrain.engine.devices import default_device
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)

@@ -14,9 +14,8 @@ import argparse
 from pathlib import Path
 
 from cropfield.datasets import read_coco_file
-
-from pretrain.errors import run_main
 from lab.semantic.layout import NAMES, convert_coco
+from pretrain.errors import run_main
 
 SPLITS = {"train": "training", "val": "validation"}
 

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from lab.compose.videos import VideoPlan, compose_videos
-from pretrain.errors import UserError, run_main
 from lab.video.davis import davis_palette
+from pretrain.errors import UserError, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -15,16 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from lab.semantic.datasets import read_labels
-from cropfield.weights import load_weights
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
+from cropfield.canvas import fit
+from cropfield.weights import load_weights
+from lab.semantic.datasets import read_labels
+from lab.semantic.pictures import IGNORE, draw_labels, side_by_side
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from cropfield.canvas import fit
-from lab.semantic.pictures import IGNORE, draw_labels, side_by_side
 from pretrain.files import replacing
 
 

@@ -40,9 +40,9 @@ def main() -> None:
     args = parse_args()
     from PIL import Image
 
+    from cropfield.results import write_result
     from lab.figures.field_pictures import fields_picture
     from lab.figures.field_stats import compare_fields, field_stats, on_finer_grid, read_field, reference_stats
-    from cropfield.results import write_result
     from pretrain.files import replacing
 
     name = args.name or Path(args.file).stem

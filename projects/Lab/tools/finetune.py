@@ -13,10 +13,10 @@ from dataclasses import asdict
 
 from detectron2.utils.logger import setup_logger
 
-from lab.probes.finetune import Classifier, FineTuning, Recipe
-from pretrain.errors import UserError, run_main
 from lab.probes.arguments import datasets_of, evaluation_parser, load_trunk_of, positive, report
 from lab.probes.datasets import framing_of
+from lab.probes.finetune import Classifier, FineTuning, Recipe
+from pretrain.errors import UserError, run_main
 
 
 def parse_args(argv=None):

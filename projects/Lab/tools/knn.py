@@ -8,9 +8,9 @@ Uses the features that projects/Lab/tools/linear_probe.py has kept, and keeps it
 
 from detectron2.utils.logger import setup_logger
 
-from pretrain.errors import run_main
 from lab.probes.arguments import add_cache, evaluation_parser, features_of, positive, report
 from lab.probes.knn import knn_accuracy
+from pretrain.errors import run_main
 
 
 def parse_args(argv=None):

@@ -15,11 +15,11 @@ import time
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from pretrain.errors import run_main
 from lab.probes.arguments import add_cache, evaluation_parser, features_of, positive, report
 from lab.probes.datasets import PROBE_EPOCHS
 from lab.probes.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
 from lab.probes.logistic import fit_logistic
+from pretrain.errors import run_main
 
 
 def parse_args(argv=None):

@@ -17,8 +17,8 @@ A run is the folder of a pretraining: its last.pth holds the predictor, which an
 import argparse
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
 from lab.attention.points import check_queries, load_queries, point
+from pretrain.errors import UserError, run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -66,9 +66,9 @@ def main() -> None:
     import torch
     from PIL import Image
 
+    from cropfield.results import write_result
     from lab.figures.predictor_pictures import positions_picture, predictions_picture
     from lab.figures.predictor_stats import nearness, noise_of_positions
-    from cropfield.results import write_result
     from pretrain.files import replacing
 
     methods = open_runs(args)

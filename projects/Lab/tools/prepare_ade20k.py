@@ -10,8 +10,8 @@ the classes are 0 to 149 and 255 is not counted: whole, or not at all.
 import argparse
 from pathlib import Path
 
-from pretrain.errors import run_main
 from lab.semantic.layout import LABELS, convert_raw_labels
+from pretrain.errors import run_main
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ on the dataset that a column is about stand in it; all others come last, under t
 import argparse
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
 from lab.tables import PAPER_TABLES
 from lab.tables.gather import gather
 from lab.tables.paper_table import PaperTable
 from lab.tables.write import as_csv, markdown
+from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from pretrain.engine.devices import default_device
-from pretrain.errors import UserError, run_main
 from cropfield.results import write_result
 from lab.trunks import build_trunk, open_trunk
 from lab.video.davis import dataset_name, find_videos
 from lab.video.evaluate import evaluate_video, overall
 from lab.video.propagate import Propagation
 from lab.video.strips import write_strip
+from pretrain.engine.devices import default_device
+from pretrain.errors import UserError, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

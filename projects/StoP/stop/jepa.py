@@ -9,8 +9,8 @@ from pretrain.errors import UserError
 from pretrain.methods.diagnostics import directional_std, effective_rank, relative_distance
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.attention import pack
-from stop.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+from stop.predictor import Predictor
 
 
 class JEPA(StudentTeacher):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lab.attention.images import MiddleSquares, check_size, middle_square
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.images import BrokenImage
 from pretrain.errors import UserError
-from lab.attention.images import MiddleSquares, check_size, middle_square
 
 
 class Source:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attention.maps import RED, map_tile, maps_picture
 from cropfield.canvas import LINE, MARGIN
+from lab.attention.maps import RED, map_tile, maps_picture
 from pretrain.models.vit import VisionTransformer
 
 

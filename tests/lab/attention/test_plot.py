@@ -3,9 +3,9 @@
 import cv2
 import pytest
 
-from pretrain.errors import UserError
-from lab.attention.plot import read_layers, write_plot
 from cropfield.results import write_result
+from lab.attention.plot import read_layers, write_plot
+from pretrain.errors import UserError
 
 
 def result(folder, model="a", protocol="attention", nmi=(0.1, 0.2), dataset="coco"):

@@ -10,7 +10,9 @@ import torch
 from lab.attention.stats import attention_stats, head_stats, image_stats, patch_distances
 from pretrain.models.vit import VisionTransformer
 
-_spec = importlib.util.spec_from_file_location("plain_attention", Path(__file__).with_name("plain_attention.py"))
+_spec = importlib.util.spec_from_file_location(
+    "plain_attention", Path(__file__).parents[2] / "reference" / "plain_attention.py"
+)
 plain = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plain)
 

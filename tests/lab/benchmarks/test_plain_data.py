@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision import transforms
 
 from lab.benchmarks.plain_data import PlainMultiCrop, plain_view
+from lab.compose.photographs import shipped_photographs
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.augment import Photometric, dinov2_photometric
-from lab.compose.photographs import shipped_photographs
 from pretrain.data.crops import MultiCrop
 
 N = 240

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from lab.benchmarks import gpu
-from lab.benchmarks import growth
-from lab.benchmarks import step
+from lab.benchmarks import gpu, growth, step
 from lab.benchmarks.step_case import OurStep, make_batch, make_method
 
 TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)

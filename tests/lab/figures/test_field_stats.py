@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from pretrain.errors import UserError
 from lab.figures.field_stats import (
     compare_fields,
     field_stats,
@@ -15,6 +14,7 @@ from lab.figures.field_stats import (
     reference_stats,
     spectrum,
 )
+from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 from pretrain.models.vit import VisionTransformer
 

@@ -15,9 +15,9 @@ from lab.figures.predictor_stats import (
     prediction_similarity,
     target_block,
 )
+from pretrain.models.vit import VisionTransformer
 from stop.jepa import JEPA
 from stop.predictor import Predictor
-from pretrain.models.vit import VisionTransformer
 
 
 def make_method(noise_std: float = 0.0) -> JEPA:

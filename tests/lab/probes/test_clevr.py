@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pretrain.errors import UserError
 from lab.probes.clevr import clevr_split, count_label, distance_label
+from pretrain.errors import UserError
 
 
 def scene(*distances: float) -> dict:

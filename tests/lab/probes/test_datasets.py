@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from pretrain.errors import UserError
 from lab.probes.datasets import DATASETS, PROBE_EPOCHS, framing_of, open_dataset
+from pretrain.errors import UserError
 
 
 @pytest.fixture(scope="module")

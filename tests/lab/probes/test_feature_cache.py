@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.errors import UserError
 from lab.probes import feature_cache
 from lab.probes.feature_cache import Reading, cached_features, describe, fingerprint
 from lab.probes.features import pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import labelled_folder
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 READING = Reading(image_size=16, views=2, layers=3, pools=("cls", "patch"))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lab.probes.finetune import Classifier, FineTuning, Recipe, layer_groups
-from pretrain.errors import UserError
 from lab.probes.labelled import labelled_folder
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 RECIPE = Recipe(epochs=4, batch_size=4, lr=0.05, layer_decay=0.8, warmup_epochs=1, image_size=16)

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pretrain.errors import UserError
 from lab.probes.labelled import labelled_folder, listed_files
+from pretrain.errors import UserError
 
 
 def write(folder, *names: str) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.errors import UserError
 from lab.probes.feature_cache import Features
 from lab.probes.linear_probe import Probes, Setting, best_by_features, evaluate_probes, sweep, train_probes
+from pretrain.errors import UserError
 
 
 def planted(count: int, seed: int, views: int = 1, noise: float = 0.5) -> Features:

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.errors import UserError
 from lab.probes.feature_cache import Features
 from lab.probes.linear_probe import evaluate_probes, sweep
 from lab.probes.logistic import fit_logistic
+from pretrain.errors import UserError
 
 
 def planted(count: int, seed: int) -> Features:

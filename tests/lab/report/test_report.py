@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.errors import UserError
 from lab.report.build import write_report
 from lab.report.pretraining import Pretraining
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 VOID = {"meta", "img", "br"}

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cropfield import CropFieldViT, LinearSegmentationHead, SlidingWindowSegmentor
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 
+from cropfield import CropFieldViT
+from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
 from pretrain.models.export import write_backbone
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "ADE20K"

@@ -3,6 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
 from cropfield import CropFieldViT
 from lab.semantic.datasets import (
     check_layout,
@@ -12,9 +15,6 @@ from lab.semantic.datasets import (
     read_labels,
     semantic_dataset,
 )
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
-
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 

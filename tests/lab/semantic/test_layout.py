@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from lab.compose.coco import describe_mask
-from pretrain.errors import UserError
 from lab.semantic.layout import convert_coco, convert_raw_labels, paint_labels, shift_labels
+from pretrain.errors import UserError
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cropfield import BFloat16Segmentor, CropFieldViT, LinearSegmentationHead, PlainBackbone, SlidingWindowSegmentor
-from lab.semantic.segmentor import at_least, starts
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
+
+from cropfield import CropFieldViT, PlainBackbone
+from lab.semantic.segmentor import BFloat16Segmentor, LinearSegmentationHead, SlidingWindowSegmentor, at_least, starts
 
 STATISTICS = dict(pixel_mean=[120.0, 110.0, 100.0], pixel_std=[60.0, 55.0, 50.0])
 

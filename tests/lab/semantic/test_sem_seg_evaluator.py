@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from lab.semantic.datasets import read_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
+
+from lab.semantic.datasets import read_labels
 
 CLASSES = 6
 

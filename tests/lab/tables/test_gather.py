@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pretrain.errors import UserError
 from cropfield.results import write_result
 from lab.tables.gather import gather
+from pretrain.errors import UserError
 
 CONFIG = """\
 dataset: {{train_json: '', val_json: '{val_json}'}}

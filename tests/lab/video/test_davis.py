@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from lab.compose.videos import VideoPlan, compose_videos
-from pretrain.errors import UserError
 from lab.video.davis import (
     Video,
     dataset_name,
@@ -15,6 +14,7 @@ from lab.video.davis import (
     read_mask,
     write_mask,
 )
+from pretrain.errors import UserError
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from lab.compose.videos import VideoPlan, compose_videos
-from pretrain.errors import UserError
 from lab.video import evaluate
 from lab.video.davis import davis_palette, find_videos, read_mask, write_mask
 from lab.video.evaluate import ObjectScore, evaluate_video, follow, overall
 from lab.video.measures import Statistics
 from lab.video.propagate import Propagation
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 

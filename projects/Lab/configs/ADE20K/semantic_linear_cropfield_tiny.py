@@ -7,14 +7,14 @@ tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic
 """
 
 import detectron2.data.transforms as T
-from cropfield import BFloat16Segmentor
 from detectron2.config import LazyCall as L
 
+from lab.semantic.segmentor import BFloat16Segmentor
 from pretrain.engine.devices import bf16_pays
 
-from ..common.semantic_dataset import dataloader, dataset
+from ..common.semantic_dataset import dataloader
 from ..common.semantic_linear_cropfield import model
-from ..common.semantic_optim import lr_multiplier, optimizer, train
+from ..common.semantic_optim import optimizer, train
 
 image_size = 128
 

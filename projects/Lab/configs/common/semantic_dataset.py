@@ -2,7 +2,6 @@
 Segmenter: short side 256 to 1024 pixels, a crop of 512 of which no class covers more than 3/4, flip, colours."""
 
 import detectron2.data.transforms as T
-from lab.semantic.datasets import IGNORE, read_labels, semantic_dataset
 from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
@@ -12,6 +11,8 @@ from detectron2.data import (
 )
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.projects.point_rend import ColorAugSSDTransform
+
+from lab.semantic.datasets import IGNORE, read_labels, semantic_dataset
 
 dataset = dict(root="", classes="")
 crop_size = 512

@@ -5,11 +5,13 @@ tokens as they are, and pretraining only ever used them normalised; a feature py
 token takes part in the attention of every block that was pretrained with one, as in Segmenter; StoP's trunk has none.
 """
 
-from cropfield import CropFieldViT, LinearSegmentationHead, PlainBackbone, SlidingWindowSegmentor
-from lab.semantic.datasets import has_class_token, num_semantic_classes
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
+
+from cropfield import CropFieldViT, PlainBackbone
+from lab.semantic.datasets import has_class_token, num_semantic_classes
+from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
 
 constants = model_zoo.get_config("common/data/constants.py").constants
 crop_size = 512

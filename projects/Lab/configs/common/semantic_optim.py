@@ -5,11 +5,12 @@ power of 0.9, no warm-up and no layer-wise decay are taken from there; that norm
 class token are not decayed is ours, as in pretraining.
 """
 
-from cropfield.schedule import PolynomialToFloor
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
-from .detection_optim import train
+from cropfield.schedule import PolynomialToFloor
+
+from .....configs.common.detection_optim import train
 
 train.reference_batch_size = 16
 train.best_metric = "sem_seg/mIoU"

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from lab.figures.feature_pictures import normalised
 from pretrain.data.images import BrokenImage
 from pretrain.errors import UserError
-from lab.figures.feature_pictures import normalised
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from lab.attention.weights import patch_attention
 from cropfield.canvas import colorize, column, draw_dot, fit, framed, row, text_line
+from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import normalised
 from pretrain.models.vit import VisionTransformer
 

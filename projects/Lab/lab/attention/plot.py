@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pretrain.errors import UserError
 from cropfield.canvas import color_of
 from cropfield.results import RESULT
+from pretrain.errors import UserError
 from pretrain.files import replacing
 
 PANELS = (("nmi", "normalised mutual information"), ("distance", "mean attention distance (pixels)"))
@@ -25,15 +25,21 @@ def read_layers(folder: Path) -> dict:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["protocol"] != "attention":
-            raise UserError(f"{path} is a result of {result['protocol']}; give one of projects/Lab/tools/attention_stats.py")
+            raise UserError(
+                f"{path} is a result of {result['protocol']}; give one of projects/Lab/tools/attention_stats.py"
+            )
         metrics = result["metrics"]
         layers = {
             name: [metrics[key] for key in sorted(metrics) if key.startswith(f"{name}_layer_")] for name, _ in PANELS
         }
     except OSError as error:
-        raise UserError(f"there is no result {path}; run projects/Lab/tools/attention_stats.py --output {folder} first") from error
+        raise UserError(
+            f"there is no result {path}; run projects/Lab/tools/attention_stats.py --output {folder} first"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of an evaluation; run projects/Lab/tools/attention_stats.py again") from error
+        raise UserError(
+            f"{path} is no result of an evaluation; run projects/Lab/tools/attention_stats.py again"
+        ) from error
     return {key: result.get(key) for key in ("model", "dataset")} | {"settings": result.get("settings", {})} | layers
 
 

@@ -29,8 +29,8 @@ def load_queries(images: list[Path], points: list[tuple[float, float]], size: in
     Raises:
         UserError: an image cannot be read.
     """
-    from pretrain.data.images import BrokenImage, decode_image
     from lab.attention.images import middle_square
+    from pretrain.data.images import BrokenImage, decode_image
 
     if not images:
         return []

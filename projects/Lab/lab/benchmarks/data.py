@@ -17,9 +17,9 @@ from PIL import Image
 from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.plain_data import PlainMultiCrop
 from lab.benchmarks.time_by_part import seconds_by_part
+from lab.compose.photographs import shipped_photographs
 from pretrain.data import augment, crops, folder
 from pretrain.data.batches import CropLoader
-from lab.compose.photographs import shipped_photographs
 from pretrain.data.crops import MultiCrop
 from pretrain.data.folder import ImageFolder
 from pretrain.data.masks import CropMasks

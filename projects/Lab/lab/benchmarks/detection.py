@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.detection_case import DetectorCase
 from lab.benchmarks.live_bytes import LiveBytes
-from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.step import thread_clock
 from lab.benchmarks.time_by_part import seconds_by_part
 from pretrain.engine.cpu_memory import tune_cpu_memory

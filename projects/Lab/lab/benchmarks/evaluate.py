@@ -11,11 +11,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from cropfield.evaluation import HotCOCOEvaluator
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 
+from cropfield.evaluation import HotCOCOEvaluator
 from lab.benchmarks.comparison import Comparison, compare
 from pretrain.errors import UserError
 from pretrain.files import write_json

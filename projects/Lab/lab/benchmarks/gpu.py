@@ -16,9 +16,9 @@ from unittest.mock import patch
 
 import torch
 
+from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.detection_case import DetectorCase
 from lab.benchmarks.flops import count_flops, matmul_rate
-from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.step import plain_case
 from lab.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
 from pretrain.errors import UserError

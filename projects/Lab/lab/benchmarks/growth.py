@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.flops import count_flops
 from lab.benchmarks.live_bytes import LiveBytes
-from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.step import thread_clock
 from lab.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
 from pretrain.engine.cpu_memory import tune_cpu_memory

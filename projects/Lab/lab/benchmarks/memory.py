@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lab.benchmarks.live_bytes import LiveBytes
 from lab.benchmarks.comparison import Comparison
+from lab.benchmarks.live_bytes import LiveBytes
 from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.heads import Prototypes
 

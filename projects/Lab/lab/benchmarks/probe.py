@@ -16,12 +16,12 @@ import torch
 
 from lab.benchmarks.comparison import Comparison, compare
 from lab.benchmarks.step import thread_clock
-from pretrain.errors import UserError
 from lab.probes.feature_cache import Reading, cached_features
 from lab.probes.features import pooled_layers, square_batches
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages, labelled_folder
 from lab.probes.linear_probe import evaluate_probes, sweep, train_probes
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 SETTINGS = sweep(["cls"])

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import torch
 
-from lab.benchmarks.flops import count_flops, matmul_rate
 from lab.benchmarks.comparison import Comparison, compare
+from lab.benchmarks.flops import count_flops, matmul_rate
 from lab.benchmarks.step_case import LR, SHAPES, OurStep, make_batch, make_method
 from lab.benchmarks.time_by_part import seconds_by_part
 from pretrain.engine.cpu_memory import keep_freed_memory, use_huge_pages

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from cropfield.canvas import as_rgb, blend, colorize, draw_dot, enlarge, fit
 from lab.figures.pca import color_basis, colors
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.models.vit import VisionTransformer
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.errors import UserError
 from lab.figures.field_pictures import neighbour_similarity
+from pretrain.errors import UserError
 from pretrain.models.export import resize_field
 from pretrain.models.pos_embed import sincos_field
 from pretrain.models.public_weights import read_trunk

@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 
-from pretrain.data.crops import MultiCrop
-from pretrain.data.masks import CONTENT, POSITION, CropMasks
 from cropfield.canvas import INK, PAPER, color_of, column, draw_box, draw_tag, fit, row, write
 from lab.figures.crop_pictures import boxes_in_field, boxes_on_image, crop_tile
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
+from pretrain.data.crops import MultiCrop
+from pretrain.data.masks import CONTENT, POSITION, CropMasks
 
 SQUARE, TILE, GAP = 400, 262, 12
 MASK_SHARE = 0.3

@@ -5,9 +5,9 @@ import itertools
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from lab.figures.training_pictures import attention_overview, field_overview, masks_overview
 from pretrain.data.images import BrokenImage
 from pretrain.engine.monitors import due
-from lab.figures.training_pictures import attention_overview, field_overview, masks_overview
 
 
 class PeriodicPictures(HookBase):

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pretrain.data.crops import sample_scale
 from cropfield.canvas import color_of
+from pretrain.data.crops import sample_scale
 from pretrain.files import replacing
 
 SHOWN = {"constant": "constant: s = 1", "uniform": "uniform on [0.2, 1]", "beta": "0.2 + 0.8 Beta(2, 5)"}

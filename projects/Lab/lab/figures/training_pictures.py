@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from lab.attention.weights import patch_attention
 from cropfield.canvas import column, fit, row
+from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
 from lab.figures.field_pictures import QUERIES, field_picture, similarity_picture
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture

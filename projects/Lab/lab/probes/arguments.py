@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from pretrain.errors import UserError
+from cropfield.results import write_result
 from lab.probes.datasets import DATASETS, framing_of, open_dataset
 from lab.probes.feature_cache import Features, Reading, cached_features
 from lab.probes.features import own_pool
 from lab.probes.labelled import LabelledImages
-from cropfield.results import write_result
 from lab.trunks import build_trunk, open_trunk
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrain.errors import UserError
 from lab.probes.labelled import LabelledImages, listed_files
+from pretrain.errors import UserError
 
 OBJECTS = range(3, 11)  # in a scene; their number is the class
 # Upper ends of VTAB's bins of the closest object's distance from the camera, in Blender's units; the last has no end

@@ -12,10 +12,10 @@ import json
 import os
 from pathlib import Path
 
-from pretrain.data.images import CocoJson, ImageList
-from pretrain.errors import UserError
 from lab.probes.clevr import clevr_split
 from lab.probes.labelled import LabelledImages, label_by_folder, labelled_folder, listed_files, number
+from pretrain.data.images import CocoJson, ImageList
+from pretrain.errors import UserError
 
 Split = tuple[LabelledImages, LabelledImages]  # training and validation images
 PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which takes ImageNet's

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain.data.index import stamp
-from pretrain.errors import UserError
 from lab.probes.feature_files import read_features, write_features
 from lab.probes.features import pooled_layers, square_batches
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
+from pretrain.data.index import stamp
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 VERSION = 1  # of the features' definition; another one makes all files anew

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.data.workers import start_worker, watched
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.workers import start_worker, watched
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 

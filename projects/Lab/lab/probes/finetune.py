@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.engine.schedules import warmup_cosine
-from pretrain.errors import UserError
 from lab.probes.features import own_pool, square_batches
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
+from pretrain.engine.schedules import warmup_cosine
+from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_torch_file
 from pretrain.models.vit import VisionTransformer
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lab.probes.labelled import LabelledImages
 from pretrain.data.crops import random_resized_crop_box
 from pretrain.data.images import BrokenImage
-from lab.probes.labelled import LabelledImages
 
 FRAMINGS = ("centre", "whole")
 

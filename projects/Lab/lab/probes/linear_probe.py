@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
 from lab.probes.feature_cache import Features
+from pretrain.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.errors import UserError
 from lab.probes.feature_cache import Features
 from lab.probes.linear_probe import Heads, Probes, Setting
+from pretrain.errors import UserError
 
 
 def fit_logistic(

@@ -6,11 +6,11 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from pretrain.engine.monitors import due
-from pretrain.errors import UserError
 from lab.probes.features import extract_features
 from lab.probes.knn import knn_accuracy
 from lab.probes.labelled import LabelledImages, labelled_folder
+from pretrain.engine.monitors import due
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)

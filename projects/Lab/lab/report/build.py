@@ -4,17 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.images import BrokenImage, decode_image
 from cropfield.coco_files import CocoImages, coco_images, spread_out
-from lab.report import curves
-from lab.report import learned
-from lab.report import numbers
-from lab.report import views
+from lab.report import curves, learned, numbers, views
 from lab.report.detections import detections_section
 from lab.report.elements import missing
 from lab.report.pretraining import Pretraining
 from lab.report.run_files import RunFiles, read_json, read_run
 from lab.report.template import PAGE, STYLE
+from pretrain.data.images import BrokenImage, decode_image
 from pretrain.files import write_text
 
 LEAD = (

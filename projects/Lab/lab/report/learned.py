@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lab.attention.weights import patch_attention
 from cropfield.canvas import fit
+from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
 from lab.figures.field_pictures import QUERIES, field_picture, neighbour_similarity, similarity_picture
 from lab.report.elements import Panel, figure, panels

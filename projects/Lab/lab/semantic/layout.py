@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pretrain.errors import UserError
 from cropfield.coco_files import decode_mask
+from pretrain.errors import UserError
 
 LABELS, RAW_LABELS, IMAGES, NAMES = "annotations_detectron2", "annotations", "images", "classes.txt"
 RAW_CLASSES = 150  # ADE20K's, from 1; 0 is "other"

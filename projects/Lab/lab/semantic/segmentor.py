@@ -10,6 +10,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
+from cropfield.autocast import TrainsInBFloat16
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class LinearSegmentationHead(nn.Module):
@@ -139,3 +141,7 @@ def at_least(pixels: Tensor, side: int) -> Tensor:
         return pixels
     size = [max(side, round(length * scale)) for length in pixels.shape[1:]]
     return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+class BFloat16Segmentor(TrainsInBFloat16, SlidingWindowSegmentor):
+    """`SlidingWindowSegmentor` that trains in bfloat16."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.errors import UserError
-from lab.report.run_files import read_json, read_yaml
 from cropfield.results import RESULT
+from lab.report.run_files import read_json, read_yaml
+from pretrain.errors import UserError
 
 COCO_IMAGES = 117_266  # images of train2017 with an object, which an epoch goes through
 WIDTHS = {192: "ViT-Ti", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrain.errors import UserError
 from lab.video.davis import Video, read_frame, read_mask, write_mask
 from lab.video.features import frame_size, patch_features
 from lab.video.measures import Statistics, boundary_measure, region_similarity, summarise
 from lab.video.propagate import Propagation, to_labels, to_mask
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 

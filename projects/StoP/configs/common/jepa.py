@@ -12,15 +12,15 @@ from pretrain.data.augment import no_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
-from stop.masks import MultiBlockMasks
 from pretrain.engine.devices import default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
-from stop.jepa import JEPA
-from stop.predictor import Predictor
 from pretrain.models.vit import VisionTransformer
+from stop.jepa import JEPA
+from stop.masks import MultiBlockMasks
+from stop.predictor import Predictor
 
-from .pretraining import train
+from .....configs.common.pretraining import train
 
 model = L(JEPA)(
     trunk=L(VisionTransformer)(
