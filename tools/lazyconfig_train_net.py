@@ -44,7 +44,7 @@ from cropfield.trainer import DetectionTrainer
 from cropfield.weights import load_weights
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
-from pretrain.engine.writers import WandbWriter
+from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 from pretrain.models.vit import compile_blocks
@@ -198,12 +198,10 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
 
 
 def make_writers(cfg) -> list:
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
     wandb = cfg.train.get("wandb", {})
     if wandb.get("enabled"):
-        config = {"overview": OmegaConf.to_yaml(cfg.train)}
-        writers.append(WandbWriter(config=config, project=wandb.project, name=wandb.name, dir=cfg.train.output_dir))
-    return writers
+        mirror_to_wandb(project=wandb.project, name=wandb.name, dir=cfg.train.output_dir)
+    return default_writers(cfg.train.output_dir, cfg.train.max_iter)
 
 
 def not_finite(error: FloatingPointError, trainer: DetectionTrainer, checkpointer: AtomicCheckpointer) -> UserError:

@@ -29,12 +29,13 @@ train = dict(
     knn=L(OnlineKnn)(  # off until both are given: folders whose sub-folders are the classes
         train="",
         val="",
-        untrained="${model.trunk}",
         period=1000,
         image_size=224,
         num_workers="${dataloader.train.num_workers}",
     ),
-    writers=[  # W&B: train.writers.append(L(WandbWriter)(project="..."))
+    hooks=["${train.monitor}", "${train.pictures}", "${train.knn}"],  # Detectron2's hooks that watch a run; add yours
+    wandb=dict(enabled=False, project="cropfield", name=None),
+    writers=[
         L(ConsoleWriter)(max_iter="${train.max_iter}"),
         L(JSONWriter)(json_file="${train.output_dir}/metrics.json"),
         L(TensorboardXWriter)(log_dir="${train.output_dir}"),

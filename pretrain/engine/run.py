@@ -23,7 +23,7 @@ from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
 from pretrain.engine.warm_start import settle_warm_start
-from pretrain.engine.writers import PeriodicWriter
+from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
 
@@ -110,22 +110,14 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         checkpoint,
         StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        *looking_hooks(cfg),
+        *(instantiate(hook) for hook in cfg.train.hooks),
         Summary(output / LAST),
         PeriodicWriter(make_writers(cfg), period=cfg.train.log_period) if comm.is_main_process() else None,
     ]
 
 
-def looking_hooks(cfg: DictConfig) -> list[hooks.HookBase]:
-    """Monitor, pictures, and k-NN where the config gives a labelled folder."""
-    looking = [instantiate(cfg.train.monitor), instantiate(cfg.train.pictures)]
-    if cfg.train.knn.train or cfg.train.knn.val:
-        with torch.random.fork_rng(devices=[]):  # its untrained trunk costs the run no random numbers ...
-            torch.manual_seed(cfg.train.seed)  # ... and is the same in every process
-            looking.append(instantiate(cfg.train.knn))
-    return looking
-
-
 def make_writers(cfg: DictConfig) -> list[EventWriter]:
     """TensorBoard's comes last: it forgets the pictures once it has written them."""
+    if cfg.train.wandb.enabled:
+        mirror_to_wandb(project=cfg.train.wandb.project, name=cfg.train.wandb.name, dir=cfg.train.output_dir)
     return sorted(instantiate(cfg.train.writers), key=lambda writer: isinstance(writer, TensorboardXWriter))

@@ -1,5 +1,4 @@
-"""The pretraining loop, on Detectron2's trainer and hooks. It knows no method: a method is a module with
-`forward(batch, step) -> {name: loss}`, `after_step(step)` and `clip_groups() -> {name: parameters}`."""
+"""The pretraining loop, on Detectron2's trainer and hooks. It knows no method: see `pretrain.methods.protocol`."""
 
 import itertools
 import logging
@@ -25,7 +24,7 @@ class PretrainTrainer(TrainerBase):
     this process saw, for hooks.
 
     Args:
-        model: the method.
+        model: a `pretrain.methods.protocol.Method`.
         loader: gives the batches of any step on.
         amp: run the model under bfloat16 autocast.
         clip_grad: largest gradient norm of each sub-module; 0 turns clipping off.

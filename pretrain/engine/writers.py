@@ -1,4 +1,4 @@
-"""Where a run writes what it logs: the console line, Weights & Biases, and a sentence where it cannot be written."""
+"""Where a run writes what it logs: the console line, Weights & Biases, and a sentence when the disk is full."""
 
 import datetime
 import logging
@@ -45,42 +45,22 @@ class ConsoleWriter(EventWriter):
         self.logger.info(line)
 
 
-class WandbWriter(EventWriter):
-    """Scalars and pictures to Weights & Biases, which must be installed (`pip install wandb`).
+def mirror_to_wandb(**options) -> None:
+    """From here on Weights & Biases gets what TensorBoard gets; call it before TensorBoard's writer is made.
 
     Args:
-        window_size: steps over which scalars are smoothed by their median, as the other writers do.
-        options: arguments of `wandb.init`: project, name, dir, id and resume="allow" to go on with a run, ...
+        options: of `wandb.init`: project, name, dir, id and resume="allow" to go on with a run, ...
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb cannot be imported.
     """
-
-    def __init__(self, window_size: int = 20, **options):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                "Weights & Biases is in the config and not installed; pip install wandb, or take it out"
-            ) from None
-        self.wandb, self.window_size = wandb, window_size
-        self.run = wandb.init(**options)
-        self.last_write = -1
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        steps: dict[int, dict] = {}  # W&B wants them in order
-        for name, (value, step) in storage.latest_with_smoothing_hint(self.window_size).items():
-            if step > self.last_write:
-                steps.setdefault(step, {})[name] = value
-        for name, picture, step in storage._vis_data:  # Detectron2 has no public way to read them
-            steps.setdefault(step, {})[name] = self.wandb.Image(picture.transpose(1, 2, 0))
-        for step in sorted(steps):
-            self.run.log(steps[step], step=step)
-            self.last_write = step
-
-    def close(self) -> None:
-        self.run.finish()
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"train.wandb is enabled and wandb cannot be imported ({error}); pip install wandb, or disable it"
+        ) from error
+    wandb.init(sync_tensorboard=True, **options)
 
 
 class PeriodicWriter(hooks.PeriodicWriter):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.methods.ema import update_teacher
 from pretrain.models.load_trunk import load_trunk
-from pretrain.models.vit import compile_blocks
+from pretrain.models.vit import VisionTransformer, compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,10 @@ class StudentTeacher(nn.Module):
         """Have torch compile what takes the time; call once, on the device of the training."""
         compile_blocks(self)
 
-    def describe(self) -> dict:
-        """What a checkpoint says of the model: the method's name and the trunk's shape."""
-        return {"method": type(self).__name__, "trunk": self.student["trunk"].shape}
+    @property
+    def backbone(self) -> VisionTransformer:
+        """The teacher's: what is exported."""
+        return self.teacher["trunk"]
 
     def normalised(self, crops: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> pixels as the trunk takes them."""

@@ -66,13 +66,13 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(images, tmp_path):
     assert [line["iteration"] for line in lines] == [1, 3]
     for line in lines:
         assert line["monitor/feature_rank"] >= 1 and 0 <= line["monitor/accuracy_position"] <= 1
-        assert line["knn/top1"] == line["knn/untrained_top1"] == 100  # dark and light are told apart by any trunk
+        assert line["knn/top1"] == 100  # dark and light are told apart by any trunk
     events = EventAccumulator(str(tmp_path / "a")).Reload()
     for name in ("field", "masks", "attention"):
         assert [image.step for image in events.Images(f"pictures/{name}")] == [2]
     assert "monitor/patch_std" in events.Tags()["scalars"]
     (summary,) = [text for text in said if text.startswith("done: 4 steps")]
-    for part in ("feature_rank", "untrained_top1 100", "broken images skipped: 0", "export_backbone.py", "total_loss"):
+    for part in ("feature_rank", "top1 100", "broken images skipped: 0", "export_backbone.py", "total_loss"):
         assert part in summary
 
 

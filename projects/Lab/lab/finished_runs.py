@@ -49,7 +49,7 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     """
     state = load_checkpoint(checkpoint)
     seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
-    untrained = instantiate(cfg.model).teacher["trunk"].eval().requires_grad_(False)
+    untrained = instantiate(cfg.model).backbone.eval().requires_grad_(False)
     trained = deepcopy(untrained)
     fill(trained, extract_trunk(state), checkpoint)
     return untrained, trained, state["iteration"]

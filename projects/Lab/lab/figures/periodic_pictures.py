@@ -27,7 +27,7 @@ class PeriodicPictures(HookBase):
             return
         if self.images is None:
             self.images = self.read_images()
-        trunk = self.trainer.model.teacher["trunk"]
+        trunk = self.trainer.model.backbone
         pictures = {
             "field": field_overview(trunk),
             "masks": masks_overview(self.trainer.batch, trunk.patch_size),

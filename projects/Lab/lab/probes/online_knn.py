@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineKnn(HookBase):
-    """Logs `knn/top1` of the teacher's trunk, in percent, and `knn/untrained_top1` to compare it with.
+    """Logs `knn/top1` of the teacher's trunk, in percent; the value before the first step is what to compare with.
 
     Each process extracts the features of its share of the images. An evaluation is one forward pass of both folders.
 
     Args:
         train, val: folders whose sub-folders are the classes; the images of `val` are classified by those of `train`.
-        untrained: a trunk of the same shape with its initial values.
+            Without both of them the hook is off.
         period: steps between evaluations; there is one before the first step too. 0 turns it off.
         image_size: pixels a side of the square that the trunk sees.
         k, temperature: see `knn_accuracy`.
@@ -37,7 +37,6 @@ class OnlineKnn(HookBase):
         self,
         train: str,
         val: str,
-        untrained: VisionTransformer,
         period: int = 1000,
         image_size: int = 224,
         k: int = 20,
@@ -45,20 +44,20 @@ class OnlineKnn(HookBase):
         batch_size: int = 64,
         num_workers: int = 0,
     ):
-        if not train or not val:
+        if bool(train) != bool(val):
             raise UserError("train.knn needs two labelled folders: give both train.knn.train and train.knn.val")
-        if image_size % untrained.patch_size:
-            raise UserError(f"train.knn.image_size: {image_size} is no multiple of the patch, {untrained.patch_size}")
-        self.train = labelled_folder(train)
-        self.val = labelled_folder(val, self.train.classes)
-        self.untrained, self.period = untrained, period
+        self.period = period if train else 0
+        if self.period:
+            self.train = labelled_folder(train)
+            self.val = labelled_folder(val, self.train.classes)
         self.vote = dict(k=k, temperature=temperature)
         self.reading = dict(image_size=image_size, batch_size=batch_size, num_workers=num_workers)
 
     def before_train(self) -> None:
-        self.baseline = self.accuracy(self.untrained.to(self.trainer.device).eval())
-        del self.untrained
-        if self.trainer.iter == 0:
+        patch, size = self.trainer.model.backbone.patch_size, self.reading["image_size"]
+        if self.period and size % patch:
+            raise UserError(f"train.knn.image_size: {size} is no multiple of the patch, {patch}")
+        if self.period and self.trainer.iter == 0:
             self.evaluate("at the start")
 
     def after_step(self) -> None:
@@ -67,11 +66,9 @@ class OnlineKnn(HookBase):
             self.evaluate(f"after {done:,} steps")
 
     def evaluate(self, when: str) -> None:
-        top1 = self.accuracy(self.trainer.model.teacher["trunk"])
-        self.trainer.storage.put_scalars(
-            **{"knn/top1": top1, "knn/untrained_top1": self.baseline}, smoothing_hint=False
-        )
-        logger.info(f"k-NN {when}: {top1:.1f}% of {len(self.val):,} images right (untrained {self.baseline:.1f}%)")
+        top1 = self.accuracy(self.trainer.model.backbone)
+        self.trainer.storage.put_scalar("knn/top1", top1, smoothing_hint=False)
+        logger.info(f"k-NN {when}: {top1:.1f}% of {len(self.val):,} images right")
 
     def accuracy(self, trunk: VisionTransformer) -> float:
         """Percent of `val` that k-NN gets right."""
