@@ -1,0 +1,40 @@
+"""What the engine asks of a method. `SelfDistillation` is one; others live in projects of their own."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from pretrain.models.vit import VisionTransformer
+
+
+class Method(Protocol):
+    """An `nn.Module` that fulfils this can be trained, resumed, watched and exported by `tools/pretrain_net.py`.
+
+    A config names it as `model`; what else it needs are arguments there. `batch` is what the config's loader makes, see
+    `pretrain.data.batches.CropLoader`.
+    """
+
+    @property
+    def backbone(self) -> VisionTransformer:
+        """A submodule: what is exported, and what hooks look at. For a teacher and its student, the teacher's."""
+        ...
+
+    def __call__(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Losses by name, weighted, to be summed. step: from 0."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimizer's step: a moving average, a centre."""
+        ...
+
+    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every trained parameter once, in named groups whose gradients are clipped each on its own."""
+        ...
+
+    def compile_parts(self) -> None:
+        """Have torch compile what takes the time; called once, if at all, on the device of the training."""
+        ...
+
+    def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars by name that tell whether learning happens; must change nothing. May be empty."""
+        ...
