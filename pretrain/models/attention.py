@@ -129,11 +129,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """(T, D) -> (T, D)"""
-        return self.proj(self.mix(tokens, layout))
-
-    def mix(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """What the heads bring together, before the projection: (T, D) -> (T, D)"""
+    def forward(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D), or of the tokens with the indices `kept` (M,) alone -> (M, D)"""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        return packed_attention(q, k, v, layout).flatten(1)
+        heads = packed_attention(q, k, v, layout).flatten(1)
+        return self.proj(heads if kept is None else heads.index_select(0, kept))

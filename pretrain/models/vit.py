@@ -141,22 +141,28 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D).
-
-    The parameters are a convolution's, as everywhere; what is computed is a matrix product, which is faster on GPUs,
-    and in bfloat16 on CPUs many times as fast.
-    """
+    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D)."""
 
     def __init__(self, patch_size: int, embed_dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = PatchConv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        (height, width), side = images.shape[-2:], self.proj.stride[0]
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose kernels tile the image, computed as a matrix product.
+
+    That is faster on GPUs, and in bfloat16 on CPUs many times as fast. (B, C, H*p, W*p) -> (B, D, H, W).
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        (height, width), side = images.shape[-2:], self.stride[0]
         if height % side or width % side:
             raise ValueError(f"an image of {height}x{width} does not divide into patches of {side}")
         patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(patches.flatten(3).flatten(1, 2), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -174,33 +180,32 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, round(dim * mlp_ratio))
         self.ls2 = scale()
-        self.drop_path, self.drops = drop_path, drop_path > 0
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D), or with the indices `kept` (M,) of the tokens that are needed -> (M, D)"""
+        residual = x if kept is None else x.index_select(0, kept)
+        x = residual + self.drop_path(self.ls1(self.attn(self.norm1(x), layout, kept)), layout, kept)
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), layout, kept)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth for packed sequences: drops a branch for whole crops and rescales it for the others, so that its
+    expectation stays."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate, self.drops = rate, rate > 0
         # What `forward` reads is a tensor: compiled code would be made anew for every other number.
-        self.register_buffer("keep", torch.tensor(1 - drop_path), persistent=False)
+        self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
 
-    def forward(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
-        """(T, D) -> (T, D), or with the indices `kept` (M,) of the tokens that matter -> (M, D)"""
-        mixed = self.attn.mix(self.norm1(tokens), layout)
-        if kept is not None:
-            mixed, tokens = mixed.index_select(0, kept), tokens.index_select(0, kept)
-        tokens = tokens + self.drop(scaled_linear(mixed, self.attn.proj, self.ls1), layout, kept)
-        hidden = self.mlp.act(self.mlp.fc1(self.norm2(tokens)))
-        return tokens + self.drop(scaled_linear(hidden, self.mlp.fc2, self.ls2), layout, kept)
-
-    def drop(self, branch: Tensor, layout: Layout, kept: Tensor | None) -> Tensor:
-        """Drop the branch (T or M, D) for whole sequences and rescale the others, so that its expectation stays."""
+    def forward(self, branch: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(T or M, D) -> the same; `kept`: see `Block.forward`."""
         if not (self.training and self.drops):
             return branch
         stays = torch.rand(layout.num_sequences, 1, device=branch.device) < self.keep
         factor = layout.per_token(stays.to(branch.dtype) / self.keep)
         return branch * (factor if kept is None else factor.index_select(0, kept))
-
-
-def scaled_linear(x: Tensor, linear: nn.Linear, scale: nn.Module) -> Tensor:
-    """`scale(linear(x))`, LayerScale multiplied into the weights, which are smaller than the tokens of a step."""
-    if isinstance(scale, nn.Identity):
-        return linear(x)
-    return F.linear(x, linear.weight * scale.gamma[:, None], linear.bias * scale.gamma)
 
 
 def compile_blocks(model: nn.Module, **options) -> None:

@@ -108,14 +108,14 @@ def test_tokens_that_are_kept_are_as_without_keeping_with_all_gradients():
 def test_drop_path_keeps_the_expectation():
     block = Block(4, 1, 4.0, drop_path=0.3, layer_scale=None)
     _, layout = pack([torch.zeros(20000, 1, 4)])
-    dropped = block.drop(torch.ones(20000, 4), layout, None)
+    dropped = block.drop_path(torch.ones(20000, 4), layout)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
-    assert torch.equal(block.eval().drop(torch.ones(20000, 4), layout, None), torch.ones(20000, 4))
+    assert torch.equal(block.eval().drop_path(torch.ones(20000, 4), layout), torch.ones(20000, 4))
 
 
 def test_drop_path_grows_linearly_with_depth():
-    rates = [1 - block.keep.item() for block in VisionTransformer(**SMALL, drop_path_rate=0.1).blocks]
+    rates = [block.drop_path.rate for block in VisionTransformer(**SMALL, drop_path_rate=0.1).blocks]
     assert rates == pytest.approx([0.0, 0.05, 0.1])
 
 
