@@ -1,7 +1,8 @@
 """Self-distillation with a position field: CropField, and by switches DINOv2, iBOT and DINO."""
 
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
@@ -19,13 +20,45 @@ from pretrain.methods.diagnostics import (
 )
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
-from pretrain.models.attention import pack
+from pretrain.models.attention import Layout
 from pretrain.models.heads import ProjectionHead
 from pretrain.models.vit import VisionTransformer
 
 
+class MaskedPatches(NamedTuple):
+    """The patches of the global crops, (V*B, N), whose content or whose position is masked, n in all."""
+
+    mask: Tensor  # (V*B, N) bool
+    index: Tensor  # (n,) where the flattened mask is true
+    weight: Tensor  # (n,) float64: a mean over its crop's masked patches, summed over crops, divided by all crops
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "MaskedPatches":
+        """Waits for the device: call it once a step."""
+        index = mask.flatten().nonzero().flatten()
+        weight = mask.double() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+        return cls(mask, index, weight.flatten()[index])
+
+
+class Features(NamedTuple):
+    """What a trunk makes of a batch's crops, and the heads are shown."""
+
+    cls: Tensor  # (crops, D) class tokens, view-major
+    patches: dict[str, Tensor]  # (n, D) of the global crops' masked patches, by kind of mask
+
+
 class SelfDistillation(StudentTeacher):
     """Student and teacher, and the losses of Eq. 6: `L_image + L_content + lambda L_KoLeo + L_pos`.
+
+    A step, for one image with views u, v and local crops:
+
+        t = teacher(u, v at their boxes of the field)                 # sees everything
+        s = student(mask(u), mask(v), locals at their boxes)          # each view lacks some content or some positions
+        L_image   = mean of CE(s.cls[a], t.cls[b]) over a != b        # Eq. 1; b in {u, v}, a also local
+        L_content = mean of CE(s[i], t[i]) over patches i without content     # Eq. 5
+        L_pos     = mean of CE(s[i], t[i]) over patches i without position    # Eq. 4
+        L_KoLeo   = -mean of log |s.cls - nearest other image's s.cls|        # for u and for v
+        teacher  <- momentum * teacher + (1 - momentum) * student
 
     The switches lead from method to method: without `field_sampling` and `position_loss` this is DINOv2, without KoLeo
     (`koleo_weight=0`) too it is iBOT, without any patch loss (`content_loss=False`) it is DINO.
@@ -37,10 +70,6 @@ class SelfDistillation(StudentTeacher):
         init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
         field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
-        loss_on: "masked" patches only, or "all" patches of a masked crop (Eqs. 4 and 5 to the letter).
-        position_noise: sigma of StoP's noise on the field's positions of content-masked patches; 0 is off, as in both
-            papers. The noise `A n` goes through the patch embedding's own matrix A, which cannot vanish without the
-            content: a masked patch is its place plus white noise of this size, embedded like (normalised) pixels.
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
         centering: "softmax", "sinkhorn" or "none" (which collapses, and is there to show it).
         num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
@@ -58,8 +87,6 @@ class SelfDistillation(StudentTeacher):
         field_sampling: bool = True,
         content_loss: bool = True,
         position_loss: bool = True,
-        loss_on: str = "masked",
-        position_noise: float = 0.0,
         koleo_weight: float = 1.0,
         centering: str = "softmax",
         num_prototypes: int = 65536,
@@ -72,8 +99,6 @@ class SelfDistillation(StudentTeacher):
     ):
         if trunk.cls_token is None:
             raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
-        if loss_on not in ("masked", "all"):
-            raise UserError(f"model.loss_on: {loss_on!r} is neither 'masked' nor 'all'")
         if centering not in ("softmax", "sinkhorn", "none"):
             raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn' nor 'none'")
         heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
@@ -81,8 +106,7 @@ class SelfDistillation(StudentTeacher):
         for name in heads:
             student[f"{name}_head"] = ProjectionHead(trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim)
         super().__init__(student, momentum, max_iter, init)
-        self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
-        self.position_noise = position_noise
+        self.field_sampling, self.koleo_weight = field_sampling, koleo_weight
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
         self.subtract_targets = subtract_targets_
 
@@ -105,26 +129,57 @@ class SelfDistillation(StudentTeacher):
                 (V*B, N); local crops (L*B, 3, s, s) with boxes. See `pretrain.data.batches`.
             step: number of the step, from 0.
         """
-        masks = self.selected_masks(batch)
-        num_images, read = len(batch["index"]), self.read_patches(masks)
-        places = marked(read)
+        masked = self.masked_patches(batch)
         with torch.no_grad():
-            teacher_cls, teacher_patches = self.teacher_features(batch, places)
-        student_cls, student_patches = self.student_features(batch, masks, places)
+            teacher = self.teacher_features(batch, masked)
+        student = self.student_features(batch, masked)
+        return self.losses(student, teacher, masked, len(batch["index"]))
 
-        losses = {"loss_image": self.image_loss(student_cls, teacher_cls, num_images)}
-        for name, mask in read.items():
-            weights = patch_weights(mask).flatten()[places[name]]
-            losses[f"loss_{name}"] = self.patch_loss(name, student_patches[name], teacher_patches[name], weights)
+    def masked_patches(self, batch: dict[str, Tensor]) -> dict[str, MaskedPatches]:
+        """By kind of mask, what this variant predicts; a crop whose kind is switched off stays unmasked."""
+        kinds = [kind for kind in ("content", "position") if f"{kind}_head" in self.student]
+        return {kind: MaskedPatches.of(batch[f"{kind}_masks"]) for kind in kinds}
+
+    def teacher_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
+        """Of the global crops, which the teacher sees whole."""
+        trunk = self.teacher["trunk"]
+        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], masked)
+
+    def student_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
+        """Of the masked global crops, and of the local ones if there are any."""
+        trunk = self.student["trunk"]
+        groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masked)]
+        if "local_crops" in batch:
+            groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
+        return encode(trunk, groups, masked)
+
+    def losses(
+        self, student: Features, teacher: Features, masked: dict[str, MaskedPatches], num_images: int
+    ) -> dict[str, Tensor]:
+        """The terms of Eq. 6, weighted."""
+        losses = {"loss_image": self.image_loss(student.cls, teacher.cls, num_images)}
+        for kind, patches in masked.items():
+            pair = student.patches[kind], teacher.patches[kind]
+            losses[f"loss_{kind}"] = self.patch_loss(kind, *pair, patches.weight)
         if self.koleo_weight:
             if num_images * num_ranks() < 2:
                 raise UserError(
                     "KoLeo spreads the images that are in a forward pass together, over all processes, and needs two; "
                     "raise dataloader.train.batch_size, or lower train.accumulate"
                 )
-            views = student_cls[: len(teacher_cls)].split(num_images)
+            views = student.cls[: len(teacher.cls)].split(num_images)
             losses["loss_koleo"] = self.koleo_weight * sum(koleo_loss(view) for view in views)
         return losses
+
+    def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masked: dict[str, MaskedPatches]) -> Tensor:
+        """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
+        content = trunk.embed_patches(self.normalised(crops))
+        positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
+        if "content" in masked:
+            content = torch.where(masked["content"].mask[..., None], self.mask_token.to(content.dtype), content)
+        if "position" in masked:
+            positions = torch.where(masked["position"].mask[..., None], self.pos_mask_token, positions)
+        return trunk.with_class_token(content + positions)
 
     def after_step(self, step: int) -> None:
         """Centres and teacher follow the student; call after the optimizer's step."""
@@ -153,29 +208,30 @@ class SelfDistillation(StudentTeacher):
         `_name`. Whether the trunk reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
         quarter forward passes of the global crops.
         """
-        masks, num_images = self.selected_masks(batch), len(batch["index"])
+        masked, num_images = self.masked_patches(batch), len(batch["index"])
         global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
         training = self.student.training
         self.student.eval()  # drop path would draw from the run's random numbers
-        places = marked(masks) | {"every": self.every_patch(batch)}
-        student_cls, student = self.student_features(global_crops, masks, {name: places[name] for name in masks})
-        teacher_cls, teacher = self.teacher_features(batch, places)
-        every = teacher.pop("every")
+        student = self.student_features(global_crops, masked)
+        crops, grid = batch["global_crops"], self.student["trunk"].grid(batch["global_crops"])
+        everywhere = MaskedPatches.of(torch.ones(len(crops), grid[0] * grid[1], dtype=torch.bool, device=crops.device))
+        teacher = self.teacher_features(batch, masked | {"every": everywhere})
         values = {
-            "feature_rank": effective_rank(teacher_cls),
-            "feature_std": directional_std(teacher_cls),
-            "patch_rank": effective_rank(every),
-            "patch_std": directional_std(every),
+            "feature_rank": effective_rank(teacher.cls),
+            "feature_std": directional_std(teacher.cls),
+            "patch_rank": effective_rank(teacher.patches["every"]),
+            "patch_std": directional_std(teacher.patches["every"]),
             "teacher_student_distance": relative_distance(self.student, self.teacher),
         }
-        pairs = {"image": (student_cls, teacher_cls.roll(num_images, 0))}
-        pairs |= {name: (student[name], teacher[name]) for name in masks}
+        pairs = {"image": (student.cls, teacher.cls.roll(num_images, 0))}  # another view's
+        pairs |= {kind: (student.patches[kind], teacher.patches[kind]) for kind in masked}
         for name, pair in pairs.items():
             statistics = self.assignments(name, *pair)
             values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
-        values |= self.moved_field(batch, teacher_cls, every.unflatten(0, (len(teacher_cls), -1)))
-        if "position" in masks:
-            values["hidden_position_cost"] = self.hidden_position_cost(batch, masks["position"], *pairs["position"])
+        values |= self.moved_field(batch, teacher.cls, teacher.patches["every"].unflatten(0, (len(crops), -1)))
+        if "position" in masked:
+            mask = masked["position"].mask
+            values["hidden_position_cost"] = self.hidden_position_cost(batch, mask, *pairs["position"])
         self.student.train(training)
         return values
 
@@ -199,8 +255,7 @@ class SelfDistillation(StudentTeacher):
             views = views.unflatten(0, (-1, num_images))
             (boxes,) = placed_anew(views[:1], views)
             tokens = trunk.with_class_token(content + trunk.sample_positions(boxes[:few], trunk.grid(crops)))
-            packed, layout = pack([tokens])
-            (moved,) = layout.split(trunk.encode(packed, layout))
+            (moved,) = trunk.encode([tokens])
             values["moved_feature_cosine"] = mean_cosine(moved[:, 0], cls[:few])
             values["moved_patch_cosine"] = mean_cosine(moved[:, 1:], patches[:few])
         return values
@@ -220,10 +275,10 @@ class SelfDistillation(StudentTeacher):
         if not len(crops):
             return centre.new_tensor(torch.nan)
         tokens = self.embed(trunk, batch["global_crops"][crops], batch["global_boxes"][crops], {})
-        _, shown = encode(trunk, [tokens], marked({"position": mask[crops]}))
-        count = len(shown["position"])
+        shown = encode(trunk, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
+        count = len(shown)
         signs = targets.new_tensor([1 / count, -1 / count]).repeat_interleave(count)
-        student, targets = torch.cat([own(hidden[:count]), own(shown["position"])]), targets[:count].repeat(2, 1)
+        student, targets = torch.cat([own(hidden[:count]), own(shown)]), targets[:count].repeat(2, 1)
         return prototype_cross_entropy(
             student[:, None], own.prototypes(), targets[:, None], prototypes, centre, signs.new_ones(1, 1), signs,
             self.student_temp, self.teacher_temp, self.block_rows, self.subtract_targets,
@@ -238,53 +293,6 @@ class SelfDistillation(StudentTeacher):
             student, own.prototypes(), teacher, prototypes, centre, self.teacher_temp, self.block_rows
         )
 
-    def selected_masks(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The masks (V*B, N) that this variant predicts; a crop whose kind is switched off stays unmasked."""
-        masks = {"content": batch.get("content_masks"), "position": batch.get("position_masks")}
-        return {name: mask for name, mask in masks.items() if f"{name}_head" in self.student}
-
-    def read_patches(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The patches (V*B, N) that each patch loss reads."""
-        if self.loss_on == "masked":
-            return masks
-        return {name: mask.any(1, keepdim=True).expand_as(mask) for name, mask in masks.items()}
-
-    def every_patch(self, batch: dict[str, Tensor]) -> Tensor:
-        """Indices (V*B*N,) of all patches of the global crops."""
-        crops = batch["global_crops"]
-        height, width = self.student["trunk"].grid(crops)
-        return torch.arange(len(crops) * height * width, device=crops.device)
-
-    def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masks: dict[str, Tensor]) -> Tensor:
-        """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
-        content = trunk.embed_patches(self.normalised(crops))
-        positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
-        if "content" in masks:
-            content = torch.where(masks["content"][..., None], self.mask_token.to(content.dtype), content)
-            if self.position_noise and trunk.training:
-                matrix = trunk.patch_embed.proj.weight.flatten(1)  # (D, 3*p*p)
-                pixels = torch.randn(int(masks["content"].sum()), matrix.shape[1], device=matrix.device)
-                noise = F.linear(self.position_noise * pixels, matrix).to(content.dtype)
-                content = content.index_put((masks["content"],), noise, accumulate=True)
-        if "position" in masks:
-            positions = torch.where(masks["position"][..., None], self.pos_mask_token, positions)
-        return trunk.with_class_token(content + positions)
-
-    def teacher_features(self, batch: dict[str, Tensor], places: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Unmasked global crops -> class tokens (V*B, D), and by name the patch tokens (n, D) at `places` (n,)."""
-        trunk = self.teacher["trunk"]
-        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], places)
-
-    def student_features(
-        self, batch: dict[str, Tensor], masks: dict[str, Tensor], places: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """All crops, masked -> class tokens ((V+L)*B, D), and by name the globals' patch tokens (n, D) at `places`."""
-        trunk = self.student["trunk"]
-        groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masks)]
-        if "local_crops" in batch:
-            groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
-        return encode(trunk, groups, places)
-
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
         student = self.student["image_head"](student_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
@@ -298,7 +306,7 @@ class SelfDistillation(StudentTeacher):
         return self.cross_entropy("image", student, teacher, pairing / pairing.sum(), weights)
 
     def patch_loss(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """Eq. 4 or 5 over features (n, D) of student and teacher, weighted by `patch_weights` (n,)."""
+        """Eq. 4 or 5 over features (n, D) of student and teacher, weights (n,): see `MaskedPatches`."""
         tokens = self.student[f"{name}_head"](student)[:, None]
         with torch.no_grad():
             targets = self.teacher[f"{name}_head"](teacher)[:, None]
@@ -323,28 +331,10 @@ class SelfDistillation(StudentTeacher):
         )
 
 
-def marked(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Where masks (B, N) are true, as indices (n,) into the flattened mask. Waits for the device: call it once."""
-    return {name: mask.flatten().nonzero().flatten() for name, mask in masks.items()}
-
-
-def patch_weights(mask: Tensor) -> Tensor:
-    """What each patch in `mask` (V*B, N) counts: a mean over its crop's, summed over crops, divided by all crops."""
-    return mask.double() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-
-
-def encode(
-    trunk: VisionTransformer, groups: list[Tensor], places: dict[str, Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Batches of sequences (B_g, 1 + N_g, D) as one packed sequence through `trunk`.
-
-    places: by name, which patches of the first group are read: indices (n,) into its B_0 * N_0 patches.
-
-    -> class tokens of all sequences (sum of B_g, D), and by name the patch tokens (n, D).
-    """
-    tokens, layout = pack(groups)
-    num_patches = groups[0].shape[1] - 1
-    kept = [layout.starts(tokens.device), *(index + index // num_patches + 1 for index in places.values())]
-    features = trunk.encode(tokens, layout, torch.cat(kept))
-    class_tokens, *patches = features.split([len(indices) for indices in kept])
-    return class_tokens, dict(zip(places, patches, strict=True))
+def encode(trunk: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
+    """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `trunk`."""
+    layout, num_patches = Layout.of(groups), groups[0].shape[1] - 1
+    kept = [layout.starts(groups[0].device)]
+    kept += [m.index + m.index // num_patches + 1 for m in masked.values()]  # each crop begins with its class token
+    cls, *patches = trunk.encode(groups, torch.cat(kept)).split([len(index) for index in kept])
+    return Features(cls, dict(zip(masked, patches, strict=True)))

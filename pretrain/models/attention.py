@@ -18,6 +18,11 @@ class Layout:
 
     groups: tuple[tuple[int, int], ...]
 
+    @classmethod
+    def of(cls, groups: list[Tensor]) -> "Layout":
+        """Of batches of sequences, each (B_g, L_g, ...)."""
+        return cls(tuple((len(group), group.shape[1]) for group in groups))
+
     @property
     def num_tokens(self) -> int:
         return sum(count * length for count, length in self.groups)
@@ -60,9 +65,8 @@ class Layout:
 
 def pack(groups: list[Tensor]) -> tuple[Tensor, Layout]:
     """Pack batches of sequences, each (B_g, L_g, D), into tokens (T, D) and their layout."""
-    layout = Layout(tuple((g.shape[0], g.shape[1]) for g in groups))
-    flat = [g.flatten(0, 1) for g in groups]
-    return (flat[0] if len(flat) == 1 else torch.cat(flat)), layout
+    flat = [group.flatten(0, 1) for group in groups]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat)), Layout.of(groups)
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:

@@ -108,17 +108,27 @@ class VisionTransformer(nn.Module):
             return patches
         return torch.cat([self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
 
-    def encode(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
-        """Packed tokens (T, D) through all blocks and the final norm -> (T, D).
+    def embed(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """Content plus positions, after the class token if there is one: (B, 3, H*p, W*p) -> (B, [1 +] H*W, D)"""
+        return self.with_class_token(self.embed_patches(images) + self.sample_positions(boxes, self.grid(images)))
 
-        kept: indices (M,) of the tokens that anyone reads -> (M, D), in their order. The last block spares the others
-        all that follows its attention.
+    def encode(self, groups: list[Tensor], kept: Tensor | None = None) -> list[Tensor] | Tensor:
+        """Batches of sequences, each (B_g, L_g, D), as one packed sequence through all blocks and the final norm.
+
+        Args:
+            kept: indices (M,) of the packed tokens that are needed. The last block spares the others all that follows
+                its attention.
+
+        Returns:
+            the groups' features, each (B_g, L_g, D); with `kept` only those tokens' (M, D), in its order.
         """
+        tokens, layout = pack(groups)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:  # the call is checkpointed, not the module: no key changes its name
             arguments = (tokens, layout, kept if block is self.blocks[-1] else None)
             tokens = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-        return self.norm(tokens)
+        tokens = self.norm(tokens)
+        return layout.split(tokens) if kept is None else tokens
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """(H, W) in patches of images (B, 3, H*p, W*p)."""
@@ -134,9 +144,7 @@ class VisionTransformer(nn.Module):
         Returns:
             class tokens (B, D), None in a trunk without them, and patch tokens (B, H*W, D), both after the final norm.
         """
-        tokens = self.embed_patches(images) + self.sample_positions(boxes, self.grid(images))
-        packed, layout = pack([self.with_class_token(tokens)])
-        (features,) = layout.split(self.encode(packed, layout))
+        (features,) = self.encode([self.embed(images, boxes)])
         return (features[:, 0], features[:, 1:]) if self.cls_token is not None else (None, features)
 
 

@@ -55,12 +55,8 @@ def test_packed_forward_equals_crop_by_crop():
     crops = [torch.randn(2, 3, 48, 48), torch.randn(5, 3, 24, 24)]
     boxes = [torch.rand(2, 4), torch.rand(5, 4)]
 
-    def embed(images, box):
-        return trunk.with_class_token(trunk.embed_patches(images) + trunk.sample_positions(box, trunk.grid(images)))
-
-    tokens, layout = pack([embed(c, b) for c, b in zip(crops, boxes, strict=True)])
     with torch.no_grad():
-        groups = layout.split(trunk.encode(tokens, layout))
+        groups = trunk.encode([trunk.embed(c, b) for c, b in zip(crops, boxes, strict=True)])
         for images, box, features in zip(crops, boxes, groups, strict=True):
             for i in range(len(images)):
                 cls, patches = trunk(images[i : i + 1], box[i : i + 1])
@@ -92,14 +88,13 @@ def test_drop_path_is_drawn_per_crop_and_equals_crop_by_crop(monkeypatch):
 def test_tokens_that_are_kept_are_as_without_keeping_with_all_gradients():
     """Drop path included: the same draws, and the same random numbers after it."""
     trunk = randomized(drop_path_rate=0.5).train()
-    tokens, layout = pack([torch.randn(3, 5, 32), torch.randn(4, 2, 32)])
-    tokens.requires_grad_()
+    groups = [torch.randn(3, 5, 32).requires_grad_(), torch.randn(4, 2, 32).requires_grad_()]
     kept = torch.tensor([15, 3, 0, 22])
     found = []
-    for features in (lambda: trunk.encode(tokens, layout)[kept], lambda: trunk.encode(tokens, layout, kept)):
+    for features in (lambda: pack(trunk.encode(groups))[0][kept], lambda: trunk.encode(groups, kept)):
         torch.manual_seed(0)
         value = features()
-        wanted = [tokens, *trunk.blocks.parameters()]
+        wanted = [*groups, *trunk.blocks.parameters()]
         found.append([value, *torch.autograd.grad(value.square().sum(), wanted), torch.rand(1)])
     for without, keeping in zip(*found, strict=True):
         torch.testing.assert_close(keeping, without, atol=1e-5, rtol=1e-5)
@@ -159,11 +154,11 @@ def test_all_blocks_share_few_compilations_and_keep_their_names():
 
 def test_the_last_block_is_compiled_once_more_whatever_the_number_of_kept_tokens():
     trunk, graphs = randomized(depth=3).train(), []
-    tokens, layout = pack([torch.randn(3, 5, 32), torch.randn(4, 2, 32)])
-    expected = trunk.encode(tokens.requires_grad_(), layout)
+    groups = [torch.randn(3, 5, 32).requires_grad_(), torch.randn(4, 2, 32)]
+    expected = pack(trunk.encode(groups))[0]
     compile_blocks(trunk, backend=lambda graph, _: graphs.append(graph) or graph)
     for count in (4, 7, 9, 12, 5):
-        torch.testing.assert_close(trunk.encode(tokens, layout, torch.arange(count)), expected[:count])
+        torch.testing.assert_close(trunk.encode(groups, torch.arange(count)), expected[:count])
     assert len(graphs) <= 3  # all other blocks; the last, with its first number, and with any
 
 

@@ -52,7 +52,7 @@ def test_loss_equals_the_method_written_out(group_size):
         mean, variance = features.mean(-1, keepdim=True), features.var(-1, correction=0, keepdim=True)
         targets = ((features - mean) / (variance + 1e-5).sqrt())[0]
         tokens = (student.embed_patches(image[None]) + student.pos_embed)[:, seen]
-        context = student.encode(tokens[0], one_sequence(tokens))
+        context = student.encode([tokens])[0][0]
         psi = predictor.pos_embed[0]
         for block in blocks:
             rows = torch.cat([predictor.embed(context) + psi[seen], psi[block.flatten()] + predictor.mask_token])

@@ -4,7 +4,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
 
-from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 
 
@@ -48,9 +47,7 @@ class CropFieldViT(VisionTransformer, Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}."""
         grid = self.grid(images)
-        patches = self.embed_patches(images) + self.sample_positions(None, grid)
-        packed, layout = pack([self.with_class_token(patches)])
-        (tokens,) = layout.split(self.encode(packed, layout))
+        (tokens,) = self.encode([self.embed(images)])
         patches = tokens if self.cls_token is None else tokens[:, 1:]
         return {self._out_features[0]: patches.transpose(1, 2).unflatten(2, grid)}
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from pretrain.errors import UserError
 from pretrain.methods.diagnostics import directional_std, effective_rank, relative_distance
 from pretrain.methods.student_teacher import StudentTeacher
-from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from stop.predictor import Predictor
 
@@ -98,15 +97,10 @@ class JEPA(StudentTeacher):
             "norm_mask_token": self.predictor.masked_bias.norm(),
         }
 
-    def embed(self, trunk: VisionTransformer, images: Tensor) -> Tensor:
-        """Content plus positions of all patches: (B, 3, H*p, W*p) -> (B, H*W, D)"""
-        return trunk.embed_patches(images) + trunk.sample_positions(None, trunk.grid(images))
-
     def teacher_features(self, images: Tensor) -> Tensor:
         """(B, H*W, D), from whole images."""
         trunk = self.teacher["trunk"]
-        tokens, layout = pack([self.embed(trunk, images)])
-        return layout.split(trunk.encode(tokens, layout))[0]
+        return trunk.encode([trunk.embed(images)])[0]
 
     @torch.no_grad()
     def targets(self, images: Tensor, patches: Tensor) -> Tensor:
@@ -117,9 +111,8 @@ class JEPA(StudentTeacher):
     def predict(self, images: Tensor, context_patches: list[Tensor], target_patches: Tensor) -> Tensor:
         """The predictor's guess of the targets (B, M, h, w, D), from the context patches alone."""
         trunk, counts = self.student["trunk"], [len(patches) for patches in context_patches]
-        embedded = self.embed(trunk, images).split(counts)
-        tokens, layout = pack([gather(*group) for group in zip(embedded, context_patches, strict=True)])
-        contexts = layout.split(trunk.encode(tokens, layout))
+        seen = zip(trunk.embed(images).split(counts), context_patches, strict=True)
+        contexts = trunk.encode([gather(*group) for group in seen])
         groups = zip(contexts, context_patches, target_patches.flatten(2).split(counts), strict=True)
         predicted = torch.cat([self.predictor(*group, trunk.grid(images)) for group in groups])
         return predicted.unflatten(2, target_patches.shape[2:])
