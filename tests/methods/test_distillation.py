@@ -5,11 +5,11 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import rank
 from pretrain.methods.diagnostics import effective_rank, placed_anew
-from pretrain.methods.distillation import SelfDistillation, encode
-from pretrain.models.attention import pack
+from pretrain.methods.distillation import MaskedPatches, SelfDistillation, encode
 from pretrain.models.vit import VisionTransformer
 
 IMAGES, LOCALS, PATCHES, FIELD = 4, 3, 16, 12
+EVERY = MaskedPatches.of(torch.ones(2 * IMAGES, PATCHES, dtype=torch.bool))
 
 
 def make_method(drop_path_rate: float = 0.0, **changes) -> SelfDistillation:
@@ -70,8 +70,8 @@ def test_each_variant_has_its_terms():
 def class_tokens(method, batch, crops: str):
     """Of the "teacher", or of the student's "global" or "local" crops, unmasked: (crops, D)"""
     if crops == "teacher":
-        return method.teacher_features(batch, {})[0]
-    tokens, _ = method.student_features(batch, {}, {})
+        return method.teacher_features(batch, {}).cls
+    tokens = method.student_features(batch, {}).cls
     return tokens[: 2 * IMAGES] if crops == "global" else tokens[2 * IMAGES :]
 
 
@@ -160,7 +160,7 @@ def test_masking_replaces_content_or_position_and_nothing_else():
         trunk, crops, boxes = method.student["trunk"], batch["global_crops"], batch["global_boxes"]
         content = trunk.embed_patches((crops.float() - method.image_mean) / method.image_std)
         positions = trunk.sample_positions(boxes, (4, 4))
-        tokens = method.embed(trunk, crops, boxes, method.selected_masks(batch))[:, 1:]
+        tokens = method.embed(trunk, crops, boxes, method.masked_patches(batch))[:, 1:]
     c, p = batch["content_masks"], batch["position_masks"]
     torch.testing.assert_close(tokens[c], 0.3 + positions[c])
     torch.testing.assert_close(tokens[p], content[p] + 0.7)
@@ -175,41 +175,22 @@ def test_masked_tokens_start_at_zero():
 def test_encoding_gives_class_tokens_of_all_crops_and_the_named_patches():
     trunk = make_random_method().student["trunk"].eval()
     groups = [torch.randn(3, 5, 32), torch.randn(4, 3, 32)]
-    places = {
-        "some": torch.tensor([0, 3, 4, 11]),
-        "none": torch.tensor([], dtype=torch.long),
-        "last": torch.tensor([7]),
-    }
+    masks = {name: torch.zeros(3, 4, dtype=torch.bool) for name in ("some", "none", "last")}
+    masks["some"].view(-1)[[0, 3, 4, 11]] = masks["last"][1, 3] = True
     with torch.no_grad():
-        cls, patches = encode(trunk, groups, places)
-        packed, layout = pack(groups)
-        first, second = layout.split(trunk.encode(packed, layout))
+        cls, patches = encode(trunk, groups, {name: MaskedPatches.of(mask) for name, mask in masks.items()})
+        first, second = trunk.encode(groups)
     torch.testing.assert_close(cls, torch.cat([first[:, 0], second[:, 0]]))
-    for name, indices in places.items():
-        torch.testing.assert_close(patches[name], first[:, 1:].flatten(0, 1)[indices])
+    for name, mask in masks.items():
+        torch.testing.assert_close(patches[name], first[:, 1:][mask])
 
 
-def test_noise_on_the_positions_of_masked_content(monkeypatch):
-    """A masked patch gets sigma A n, A the patch embedding's matrix; no other token changes, nor anything in eval."""
-    still, noisy, batch = make_method(), make_method(position_noise=0.5), make_batch()
-    crops, boxes, masks = batch["global_crops"], batch["global_boxes"], still.selected_masks(batch)
-    drawn = []
-    randn = torch.randn
-
-    def draw(*shape, **options):
-        drawn.append(randn(*shape, **options))
-        return drawn[-1]
-
-    monkeypatch.setattr(torch, "randn", draw)
-    before, after = (m.embed(m.student["trunk"], crops, boxes, masks)[:, 1:] for m in (still, noisy.train()))
-    (n,) = drawn
-    content, matrix = masks["content"], noisy.student["trunk"].patch_embed.proj.weight.flatten(1)
-    torch.testing.assert_close((after - before)[content], 0.5 * n @ matrix.T, atol=1e-5, rtol=1e-4)
-    assert torch.equal(after[~content], before[~content])
-    trunk = noisy.eval().student["trunk"]
-    assert torch.equal(noisy.embed(trunk, crops, boxes, masks)[:, 1:], before)
-    sum(noisy.train()(batch, 0).values()).backward()
-    assert noisy.student["trunk"].patch_embed.proj.weight.grad.any()
+def test_a_masked_patch_counts_as_a_share_of_its_crop_and_a_crop_as_a_share_of_all():
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True], [False, True, False]])
+    patches = MaskedPatches.of(mask)
+    assert torch.equal(patches.index, torch.tensor([0, 2, 6, 7, 8, 10]))
+    expected = torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3, 1], dtype=torch.float64) / 4
+    torch.testing.assert_close(patches.weight, expected)
 
 
 def test_gradient_reaches_everything_trained_and_nothing_of_the_teacher():
@@ -242,7 +223,7 @@ def test_a_diagnosis_leaves_no_trace(centering):
 def test_a_diagnosis_says_what_the_features_say():
     method, batch = make_method(), make_batch()
     with torch.no_grad():
-        cls, patches = method.teacher_features(batch, {"every": method.every_patch(batch)})
+        cls, patches = method.teacher_features(batch, {"every": EVERY})
         sharp = method.diagnose(batch)
         for p in method.student["trunk"].parameters():
             p.zero_()  # every image is the same to this trunk
@@ -267,8 +248,8 @@ def test_a_diagnosis_compares_the_student_of_a_view_with_the_teacher_of_the_othe
     with torch.no_grad():
         method.teacher.load_state_dict(method.student.state_dict())  # so that they agree on many crops
         method.centering["image"].centre.normal_(std=0.01)
-        student, _ = method.student_features(batch, method.selected_masks(batch), {})
-        teacher, _ = method.teacher_features(batch, {})
+        student = method.student_features(batch, method.masked_patches(batch)).cls
+        teacher = method.teacher_features(batch, {}).cls
         own, theirs = method.student["image_head"], method.teacher["image_head"]
         said = (own(student) @ own.prototypes().T).argmax(1)
         meant = (theirs(teacher) @ theirs.prototypes().T - method.centering["image"].centre).argmax(1)
@@ -301,14 +282,15 @@ def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_witho
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
         cost = method.diagnose(batch)["hidden_position_cost"]
         mask, s, t = batch["position_masks"], method.student["position_head"], method.teacher["position_head"]
-        every = {"every": method.every_patch(batch)}
-        targets = t(method.teacher_features(batch, every)[1]["every"].unflatten(0, (-1, PATCHES))[mask])
+        hidden = {"position": MaskedPatches.of(mask)}
+        targets = t(method.teacher_features(batch, hidden).patches["position"])
         centre = method.centering["position"].peek(targets, t.prototypes(), 0.04)
         targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:half].sum()]
         losses = []
-        for masks in ({"position": mask}, {}):
-            features = method.eval().student_features(batch, masks, every)[1]["every"].unflatten(0, (-1, PATCHES))
-            log_p = torch.log_softmax(s(features[:half][mask[:half]]) @ s.prototypes().T / 0.1, -1)
+        trunk, crops, boxes = method.eval().student["trunk"], batch["global_crops"], batch["global_boxes"]
+        for masked in (hidden, {}):
+            (features,) = trunk.encode([method.embed(trunk, crops, boxes, masked)])
+            log_p = torch.log_softmax(s(features[:half, 1:][mask[:half]]) @ s.prototypes().T / 0.1, -1)
             losses.append(-(targets * log_p).sum(-1).mean())
     torch.testing.assert_close(cost, losses[0] - losses[1], atol=1e-4, rtol=1e-4)
     assert cost.abs() > 1e-2
@@ -367,8 +349,6 @@ def test_a_flipped_crop_is_the_crop_with_every_patch_mirrored_in_place():
 
 
 def test_bad_settings_are_refused_with_a_sentence():
-    with pytest.raises(UserError, match="neither 'masked' nor 'all'"):
-        make_method(loss_on="some")
     with pytest.raises(UserError, match="neither 'softmax' nor 'sinkhorn'"):
         make_method(centering="mean")
     one_image = make_batch()

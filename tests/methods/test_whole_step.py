@@ -32,7 +32,6 @@ SWITCHES = {
     "koleo .1": dict(koleo_weight=0.1),
     "sinkhorn": dict(centering="sinkhorn"),
     "no centering": dict(centering="none"),
-    "all patches": dict(loss_on="all"),
     "dinov2": dict(field_sampling=False, position_loss=False),
     "dino": dict(field_sampling=False, content_loss=False, position_loss=False, koleo_weight=0),
 }

@@ -25,7 +25,6 @@ class PlainStep(nn.Module):
         field_sampling: bool = False,
         content_loss: bool = True,
         position_loss: bool = False,
-        loss_on: str = "masked",
         koleo_weight: float = 1.0,
         centering: str = "softmax",
         student_temp: float = 0.1,
@@ -53,7 +52,7 @@ class PlainStep(nn.Module):
         for name in heads:
             centre = getattr(ours.centering[name], "centre", torch.zeros(()))
             self.register_buffer(f"{name}_centre", centre.clone())
-        self.field_sampling, self.loss_on, self.koleo_weight = field_sampling, loss_on, koleo_weight
+        self.field_sampling, self.koleo_weight = field_sampling, koleo_weight
         self.centering, self.centre_momentum = centering, centre_momentum
         self.student_temp, self.teacher_temp = student_temp, teacher_temp
         self.momentum, self.max_iter = momentum, max_iter
@@ -63,19 +62,16 @@ class PlainStep(nn.Module):
         """`batch` as `SelfDistillation.forward` has it -> the losses, weighted."""
         num_images = len(batch["index"])
         masks = {name: batch[f"{name}_masks"] for name in self.predicted}
-        read = masks
-        if self.loss_on == "all":
-            read = {name: mask.any(1, keepdim=True).expand_as(mask) for name, mask in masks.items()}
         with torch.no_grad():
             teacher = self.features(self.teacher, batch, "global", {})
             targets = {"image": self.targets("image", teacher[:, 0])}
-            targets |= {name: self.targets(name, teacher[:, 1:][patches]) for name, patches in read.items()}
+            targets |= {name: self.targets(name, teacher[:, 1:][patches]) for name, patches in masks.items()}
         student = self.features(self.student, batch, "global", masks)
         cls = student[:, 0]
         if "local_crops" in batch:
             cls = torch.cat([cls, self.features(self.student, batch, "local", {})[:, 0]])
         losses = {"loss_image": self.image_loss(self.student["image_head"](cls), targets["image"], num_images)}
-        for name, patches in read.items():
+        for name, patches in masks.items():
             logits = self.student[f"{name}_head"](student[:, 1:][patches])
             losses[f"loss_{name}"] = self.patch_loss(logits, targets[name], patches)
         if self.koleo_weight:
