@@ -187,7 +187,7 @@ def test_the_default_trunk_is_vit_s16_with_a_field_of_50():
         patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0, field_size=[50, 50],
         class_token=True, layer_scale=True,
     )  # fmt: skip
-    assert trunk.pos_embed.requires_grad and not any(block.drops for block in trunk.blocks)
+    assert trunk.pos_embed.requires_grad and not any(block.drop_path.drops for block in trunk.blocks)
     assert {m.eps for m in trunk.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
     assert isinstance(trunk.norm, torch.nn.LayerNorm) and not trunk.activation_checkpointing
     assert not VisionTransformer(**SMALL, learned_field=False).pos_embed.requires_grad

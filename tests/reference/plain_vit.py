@@ -50,7 +50,7 @@ class PlainTrunk(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty_like(trunk.pos_embed))
         hidden = round(dim * trunk.mlp_ratio)
-        self.blocks = nn.ModuleList(PlainBlock(dim, trunk.num_heads, hidden, b.drop_path) for b in trunk.blocks)
+        self.blocks = nn.ModuleList(PlainBlock(dim, trunk.num_heads, hidden, b.drop_path.rate) for b in trunk.blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.to(trunk.pos_embed.dtype).load_state_dict(trunk.state_dict())
 
