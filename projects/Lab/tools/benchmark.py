@@ -4,8 +4,9 @@
     projects/Lab/tools/benchmark.py data
     projects/Lab/tools/benchmark.py step --dtype bfloat16 --threads 2 --json outputs/step.json
 
-Ours and the plain version (projects/Lab/lab/benchmarks/plain_*.py) run in turns in one process. A ratio is the median over the
-pairs of ours / plain, its spread their quartiles. --json writes all of it, with what was run and on which machine.
+Ours and the plain version (plain_*.py in lab/benchmarks and in tests/reference, so `step` and `gpu` need a
+checkout) run in turns in one process. A ratio is the median over the pairs of ours / plain, its spread their quartiles.
+--json writes all of it, with what was run and on which machine.
 """
 
 import argparse

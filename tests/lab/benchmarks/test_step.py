@@ -5,6 +5,7 @@ import torch
 
 from lab.benchmarks import gpu, growth, step
 from lab.benchmarks.step_case import OurStep, make_batch, make_method
+from pretrain.errors import UserError
 
 TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)
 HEADS = dict(head_hidden_dim=8, bottleneck_dim=4)
@@ -23,6 +24,12 @@ def test_step_reports_time_parts_and_rate(amp, count, monkeypatch):
     assert rate.unit == "GFLOP/s" and 0 < rate.ratio < 1  # so small a step is nowhere near a matmul's rate
     ours, plain = (row["GFLOP"] for row in rate.tables["arithmetic of a step"])
     assert 0.5 < ours / plain < 1.5  # more losses, and in the last block fewer tokens
+
+
+def test_without_a_checkout_the_plain_step_is_missed_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(step, "REFERENCES", tmp_path / "tests" / "reference")
+    with pytest.raises(UserError, match="run this from a checkout"):
+        step.reference("plain_step")
 
 
 def test_growth_measures_every_point_against_the_base_and_draws(tmp_path):
