@@ -107,6 +107,11 @@ def test_the_last_group_may_be_smaller():
     masks = MultiBlockMasks((14, 14), group_size=3)
     batch = masks.of_batch(range(8), 8, 1, np.random.default_rng(3), None)
     assert [len(group) for group in batch["context_patches"]] == [3, 3, 2]
+    exact, small = (
+        MultiBlockMasks((14, 14), group_size=size).of_batch(range(2), 2, 1, np.random.default_rng(3), None)
+        for size in (2, 64)
+    )
+    assert contexts_of(exact) == contexts_of(small)  # cut to its own minimum, not to that of crops that nobody has
 
 
 def test_one_number_for_area_and_aspect():

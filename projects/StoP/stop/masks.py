@@ -118,8 +118,9 @@ class MultiBlockMasks:
     """Multi-block masks for the batches of a loader; the other arguments are those of `multi_block_masks`.
 
     group_size: crops whose contexts are cut to one length; sizes of blocks are those of the whole step. A larger group
-    has a smaller minimum. StoP's release cuts groups of 64, I-JEPA's of 128, which are what a process has of the batch;
-    here they are the same on any number of processes.
+    has a smaller minimum: on 14 x 14 patches 59.5 are left in groups of 64, 56.7 in 128, 48.9 in 2,048 (200 batches of
+    2,048). StoP's release cuts groups of 64, I-JEPA's of 128, which are what a process has of the batch; here they are
+    the same on any number of processes.
 
     Raises `UserError` when the ranges leave no target or no context.
     """
