@@ -26,10 +26,15 @@ def heed_only_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A handler would not be told the sender. Threads that start later, torch's queue feeder say, inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_leave_when_the_parent_says, daemon=True).start()
+    _heed(signal.sigtimedwait({signal.SIGTERM}, 0))  # now: while one is pending, the parent's own would be lost in it
+    threading.Thread(target=_wait_for_the_parent, daemon=True).start()
 
 
-def _leave_when_the_parent_says() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+def _wait_for_the_parent() -> None:
+    while True:
+        _heed(signal.sigwaitinfo({signal.SIGTERM}))
+
+
+def _heed(received: signal.struct_siginfo | None) -> None:
+    if received is not None and received.si_pid == os.getppid():
+        os._exit(0)

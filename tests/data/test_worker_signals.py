@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+from pretrain.data import worker_signals
 from pretrain.data.worker_signals import heed_only_the_parent, signals_held
 
 
@@ -36,7 +37,9 @@ def test_a_worker_dies_by_its_parents_signal_alone():
     assert process.exitcode == 0
 
 
-def test_a_signal_before_the_worker_is_ready_does_not_end_it():
+def test_a_signal_before_the_worker_is_ready_neither_ends_it_nor_hides_the_parents(monkeypatch):
+    wait = worker_signals._wait_for_the_parent
+    monkeypatch.setattr(worker_signals, "_wait_for_the_parent", lambda: (time.sleep(0.5), wait()))  # a busy machine
     fork = multiprocessing.get_context("fork")
     ready, sent = fork.Event(), fork.Event()
 
