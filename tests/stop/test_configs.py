@@ -20,8 +20,8 @@ from pretrain.engine.run import pretrain, settle_length_and_lr
 from pretrain.engine.trainer import PretrainTrainer
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs" / "pretrain"
-ABLATIONS = CONFIGS / "ablations" / "stop"
+CONFIGS = ROOT / "projects" / "StoP" / "configs"
+ABLATIONS = CONFIGS / "ablations"
 
 # Tables 10, 11, 12: epochs, learning rate, warm-up epochs, sigma, predictor depth and heads, trunk's depth and width.
 RECIPES = {

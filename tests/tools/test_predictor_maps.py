@@ -27,7 +27,7 @@ def runs(small_coco, tmp_path_factory):
             f"dataloader.train.source.root={images}",
             f"train.output_dir={folder / name}",
         ]
-        pretrain(load_config(f"configs/pretrain/{name}_tiny.py", [*SMALL, *where]))
+        pretrain(load_config(f"projects/StoP/configs/{name}_tiny.py", [*SMALL, *where]))
     return folder
 
 

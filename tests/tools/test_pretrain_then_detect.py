@@ -50,7 +50,7 @@ def test_halves_fit_together_in_every_preset(pipeline, preset):
 
 
 def test_another_pretraining_config_of_the_presets_size(pipeline):
-    config = str(TOOLS.parent / "configs" / "pretrain" / "stop_tiny.py")
+    config = str(TOOLS.parent / "projects" / "StoP" / "configs" / "stop_tiny.py")
     stages = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
     assert config_of(stages[0]).model.predictor.noise_std > 0
     wrong = arguments(pipeline, "--pretrain-config", config, "--preset", "vits")

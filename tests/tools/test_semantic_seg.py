@@ -20,7 +20,7 @@ from lab.compose.write import compose_dataset
 from pretrain.errors import UserError
 from pretrain.models.export import write_backbone
 
-CONFIG = Path(__file__).parents[2] / "configs" / "ADE20K" / "semantic_linear_cropfield_tiny.py"
+CONFIG = Path(__file__).parents[2] / "projects" / "Lab" / "configs" / "ADE20K" / "semantic_linear_cropfield_tiny.py"
 TINY = [
     "train.max_iter=2",
     "train.log_period=1",

@@ -27,7 +27,7 @@ def sweep(load_tool, tmp_path, monkeypatch):
     tool = load_tool("sweep")
     (tmp_path / "train.py").write_text(RUN)
     monkeypatch.setattr(tool, "TOOL", tmp_path / "train.py")
-    config = tool.REPOSITORY / "configs" / "ADE20K" / "semantic_linear_cropfield_tiny.py"
+    config = tool.REPOSITORY / "projects" / "Lab" / "configs" / "ADE20K" / "semantic_linear_cropfield_tiny.py"
 
     def run(*arguments):
         call = ["sweep.py", "--config-file", str(config), "--output", str(tmp_path / "out"), *arguments]

@@ -15,7 +15,7 @@ from cropfield import CropFieldViT
 from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
 from pretrain.models.export import write_backbone
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "ADE20K"
+CONFIGS = Path(__file__).parents[3] / "projects" / "Lab" / "configs" / "ADE20K"
 ADE20K_IMAGES = 20210
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 
