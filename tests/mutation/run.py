@@ -27,11 +27,12 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 RESULTS = ROOT / "outputs/mutation/results.jsonl"
 MODULES = (
     "pretrain/methods/*.py", "pretrain/models/*.py",
-    *(f"pretrain/data/{name}.py" for name in ("crops", "masks", "multi_block", "batches")),
+    *(f"pretrain/data/{name}.py" for name in ("crops", "masks", "batches")),
     *(f"pretrain/engine/{name}.py" for name in ("schedules", "param_groups")),
     *(f"projects/CropField/cropfield/{name}.py" for name in ("backbone", "config", "weights")),
+    "projects/StoP/stop/*.py",
 )  # fmt: skip
-WHOLE_FOLDERS = ("methods", "models")  # their modules are tested together
+WHOLE_FOLDERS = ("methods", "models", "stop")  # their modules are tested together
 FURTHER_TESTS = {"load_trunk.py": ["tests/cropfield/test_weights.py"]}
 PRELOADED = "torchvision timm cv2 torch._dynamo detectron2.engine detectron2.modeling detectron2.config".split()
 KEY = ("file", "where", "old", "new")
@@ -99,7 +100,7 @@ def _be_pytest(tree: Path, tests: list[str], log: Path) -> None:
     os.chdir(tree)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)
-    sys.path[:0] = places = [str(tree), str(tree / "projects/CropField")]
+    sys.path[:0] = places = [str(tree), *(str(tree / "projects" / name) for name in ("CropField", "StoP", "Lab"))]
     os.environ["PYTHONPATH"] = os.pathsep.join(places)
     code = 1
     try:
