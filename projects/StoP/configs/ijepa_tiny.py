@@ -7,7 +7,7 @@ the teacher slow for so short a training: with base_lr=8e-3 and a teacher that s
 their rank (patch_rank 6.5 after 1,000 steps, not 38), and a linear probe fell from the untrained trunk's 51 to 37.
 """
 
-from .common.jepa import dataloader, lr_multiplier, model, train, weight_decay
+from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.trunk.update(patch_size=8, embed_dim=192, depth=6, num_heads=3, field_size=12)
 model.predictor.update(embed_dim=96, depth=3, num_heads=3)

@@ -7,6 +7,6 @@
 Paper, linear probe: 57.1 with 1% of ImageNet's labels, 70.9 with all; last four layers 72.9.
 """
 
-from .common.jepa import train
+from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 train.output_dir = "outputs/ijepa_vitb16_in1k"

@@ -3,7 +3,7 @@
 python tools/pretrain_net.py --config-file projects/StoP/configs/stop_tiny.py dataloader.train.source.root=DIR
 """
 
-from .ijepa_tiny import model, train
+from .ijepa_tiny import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.predictor.noise_std = 0.25
 train.output_dir = "outputs/stop_tiny"

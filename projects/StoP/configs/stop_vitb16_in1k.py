@@ -7,7 +7,7 @@
 Paper, linear probe: 60.3 with 1% of ImageNet's labels, 72.6 with all; last four layers 74.5.
 """
 
-from .ijepa_vitb16_in1k import model, train
+from .ijepa_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.predictor.noise_std = 0.25
 train.base_lr = 8e-4 / 2**0.5  # 8e-4 at 2,048 images

@@ -8,7 +8,7 @@ float16, this uses bfloat16. Learning rate 1e-3 and 40 epochs of warm-up as with
 Paper, linear probe: 65.4 with 1% of ImageNet's labels, 79.0 with all; last four layers 79.6.
 """
 
-from .ijepa_vith14_in1k import model, train
+from .ijepa_vith14_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.predictor.noise_std = 0.2
 train.output_dir = "outputs/stop_vith14_in1k"

@@ -7,7 +7,7 @@
 Paper, linear probe: 65.1 with 1% of ImageNet's labels, 77.1 with all; last four layers 78.5.
 """
 
-from .ijepa_vitl16_in1k import model, train
+from .ijepa_vitl16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.predictor.noise_std = 0.25
 train.base_lr = 8e-4 / 2**0.5  # 8e-4 at 2,048 images

@@ -1,6 +1,6 @@
 """Targets at full and half resolution, resized bilinearly; no noise (Table 8, row 2). Paper: 52.1."""
 
-from .sincos import model, train
+from .sincos import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.half_resolution = "bilinear"
 train.output_dir = "outputs/ablations/stop_half_resolution_bilinear"

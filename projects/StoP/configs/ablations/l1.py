@@ -1,6 +1,6 @@
 """No noise, but an l1 penalty on A (Sec. 4.3). Paper: StoP is 2.0 points better. The weight is ours."""
 
-from .sincos import model, train
+from .sincos import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.l1 = 1e-5
 train.output_dir = "outputs/ablations/stop_l1"

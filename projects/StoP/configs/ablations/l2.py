@@ -1,6 +1,6 @@
 """No noise, but an l2 penalty on A (Sec. 4.3). Paper: StoP is 2.1 points better. The weight is ours."""
 
-from .sincos import model, train
+from .sincos import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.l2 = 1e-3
 train.output_dir = "outputs/ablations/stop_l2"

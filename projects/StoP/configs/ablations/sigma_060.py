@@ -1,6 +1,6 @@
 """Sigma 0.60 (Figs. 3 and 4, learned covariance)."""
 
-from .stop import model, train
+from .stop import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.predictor.noise_std = 0.60
 train.output_dir = "outputs/ablations/stop_sigma_060"
