@@ -1,25 +1,60 @@
 #!/usr/bin/env python3
-"""Print what is installed, which attention path will run, what is missing and how to mend it.
+"""Print what is installed and which attention runs; for what is missing or broken, the command that repairs it.
 
-    python tools/doctor.py        (or: make doctor)
-
-Exit code 0 if all that is needed is there, 1 if not.
+Needs the standard library only, as the environment may be broken. Exit code 1 if something needed is wrong.
+Detectron2's table may say that its compiled `_C` is absent: nothing here uses it.
 """
 
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
 import sys
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `pretrain` may be what is not installed
+NEEDED = ("torch", "torchvision", "timm", "fvcore", "pycocotools", "cv2", "safetensors", "cropfield", "pkg_resources")
+NEEDED += ("detectron2.engine", "detectron2.model_zoo")  # which imports pkg_resources
+UNLISTED = ("timm", "pycocotools", "safetensors", "xformers", "setuptools")  # by Detectron2's collect_env
+REPAIR, OTHERS = "make repair", {"pkg_resources": f"{sys.executable} -m pip install 'setuptools<81'"}
 
-from pretrain.doctor import diagnose, report  # noqa: E402
-from pretrain.errors import run_main  # noqa: E402
+
+def load(name: str) -> tuple[object, str]:
+    """The module and "", or None and what went wrong: importing a broken package may raise anything."""
+    try:
+        return importlib.import_module(name), ""
+    except ModuleNotFoundError as error:
+        return None, f"there is no module {error.name}"
+    except Exception as error:
+        return None, f"importing it fails: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def xformers_problem(has_cuda: bool) -> str:
+    """xformers is compiled for one version of torch, which its file cpp_lib.json names, whatever it requires."""
+    try:
+        folder = Path(importlib.util.find_spec("xformers").origin).parent
+        built = json.loads((folder / "cpp_lib.json").read_text())["version"]["torch"].split("+")[0]
+        torch = importlib.metadata.version("torch").split("+")[0]
+        return "" if torch == built else f"xformers: built for torch {built}, and torch {torch} is installed"
+    except (AttributeError, LookupError, OSError, TypeError, ValueError, ImportError):
+        return "xformers: none that works; attention runs crop size by crop size" if has_cuda else ""
 
 
 def main() -> int:
     warnings.simplefilter("ignore")
-    return report(diagnose())
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `pretrain` may be what is not installed
+    problems = [(f"wrong: {n}: {error}", OTHERS.get(n, REPAIR)) for n in NEEDED if (error := load(n)[1])]
+    attention, collect_env = load("pretrain.models.attention")[0], load("detectron2.utils.collect_env")[0]
+    if slower := xformers_problem(bool(attention) and attention.torch.cuda.is_available()):
+        problems.append((f"slower: {slower}", f"{REPAIR} (or uninstall xformers)"))
+    print("Python", sys.version, sys.executable)
+    with contextlib.suppress(Exception):  # what is broken is named below
+        print(collect_env.collect_env_info())
+    print("also:", *sorted(f"{p.name} {p.version}" for p in importlib.metadata.distributions() if p.name in UNLISTED))
+    print("attention:", attention.attention_path() if attention else "unknown")
+    print("\n".join(f"{line}\n  repair with: {remedy}" for line, remedy in problems) or "all is well")
+    return int(any(line.startswith("wrong") for line, _ in problems))
 
 
 if __name__ == "__main__":
-    run_main(main)
+    sys.exit(main())
