@@ -12,6 +12,7 @@ setup(
     python_requires=">=3.10",
     packages=[found for name, root in ROOTS.items() for found in find_packages(root, include=[name, f"{name}.*"])],
     package_dir={name: f"{root}/{name}" for name, root in ROOTS.items()},
+    package_data={"lab": ["tables/papers/*", "report/*.j2"]},
     # Detectron2 has no current release on the Python registry, so it is not listed here: see README, "Installing".
     install_requires=[
         "torch>=2.4",
@@ -27,7 +28,7 @@ setup(
     ],
     extras_require={
         "cuda": ["xformers"],
-        "demo": ["scikit-image", "scikit-learn", "matplotlib"],
+        "demo": ["scikit-image", "scikit-learn", "matplotlib", "jinja2"],
         "eval": ["hotcoco"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "wandb": ["wandb"],

@@ -12,9 +12,8 @@ on the dataset that a column is about stand in it; all others come last, under t
 import argparse
 from pathlib import Path
 
-from lab.tables import PAPER_TABLES
 from lab.tables.gather import gather
-from lab.tables.paper_table import PaperTable
+from lab.tables.papers import PaperTable, paper_tables
 from lab.tables.write import as_csv, markdown
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
@@ -33,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def choose(keys: list[str] | None) -> list[PaperTable]:
     """The tables of these keys, in the papers' order; UserError for one that is not there."""
-    known = {table.key: table for table in PAPER_TABLES}
+    known = paper_tables()
     strange = next((key for key in keys or [] if key not in known), None)
     if strange:
         raise UserError(f"--tables: there is no {strange}; there are {', '.join(known)}")

@@ -90,9 +90,15 @@ def read_metrics(path: Path) -> list[dict]:
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
 
 
-def number(tree: dict | None, *keys: str) -> float | None:
-    """A finite number deep in a dict, or None."""
+def at(tree, *keys: str):
+    """The value deep in dicts, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
-    is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
-    return float(tree) if is_number and math.isfinite(tree) else None
+    return tree
+
+
+def number(tree, *keys: str) -> float | None:
+    """A finite number deep in dicts, or None."""
+    value = at(tree, *keys)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

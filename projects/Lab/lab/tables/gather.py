@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cropfield.results import RESULT
-from lab.report.run_files import read_json, read_yaml
+from lab.report.run_files import at, read_json, read_yaml
 from pretrain.errors import UserError
 
 COCO_IMAGES = 117_266  # images of train2017 with an object, which an epoch goes through
 WIDTHS = {192: "ViT-Ti", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
-_TASKS = {"bbox": "box", "segm": "mask"}
+SHAPE = ("embed_dim", "patch_size")
 
 
 @dataclass(frozen=True)
@@ -32,90 +32,56 @@ def gather(folder: Path) -> tuple[list[Result], list[str]]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the one that the evaluations wrote into, such as outputs")
-    results, left_out = [], []
-    for path in sorted(folder.rglob(RESULT)):
-        content, file = read_json(path), path.relative_to(folder)
-        if not isinstance(content, dict):
-            left_out.append(f"{file}: no readable JSON")
-        elif {"protocol", "dataset", "model", "metrics"} <= content.keys():
-            results.append(_of_evaluation(file, content, _config(path)))
-        elif _TASKS.keys() & content.keys():
-            config = _config(path)
-            if config:
-                results.append(_of_detector(file, path, content, config))
-            else:
-                left_out.append(f"{file}: a detector's without the config.yaml that says which dataset it is of")
-        else:
-            left_out.append(f"{file}: of none of the commands whose results are tables")
+    found = [read_result(path, path.relative_to(folder)) for path in sorted(folder.rglob(RESULT))]
+    results = [result for result in found if isinstance(result, Result)]
     if not results:
         raise UserError(f"there is no usable {RESULT} below {folder}; run an evaluation first, see docs/evaluation.md")
-    return fold(results), left_out
+    return fold(results), [line for line in found if isinstance(line, str)]
 
 
 def fold(results: list[Result]) -> list[Result]:
     """Without the runs of a sweep: a result stands for those of its model, protocol and dataset in folders below it."""
-    kept, below = [], []
-    for result in results:
-        above = [
-            other
-            for other in results
-            if other is not result
-            and (other.model, other.protocol, other.dataset) == (result.model, result.protocol, result.dataset)
-            and other.file.parent in result.file.parents
-        ]
-        below += [(other, result) for other in above]
-        kept += [] if above else [result]
-    for result, run in below:  # only a run has the config that tells its trunk
-        result.settings.update({"trunk": run.settings["trunk"]} if "trunk" in run.settings else {})
+    kept = []
+    for run in results:
+        same = [r for r in results if (r.model, r.protocol, r.dataset) == (run.model, run.protocol, run.dataset)]
+        above = [r for r in same if r.file.parent in run.file.parent.parents]
+        for result in above:  # only a run has the config that tells its trunk
+            result.settings.update({"trunk": run.settings["trunk"]} if "trunk" in run.settings else {})
+        kept += [] if above else [run]
     return kept
 
 
-def _config(path: Path) -> dict:
-    """The config that a detector's or segmenter's run leaves beside its result; {} if there is none."""
-    config = read_yaml(path.with_name("config.yaml"))
-    return config if isinstance(config, dict) else {}
+def read_result(path: Path, file: Path) -> Result | str:
+    """The result in `path`, called `file`, with what the config beside it tells; or a line on what it lacks."""
+    content, config = read_json(path), read_yaml(path.with_name("config.yaml"))
+    if not isinstance(content, dict):
+        return f"{file}: no readable JSON"
+    width, patch = (at(config, "model", "backbone", "net", k) or at(config, "model", "backbone", k) for k in SHAPE)
+    settings = {"trunk": f"{WIDTHS.get(width, f'width {width}')}/{patch}"} if width and patch else {}
+    if {"protocol", "dataset", "model", "metrics"} <= content.keys():
+        names = (content["protocol"], content["dataset"], content["model"])
+        return Result(file, *names, _numbers(content["metrics"]), (content.get("settings") or {}) | settings)
+    if not {"bbox", "segm"} & content.keys():
+        return f"{file}: of none of the commands whose results are tables"
+    if not isinstance(config, dict) or not config:
+        return f"{file}: a detector's without the config.yaml that says which dataset it is of"
+    return _of_detector(file, path, content, config, settings)
 
 
-def _of_evaluation(file: Path, content: dict, config: dict) -> Result:
-    settings = dict(content.get("settings") or {})
-    if trunk := _trunk(config):
-        settings["trunk"] = trunk
-    protocol, dataset, model = (content[name] for name in ("protocol", "dataset", "model"))
-    return Result(file, protocol, dataset, model, _finite(content["metrics"]), settings)
-
-
-def _of_detector(file: Path, path: Path, content: dict, config: dict) -> Result:
+def _of_detector(file: Path, path: Path, content: dict, config: dict, settings: dict) -> Result:
     """A detector's AP, of the dataset that its config names; "coco" is COCO's val2017 and nothing else."""
-    metrics = {
-        f"{kind}_{name}": value
-        for task, kind in _TASKS.items()
-        for name, value in _finite(content.get(task) or {}).items()
-    }
-    annotations = _at(config, "dataset", "val_json")
-    dataset = Path(annotations).stem if annotations else "coco"
+    dataset = Path(at(config, "dataset", "val_json") or "instances_val2017").stem
     dataset = "coco" if dataset == "instances_val2017" else dataset
-    model = Path(_at(config, "train", "init_checkpoint") or "untrained").stem
-    if model.startswith("model_"):  # a detector's own checkpoint
-        model = path.resolve().parent.name
-    settings = {"trunk": _trunk(config)}
-    steps, batch = _at(config, "train", "max_iter"), _at(config, "dataloader", "train", "total_batch_size")
+    model = Path(at(config, "train", "init_checkpoint") or "untrained").stem
+    model = path.resolve().parent.name if model.startswith("model_") else model  # a detector's own checkpoint
+    steps, batch = at(config, "train", "max_iter"), at(config, "dataloader", "train", "total_batch_size")
     if dataset == "coco" and steps and batch:
         settings["epochs"] = round(steps * batch / COCO_IMAGES)
-    return Result(file, "detection", dataset, model, metrics, {k: v for k, v in settings.items() if v is not None})
+    boxes, masks = (_numbers(content.get(task) or {}) for task in ("bbox", "segm"))
+    metrics = {f"box_{name}": value for name, value in boxes.items()}
+    metrics |= {f"mask_{name}": value for name, value in masks.items()}
+    return Result(file, "detection", dataset, model, metrics, settings)
 
 
-def _trunk(config: dict) -> str | None:
-    """ "ViT-B/16" from a detector's config; None if it does not say."""
-    width = _at(config, "model", "backbone", "net", "embed_dim") or _at(config, "model", "backbone", "embed_dim")
-    patch = _at(config, "model", "backbone", "net", "patch_size") or _at(config, "model", "backbone", "patch_size")
-    return f"{WIDTHS.get(width, f'width {width}')}/{patch}" if width and patch else None
-
-
-def _at(config, *keys: str):
-    for key in keys:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
-
-
-def _finite(metrics: dict) -> dict[str, float]:
+def _numbers(metrics: dict) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
