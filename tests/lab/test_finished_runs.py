@@ -46,9 +46,10 @@ def test_the_untrained_trunk_and_the_first_batch_are_the_runs_own(run_folder):
     assert pretraining.untrained.pos_embed.std() > 0.01
     assert pretraining.steps == 1
     assert len(pretraining.images) == 4 and pretraining.images[0].shape == (100, 110, 3)
-    crops = pretraining.crops_of(1, "global")
-    np.testing.assert_array_equal(crops["crops"][1], pretraining.batch["global_crops"][4 + 1].numpy())
-    assert pretraining.crops_of(1, "local")["boxes"].shape == (4, 4)
+    crops = pretraining.crops_of(1)
+    assert [kind for kind, *_ in crops] == ["global"] * 2 + ["local"] * 4
+    np.testing.assert_array_equal(crops[1][1], pretraining.batch["global_crops"][4 + 1].numpy())
+    np.testing.assert_array_equal(crops[5][3], pretraining.batch["local_boxes"][3 * 4 + 1].numpy())
 
 
 def test_images_may_have_moved(run_folder):

@@ -1,6 +1,7 @@
 """A finished pretraining run brought back to be looked at: its method, its trunk before and after, its first batch."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lab.report.pretraining import Pretraining
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
@@ -20,6 +20,30 @@ from pretrain.models.export import extract_trunk
 from pretrain.models.vit import VisionTransformer
 
 NUM_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """`untrained` and `trained`: the trunk as it started, and the teacher's now, after `steps` steps. `batch`: the
+    batch of the first step (see `pretrain.data.batches`). `images`: its first images, uint8 RGB (H, W, 3)."""
+
+    untrained: VisionTransformer
+    trained: VisionTransformer
+    steps: int
+    batch: dict[str, Tensor]
+    images: list[np.ndarray]
+
+    def crops_of(self, image: int) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Each crop of an image of the batch: "global" or "local", uint8 (3, S, S), and its box (4,) in the image and
+        in the field."""
+        step, found = len(self.batch["index"]), []
+        for kind in ("global", "local"):
+            names = [f"{kind}_{part}" for part in ("crops", "image_boxes", "boxes")]
+            if names[0] in self.batch:
+                found += [
+                    (kind, *crop) for crop in zip(*(self.batch[n][image::step].numpy() for n in names), strict=True)
+                ]
+        return found
 
 
 def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining | None:

@@ -1,16 +1,18 @@
 """The whole page, from a small output folder made here."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from lab.finished_runs import Pretraining
 from lab.report.build import write_report
-from lab.report.pretraining import Pretraining
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
@@ -32,7 +34,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.ids, self.links, self.sources, self.words = [], [], [], [], []
+        self.open, self.ids, self.links, self.sources, self.words, self.attributes = [], [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -40,6 +42,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
+        self.attributes += attributes
         self.ids += [attributes["id"]] if "id" in attributes else []
         self.links += [attributes["href"]] if "href" in attributes else []
         self.sources += [attributes["src"]] if "src" in attributes else []
@@ -141,7 +144,8 @@ def test_nothing_is_fetched(folder):
     text = render(folder, small_pretraining())
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
     sources = Page(text).sources
-    assert len(sources) > 20 and all(source.startswith(("data:image/png", "data:image/jpeg")) for source in sources)
+    assert len(sources) > 20 and all(source.startswith("data:image/") for source in sources)
+    assert not any("//" in link for svg in charts(text) for link in re.findall(r'href="([^"]*)"', svg))
 
 
 def test_numbers_are_those_of_the_results(page):
@@ -154,7 +158,7 @@ def test_numbers_are_those_of_the_results(page):
 
 def test_table_puts_each_number_in_its_place(folder):
     text = render(folder)
-    rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text)
+    rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text, re.DOTALL)
     plain = [re.sub(r"<[^>]*>", " ", row).split() for row in rows]
     assert ["AP", "21.4", "16.9", "+4.5"] in plain and ["AP", "19.6", "20.1", "−0.6"] in plain
     assert ["AP", "small", "3.2", "4.7", "−1.5"] in plain
@@ -172,6 +176,44 @@ def test_verdict_is_honest(folder):
 
 def test_text_from_the_run_is_escaped(page):
     assert "make <demo>" in page.text and "Some & CPU" in page.text and "<b>" in page.text
+
+
+@pytest.mark.parametrize(
+    "name", ["Übergröße", "猫と犬", "$x_1$ {{ 7 * 7 }}", "</svg><script>alert(1)</script>", 'a" onload="b']
+)
+def test_any_name_is_shown_as_it_is(folder, name):
+    coco = folder / "data" / "annotations" / "instances_val.json"
+    content = json.loads(coco.read_text())
+    write(coco, content | {"categories": [{"id": 7, "name": name}]})
+    write(folder / "detect_pretrained" / "result.json", {"bbox": {"AP": 20.0, f"AP-{name}": 31.9}})
+    loss = f"loss_{name}"
+    (folder / "detect_pretrained" / "metrics.json").write_text(
+        json.dumps({"iteration": 1, loss: 1.0, "loss_mask": 2.0})
+    )
+    result = {"command": name, "machine": {name: name}, "seed": name, "seconds": {name: 3}}
+    write(folder / "result.json", result)
+    text = render(folder, small_pretraining())
+    page = Page(text)
+    assert "<script" not in text and not any("onload" in tag for tag in page.attributes)
+    assert page.text.count(name) >= 6 + 2  # twice the machine, and the query points
+
+
+def charts(text):
+    return [base64.b64decode(svg).decode() for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]*)", text)]
+
+
+def test_charts_show_the_losses_as_they_were_logged(folder):
+    lines = [(0, 4.0), (10, 2.0), (20, float("nan")), (30, 3.0)]
+    log = folder / "detect_pretrained" / "metrics.json"
+    log.write_text("\n".join(json.dumps({"iteration": i, "loss_mask": y, "loss_z": float("inf")}) for i, y in lines))
+    (folder / "detect_scratch" / "metrics.json").unlink()
+    text = render(folder)
+    (svg,) = charts(text)
+    path = re.search(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: #0072b2', svg).group(1)
+    xs, ys = zip(*(map(float, point) for point in re.findall(r"([\d.]+) ([\d.]+)", path)), strict=True)
+    assert len(xs) == 3 and xs[2] - xs[1] == pytest.approx(2 * (xs[1] - xs[0]), rel=0.01)
+    assert ys[0] < ys[2] < ys[1]  # larger values lie higher, and y points down
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and charts(render(folder)) == [svg]
 
 
 def test_only_confident_detections_are_drawn(page):

@@ -30,4 +30,6 @@ def test_a_single_detector_counts_as_the_pretrained_one(tmp_path):
     folder = tmp_path / "detect"
     folder.mkdir()
     (folder / "result.json").write_text('{"bbox": {"AP": 1.5}}')
-    assert read_run(tmp_path).results == {"pretrained": {"bbox": {"AP": 1.5}}}
+    run = read_run(tmp_path)
+    assert run.detectors["pretrained"].result == {"bbox": {"AP": 1.5}} and run.detectors["scratch"].result == {}
+    assert run.result == {} and run.pretrain.metrics == []

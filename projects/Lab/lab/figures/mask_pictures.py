@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from cropfield.canvas import as_rgb, blend, enlarge
 
@@ -43,3 +44,11 @@ def _patches(picture: np.ndarray, mask, side: int) -> list[tuple[slice, slice]]:
         (slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side))
         for row, column in np.argwhere(grid)
     ]
+
+
+def spread_by_count(masks: Tensor | None, number: int) -> list[int]:
+    """Up to `number` of the crops (n, N) that are masked at all, from the smallest mask to the largest."""
+    counts = np.zeros(0) if masks is None else masks.sum(1).cpu().numpy()
+    masked = [crop for crop in np.argsort(counts, kind="stable").tolist() if counts[crop]]
+    chosen = np.unique(np.linspace(0, len(masked) - 1, min(number, len(masked))).round().astype(int))
+    return [masked[index] for index in chosen]

@@ -7,7 +7,7 @@ from cropfield.canvas import column, fit, row
 from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
 from lab.figures.field_pictures import QUERIES, field_picture, similarity_picture
-from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
+from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
 from pretrain.models.vit import VisionTransformer
 
 SIDE = 224  # pixels of a tile, and of the image that the trunk sees
@@ -27,11 +27,11 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
     """Global crops with their masks, a row a kind, from the least masked to the most; None where nothing is masked."""
     rows = []
     for name, draw in MASKS.items():
-        counts = batch[name].sum(1).cpu() if name in batch else np.zeros(0)
-        masked = [crop for crop in np.argsort(counts).tolist() if counts[crop]]
-        chosen = [masked[len(masked) * i // NUM_MASKS] for i in range(min(NUM_MASKS, len(masked)))]
         factor = max(1, SIDE // batch["global_crops"].shape[-1])
-        tiles = [draw(batch["global_crops"][crop], batch[name][crop].cpu(), patch_size, factor) for crop in chosen]
+        tiles = [
+            draw(batch["global_crops"][crop], batch[name][crop].cpu(), patch_size, factor)
+            for crop in spread_by_count(batch.get(name), NUM_MASKS)
+        ]
         rows += [row([fit(tile, SIDE) for tile in tiles])] if tiles else []
     return column(rows) if rows else None
 

@@ -21,41 +21,46 @@ PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, ta
 
 
 @dataclass(frozen=True)
-class RunFiles:
-    """`result`: the run's result.json. `settings`, `metrics`: by part ("pretrain", "pretrained", "scratch"), the
-    config and the log. `results`, `predictions`: by detector. What is not there is missing from its dict."""
+class Part:
+    """What one training left in its folder: its config, log, result.json and detections; empty where there is none."""
 
-    folder: Path
+    settings: dict
+    metrics: list[dict]
     result: dict
-    settings: dict[str, dict]
-    metrics: dict[str, list[dict]]
-    results: dict[str, dict]
-    predictions: dict[str, list[dict]]
+    predictions: list[dict]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """`result`: the run's result.json. `detectors`: "pretrained" and "scratch"."""
+
+    result: dict
+    pretrain: Part
+    detectors: dict[str, Part]
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read an output folder.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """Read an output folder; UserError if there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the output folder of a run, such as outputs/demo")
-    parts = {"pretrain": folder / "pretrain"}
-    for run, names in RUNS.items():
-        parts[run] = next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
-    settings = {part: read_yaml(path / "config.yaml") for part, path in parts.items()}
-    metrics = {part: read_metrics(path / "metrics.json") for part, path in parts.items()}
-    results = {run: read_json(parts[run] / "result.json") for run in RUNS}
-    predictions = {run: read_json(parts[run] / "inference" / "coco_instances_results.json") for run in RUNS}
-    return RunFiles(
-        folder=folder,
-        result=read_json(folder / "result.json") or {},
-        settings={part: value for part, value in settings.items() if isinstance(value, dict)},
-        metrics={part: lines for part, lines in metrics.items() if lines},
-        results={run: value for run, value in results.items() if isinstance(value, dict)},
-        predictions={run: value for run, value in predictions.items() if isinstance(value, list)},
+    detectors = {
+        run: read_part(next((folder / name for name in names if (folder / name).is_dir()), folder / names[0]))
+        for run, names in RUNS.items()
+    }
+    return RunFiles(_of(dict, read_json(folder / "result.json")), read_part(folder / "pretrain"), detectors)
+
+
+def read_part(folder: Path) -> Part:
+    return Part(
+        settings=_of(dict, read_yaml(folder / "config.yaml")),
+        metrics=read_metrics(folder / "metrics.json"),
+        result=_of(dict, read_json(folder / "result.json")),
+        predictions=_of(list, read_json(folder / "inference" / "coco_instances_results.json")),
     )
+
+
+def _of(kind: type, value):
+    return value if isinstance(value, kind) else kind()
 
 
 def read_json(path: Path):
@@ -76,15 +81,12 @@ def read_yaml(path: Path):
 
 def read_metrics(path: Path) -> list[dict]:
     """Lines of a Detectron2 metrics.json by iteration; of an iteration that was run twice, the later line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
     by_iteration = {}
-    for line in lines:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
-            by_iteration.setdefault(entry["iteration"], {}).update(entry)
+            step = int(entry["iteration"])
+            by_iteration.setdefault(step, {}).update(entry, iteration=step)
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a run that was cut off
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]

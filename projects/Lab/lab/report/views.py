@@ -1,99 +1,76 @@
-"""Sections on what pretraining sees: crops with their boxes, and masks."""
+"""Pictures of what pretraining sees, crops with their boxes and masks, and of detections beside the truth."""
 
 import numpy as np
 
+from cropfield.coco_files import CocoImages
+from cropfield.drawing import draw_instances
 from lab.figures.crop_pictures import boxes_in_field, boxes_on_image, crop_tile
-from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
-from lab.report.elements import Panel, figure, panels
-from lab.report.pretraining import Pretraining
+from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
+from lab.finished_runs import Pretraining
+from lab.report.panels import Panel
+from lab.report.run_files import RunFiles
 
 NUM_IMAGES, NUM_MASKS = 2, 4
+LEAST_SCORE = 0.25  # after a short training even good boxes score low
+SIDE = 384  # pixels; small images are enlarged towards it by a whole factor
 
 
-def crops_section(pretraining: Pretraining) -> str:
-    shown = [_crops_of_image(pretraining, image) for image in range(min(NUM_IMAGES, len(pretraining.images)))]
-    return figure(
-        "".join(shown),
-        "The same numbered boxes twice: where the crops were cut (left; the image is stretched to the unit square) and "
-        "where they read positions (right; faded: what no crop covers). tₛ moves and scales all crops of an image "
-        "together, so neighbours stay neighbours while their place and scale in the field change from step to step. "
-        "Dashed: the crop was flipped, and so are its positions. Below are the crops, with the colour changes that "
-        "they train on.",
-        "A box that leaves the square, boxes that moved against each other, or a crop that does not show what its box "
-        "on the left holds.",
-    )
-
-
-def _crops_of_image(pretraining: Pretraining, image: int) -> str:
-    views = [pretraining.crops_of(image, kind) for kind in ("global", "local")]
-    image_boxes, boxes = (np.concatenate([view[part] for view in views]) for part in ("image_boxes", "boxes"))
-    crops = [crop for view in views for crop in view["crops"]]
-    cells = pretraining.trained.field_size[0]
-    places = [
-        Panel(boxes_on_image(pretraining.images[image], image_boxes), "boxes in the image"),
-        Panel(boxes_in_field(pretraining.images[image], image_boxes, boxes, cells), "boxes in the field, after tₛ"),
-    ]
-    num_global = len(views[0]["crops"])
-    tiles = []
-    for index, crop in enumerate(crops):
-        kind = "global" if index < num_global else "local"
-        flipped = bool(boxes[index][0] > boxes[index][2])
-        tiles.append(Panel(crop_tile(crop, index, flipped), kind + (", flipped" if flipped else "")))
-    return panels(places, 2, 150, 400) + panels(tiles, len(tiles), 84, 150)
-
-
-def masks_section(pretraining: Pretraining) -> str:
-    """The masks of whichever kind the batch has."""
-    return _blocks(pretraining) if "target_patches" in pretraining.batch else _content_and_position(pretraining)
-
-
-def _blocks(pretraining: Pretraining) -> str:
-    """Multi-block masks: what is seen of a crop, and its target blocks."""
-    batch, rows = pretraining.batch, []
-    contexts = [context for group in batch["context_patches"] for context in group]
-    for crop, context, targets in zip(batch["global_crops"], contexts, batch["target_patches"], strict=True):
-        parts = {"context": context, **{f"target {n}": block.flatten() for n, block in enumerate(targets, start=1)}}
-        row = []
-        for name, patches in parts.items():
-            hidden = np.ones(crop[0].numel() // pretraining.trained.patch_size**2, dtype=bool)
-            hidden[patches.numpy()] = False
-            picture = content_mask_picture(crop, hidden, pretraining.trained.patch_size)
-            row.append(Panel(picture, f"{name}: {len(patches)} of {len(hidden)} patches"))
-        rows.append(panels(row, len(row), 84, 200))
-    return figure(
-        "".join(rows[:NUM_IMAGES]),
-        "Left, what the student sees of a crop. From that alone, each of the other blocks is to be predicted: not its "
-        "pixels, but what the teacher, who sees the whole crop, makes of them.",
-        "A target that overlaps the context, or next to nothing left to see.",
-    )
-
-
-def _content_and_position(pretraining: Pretraining) -> str:
-    patch_size = pretraining.trained.patch_size
+def crops(pretraining: Pretraining) -> list[list[Panel]]:
     rows = []
+    for index, image in enumerate(pretraining.images[:NUM_IMAGES]):
+        kinds, pixels, image_boxes, boxes = zip(*pretraining.crops_of(index), strict=True)
+        cells = pretraining.trained.field_size[0]
+        in_image, in_field = boxes_on_image(image, image_boxes), boxes_in_field(image, image_boxes, boxes, cells)
+        rows.append([Panel(in_image, "boxes in the image"), Panel(in_field, "boxes in the field, after tₛ")])
+        tiles = []
+        for number, (kind, crop, box) in enumerate(zip(kinds, pixels, boxes, strict=True)):
+            flipped = bool(box[0] > box[2])
+            tiles.append(Panel(crop_tile(crop, number, flipped), kind + (", flipped" if flipped else "")))
+        rows.append(tiles)
+    return rows
+
+
+def target_blocks(pretraining: Pretraining) -> list[list[Panel]]:
+    """Of a batch with multi-block masks: what is seen of a crop, and its target blocks."""
+    batch, patch_size, rows = pretraining.batch, pretraining.trained.patch_size, []
+    contexts = [context for group in batch.get("context_patches", ()) for context in group]
+    for index, targets in enumerate(batch.get("target_patches", ())[:NUM_IMAGES]):
+        crop, row = batch["global_crops"][index], []
+        parts = {"context": contexts[index]}
+        parts |= {f"target {n}": block.flatten() for n, block in enumerate(targets, start=1)}
+        for name, patches in parts.items():
+            hidden = np.ones(crop[0].numel() // patch_size**2, dtype=bool)
+            hidden[patches.numpy()] = False
+            text = f"{name}: {len(patches)} of {len(hidden)} patches"
+            row.append(Panel(content_mask_picture(crop, hidden, patch_size), text))
+        rows.append(row)
+    return rows
+
+
+def masks(pretraining: Pretraining) -> list[list[Panel]]:
+    """Of a batch with masked content and positions: a row of crops for each, from the least masked to the most."""
+    batch, patch_size, rows = pretraining.batch, pretraining.trained.patch_size, []
     for kind, draw in (("content", content_mask_picture), ("position", position_mask_picture)):
-        masks = pretraining.batch[f"{kind}_masks"]
-        chosen = _spread_by_count(masks.sum(1).numpy())
-        rows.append(
-            [
-                Panel(
-                    draw(pretraining.batch["global_crops"][crop], masks[crop], patch_size),
-                    f"{kind}: {int(masks[crop].sum())} of {masks.shape[1]} patches",
-                )
-                for crop in chosen
-            ]
-        )
-    return figure(
-        "".join(panels(row, NUM_MASKS, 130, 220) for row in rows if row),
-        "Masked content (grey blocks): the student knows where these patches are and must say what they show. Masked "
-        "positions (tinted and crossed, in the shape of crosses): it sees what they show and must say as much as the "
-        "teacher, who knows where they are. Each crop has one kind only.",
-        "Grey and crossed patches in one crop, crosses scattered like noise, or next to nothing left unmasked.",
-    )
+        row = []
+        for crop in spread_by_count(batch.get(f"{kind}_masks"), NUM_MASKS):
+            mask = batch[f"{kind}_masks"][crop]
+            text = f"{kind}: {int(mask.sum())} of {len(mask)} patches"
+            row.append(Panel(draw(batch["global_crops"][crop], mask, patch_size), text))
+        rows += [row] if row else []
+    return rows
 
 
-def _spread_by_count(counts: np.ndarray) -> list[int]:
-    """Up to NUM_MASKS masked crops, from the smallest mask to the largest."""
-    masked = [int(crop) for crop in np.argsort(counts, kind="stable") if counts[crop]]
-    places = np.unique(np.linspace(0, len(masked) - 1, min(NUM_MASKS, len(masked))).round().astype(int))
-    return [masked[place] for place in places]
+def detections(run: RunFiles, coco: CocoImages | None, images: dict[int, np.ndarray]) -> list[list[Panel]]:
+    """A row for each image, by its id in `coco`: the truth, then each detector's boxes that score high enough."""
+    predicted = {name: part.predictions for name, part in run.detectors.items() if part.predictions}
+    rows = []
+    for image_id, image in images.items() if predicted else ():
+        found = {"truth": coco.truth[image_id]}
+        for name, entries in predicted.items():
+            found[name] = [p for p in entries if p["image_id"] == image_id and p["score"] >= LEAST_SCORE]
+        factor, row = max(1, SIDE // max(image.shape[:2])), []
+        for name, entries in found.items():
+            drawn = draw_instances(image, coco.instances(image_id, entries), factor)
+            row.append(Panel(drawn, f"{name}: {len(entries)}"))
+        rows.append(row)
+    return rows

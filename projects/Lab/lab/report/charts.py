@@ -1,0 +1,53 @@
+"""Charts of the losses, as SVG."""
+
+import io
+from dataclasses import dataclass
+
+from lab.report.panels import data_uri
+from lab.report.run_files import Part, number
+
+COLORS = {"pretrained": "#0072b2", "scratch": "#d55e00", "pretraining": "#009e73"}
+GREY = "#7c8187"  # legible on a light and on a dark page
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`legend`: colours by the lines' names. `uri` holds the lines, and no text that comes from a run."""
+
+    legend: dict[str, str]
+    uri: str
+
+
+def loss_charts(parts: dict[str, Part], x_label: str) -> dict[str, Chart]:
+    """A chart for each loss that was logged, a line for each of `parts`; values that are not finite are left out."""
+    keys = {key for part in parts.values() for line in part.metrics for key in line}
+    charts = {}
+    for loss in sorted(key for key in keys if key == "total_loss" or key.startswith("loss_")):
+        lines = {
+            name: [(line["iteration"] + 1, y) for line in part.metrics if (y := number(line, loss)) is not None]
+            for name, part in parts.items()
+        }
+        lines = {name: points for name, points in lines.items() if points}
+        if lines:
+            charts[loss] = Chart({name: COLORS[name] for name in lines}, line_chart(lines, x_label))
+    return charts
+
+
+def line_chart(lines: dict[str, list[tuple[float, float]]], x_label: str) -> str:
+    """Points (x, y) by name -> a data URI of an SVG with a transparent ground."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2, 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), color=COLORS[name], marker="." if len(points) == 1 else "")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(x_label, color=GREY, fontsize=8)
+    axes.tick_params(colors=GREY, labelsize=8, length=0)
+    axes.grid(axis="y", color=GREY, alpha=0.3)
+    axes.spines[:].set_visible(False)
+    svg = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    return data_uri("svg+xml", svg.getvalue())
