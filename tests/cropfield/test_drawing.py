@@ -1,7 +1,7 @@
 import numpy as np
 from pycocotools import mask as rle
 
-from cropfield.canvas import color_of
+from cropfield.canvas import color_of, draw_tag
 from cropfield.coco_files import coco_images, decode_mask, spread_out
 from cropfield.drawing import Instance, draw_instances
 
@@ -14,6 +14,21 @@ def test_boxes_and_masks_are_drawn_in_the_categorys_color_and_place():
     assert picture.shape == (120, 160, 3)
     assert (picture[88, 80] == color_of(1)).all()  # the box's lower edge
     assert picture[60, 80].any() and not picture[110, 80].any()  # filled inside the mask, nothing outside the box
+
+
+def test_a_hole_in_a_mask_stays_open():
+    mask = np.zeros((40, 40), bool)
+    mask[5:35, 5:35], mask[15:25, 15:25] = True, False
+    image = np.full((40, 40, 3), 90, np.uint8)
+    picture = draw_instances(image, [Instance((5, 5, 35, 35), 0, "ring", mask)], factor=2)
+    assert (picture[40, 40] == 90).all() and (picture[40, 20] != 90).any()
+
+
+def test_letters_beyond_ascii_are_drawn_each_as_itself():
+    tags = np.zeros((4, 30, 30, 3), np.uint8)
+    for tag, letter in zip(tags, "äöüß", strict=True):
+        draw_tag(tag, letter, (0, 0), color_of(0))
+    assert len(np.unique(tags.reshape(4, -1), axis=0)) == 4
 
 
 def test_every_form_of_segmentation_gives_the_same_mask():

@@ -1,5 +1,7 @@
 """Drawing on RGB uint8 arrays (H, W, 3): enlarge, colour maps, boxes, text, tiles side by side."""
 
+from functools import cache
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -65,18 +67,13 @@ def blend(image: np.ndarray, other: np.ndarray | tuple, share: float | np.ndarra
 def draw_box(image: np.ndarray, box, color, thickness: int = 2, dashed: bool = False) -> None:
     """Outline (x0, y0, x1, y1), in pixels and in any order, in place."""
     height, width = image.shape[:2]
-    xs = np.clip(np.rint([min(box[0], box[2]), max(box[0], box[2])]), 0, width - 1).astype(int)
-    ys = np.clip(np.rint([min(box[1], box[3]), max(box[1], box[3])]), 0, height - 1).astype(int)
+    corners = np.clip(np.rint(np.reshape(box, (2, 2))), 0, (width - 1, height - 1)).astype(int).tolist()
     if not dashed:
-        cv2.rectangle(image, (int(xs[0]), int(ys[0])), (int(xs[1]), int(ys[1])), color, thickness)
+        cv2.rectangle(image, *corners, color, thickness)
         return
-    dash = 4 * thickness
-    for x in range(xs[0], xs[1], 2 * dash):
-        for y in ys:
-            cv2.line(image, (int(x), int(y)), (int(min(x + dash, xs[1])), int(y)), color, thickness)
-    for y in range(ys[0], ys[1], 2 * dash):
-        for x in xs:
-            cv2.line(image, (int(x), int(y)), (int(x), int(min(y + dash, ys[1]))), color, thickness)
+    drawn = cv2.rectangle(image.copy(), *corners, color, thickness)
+    shown = np.add.outer(np.arange(height), np.arange(width)) // (4 * thickness) % 2 == 0
+    image[shown] = drawn[shown]
 
 
 def draw_dot(image: np.ndarray, point: tuple[float, float], color=(255, 255, 255), radius: int = 6) -> None:
@@ -88,16 +85,12 @@ def draw_dot(image: np.ndarray, point: tuple[float, float], color=(255, 255, 255
 
 def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size: int = 14) -> None:
     """White text on a patch of `color` whose upper left corner is `at`, moved so that it lies inside; in place."""
-    font = _font(size)
-    left, top, right, bottom = font.getbbox(text)
+    left, top, right, bottom = _font(size).getbbox(text)
     width, height = right - left + 8, bottom - top + 6
     x = int(np.clip(at[0], 0, max(0, image.shape[1] - width)))
     y = int(np.clip(at[1], 0, max(0, image.shape[0] - height)))
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=tuple(color))
-    draw.text((x + 4 - left, y + 3 - top), text, font=font, fill=(255, 255, 255))
-    image[:] = np.asarray(picture)
+    image[y : y + height, x : x + width] = color
+    write(image, text, (x + 4 - left, y + 3 - top), size, (255, 255, 255))
 
 
 def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
@@ -108,8 +101,12 @@ def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16,
     return at[0] + font.getlength(text)
 
 
+@cache
 def _font(size: int):
-    return ImageFont.load_default(size)
+    """DejaVu Sans, which matplotlib ships; Pillow's own font has no umlauts."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def row(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:

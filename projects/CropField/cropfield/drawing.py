@@ -1,4 +1,7 @@
-"""Objects drawn on an image: boxes, masks, names and scores."""
+"""Objects drawn on an image: boxes, masks, names and scores.
+
+Detectron2's Visualizer fills holes of masks, cuts off names at the image's border and fails on a name such as "$x^$".
+"""
 
 from dataclasses import dataclass
 

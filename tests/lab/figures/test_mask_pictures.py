@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cropfield.canvas import as_rgb, enlarge
-from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
+from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
 
 PATCH, FACTOR = 8, 2
 
@@ -49,3 +49,12 @@ def test_the_crop_itself_is_left_alone(crop, mask):
     content_mask_picture(crop, mask, PATCH)
     position_mask_picture(crop, mask, PATCH)
     assert torch.equal(crop, copy)
+
+
+def test_masks_of_all_sizes_are_shown_from_the_smallest_on():
+    masks = torch.zeros(6, 25, dtype=torch.bool)
+    for crop, count in enumerate((7, 0, 3, 25, 0, 12)):
+        masks[crop, :count] = True
+    assert spread_by_count(masks, 4) == [2, 0, 5, 3]
+    assert spread_by_count(masks, 2) == [2, 3] and spread_by_count(masks, 9) == [2, 0, 5, 3]
+    assert spread_by_count(masks[1:2], 4) == spread_by_count(None, 4) == []

@@ -4,10 +4,9 @@ Fields are (h, w, D). Except for the plain relative distance the mean over cells
 tells no place from another.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
+from scipy.fft import dctn
 from torch import Tensor
 
 from lab.figures.field_pictures import neighbour_similarity
@@ -61,9 +60,8 @@ def spectrum(field: Tensor) -> tuple[Tensor, Tensor]:
     By cosine transform (DCT-II), whose component k along a side is k half waves: unlike a Fourier transform it does not
     take the step from one border to the opposite one for high frequencies. A component's frequency is |(fx, fy)|.
     """
-    field = field.double()
     height, width = field.shape[:2]
-    waves = torch.einsum("ah,hwd,bw->abd", _cosines(height), field - field.mean((0, 1)), _cosines(width))
+    waves = torch.from_numpy(dctn((field.double() - field.double().mean((0, 1))).numpy(), axes=(0, 1), norm="ortho"))
     power = waves.square().sum(-1).flatten()
     frequency = torch.hypot(*torch.meshgrid(torch.arange(height) / 2, torch.arange(width) / 2, indexing="ij")).flatten()
     order = frequency.argsort()
@@ -74,14 +72,6 @@ def median_frequency(field: Tensor) -> float:
     """The frequency at or below which half of the variance lies, in cycles per image side; see `spectrum`."""
     frequency, share = spectrum(field)
     return frequency[min(int(torch.searchsorted(share.cumsum(0), 0.5)), len(frequency) - 1)].item()
-
-
-def _cosines(size: int) -> Tensor:
-    """The orthonormal DCT-II (size, size), float64."""
-    k = torch.arange(size, dtype=torch.float64)
-    waves = torch.cos(math.pi / size * k[:, None] * (k + 0.5)) * (2 / size) ** 0.5
-    waves[0] /= 2**0.5
-    return waves
 
 
 def compare_fields(first: Tensor, second: Tensor) -> dict[str, float]:

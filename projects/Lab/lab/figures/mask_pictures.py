@@ -16,9 +16,7 @@ def content_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.nda
     crop: uint8 (3, S, S). mask: bool (N,), row-major. -> (factor*S, factor*S, 3); unmasked patches are untouched.
     """
     picture = enlarge(as_rgb(crop), factor)
-    for rows, columns in _patches(picture, mask, patch_size * factor):
-        picture[rows, columns] = GREY
-    return picture
+    return np.where(_masked(picture, mask, patch_size * factor), np.uint8(GREY), picture)
 
 
 def position_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.ndarray:
@@ -26,24 +24,19 @@ def position_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.nd
 
     Arguments and result as in `content_mask_picture`.
     """
-    picture = enlarge(as_rgb(crop), factor)
-    for rows, columns in _patches(picture, mask, patch_size * factor):
-        patch = blend(picture[rows, columns], TINT, 0.45)
-        end = len(patch) - 1 - len(patch) // 4
-        start = len(patch) // 4
-        cv2.line(patch, (start, start), (end, end), (255, 255, 255), 1, cv2.LINE_AA)
-        cv2.line(patch, (start, end), (end, start), (255, 255, 255), 1, cv2.LINE_AA)
-        picture[rows, columns] = patch
-    return picture
+    picture, side = enlarge(as_rgb(crop), factor), patch_size * factor
+    cross, start, end = np.zeros((side, side), np.uint8), side // 4, side - 1 - side // 4
+    cv2.line(cross, (start, start), (end, end), 255, 1, cv2.LINE_AA)
+    cv2.line(cross, (start, end), (end, start), 255, 1, cv2.LINE_AA)
+    masked = _masked(picture, mask, side)
+    crosses = np.tile(cross, (picture.shape[0] // side, picture.shape[1] // side))[..., None] / 255
+    return blend(blend(picture, TINT, 0.45 * masked), (255, 255, 255), crosses * masked)
 
 
-def _patches(picture: np.ndarray, mask, side: int) -> list[tuple[slice, slice]]:
-    """The pixels of each masked patch."""
-    grid = np.asarray(mask).reshape(picture.shape[0] // side, picture.shape[1] // side)
-    return [
-        (slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side))
-        for row, column in np.argwhere(grid)
-    ]
+def _masked(picture: np.ndarray, mask, side: int) -> np.ndarray:
+    """The mask's pixels, bool (H, W, 1)."""
+    grid = np.asarray(mask, dtype=bool).reshape(picture.shape[0] // side, picture.shape[1] // side)
+    return enlarge(grid, side)[..., None]
 
 
 def spread_by_count(masks: Tensor | None, number: int) -> list[int]:

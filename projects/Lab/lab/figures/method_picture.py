@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from cropfield.canvas import INK, PAPER, color_of, column, draw_box, draw_tag, fit, row, write
+from cropfield.canvas import PAPER, column, row, text_line
 from lab.figures.crop_pictures import boxes_in_field, boxes_on_image, crop_tile
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture
 from pretrain.data.crops import MultiCrop
@@ -13,7 +13,7 @@ SQUARE, TILE, GAP = 400, 262, 12
 MASK_SHARE = 0.3
 TITLES = {
     "image": "Crops of one image (dashed: flipped)",
-    "field": "The same crops in the position field, after t",
+    "field": "The same crops in the position field, after tₛ",
     "content": "content masked",
     "position": "position masked",
     "local": "local crops",
@@ -32,7 +32,7 @@ def method_picture(image: np.ndarray, seed: int, num_local: int = 4, field_size:
     boxes = np.concatenate([sample["global_boxes"], sample["local_boxes"]])
     places = [
         titled(boxes_on_image(image, image_boxes, SQUARE), TITLES["image"]),
-        titled(boxes_in_field(image, image_boxes, boxes, field_size, SQUARE), TITLES["field"], "s"),
+        titled(boxes_in_field(image, image_boxes, boxes, field_size, SQUARE), TITLES["field"]),
     ]
     picture = column([row(places, GAP), row(_views(sample, boxes, rng), GAP)], GAP)
     return cv2.copyMakeBorder(picture, GAP, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=PAPER)
@@ -48,7 +48,8 @@ def _views(sample: dict[str, np.ndarray], boxes: np.ndarray, rng: np.random.Gene
         ((CONTENT, content_mask_picture, "content"), (POSITION, position_mask_picture, "position"))
     ):
         masked = draw(sample["global_crops"][index], masks.draw(kind, count, rng), patch_size)
-        tiles.append(titled(_framed(fit(masked, TILE), boxes[index], index), f"{index + 1}: {TITLES[name]}"))
+        tile = crop_tile(masked, index, boxes[index][0] > boxes[index][2], TILE)
+        tiles.append(titled(tile, f"{index + 1}: {TITLES[name]}"))
     side = (TILE - GAP) // 2
     small = [
         crop_tile(crop, index, boxes[index][0] > boxes[index][2], side)
@@ -59,19 +60,9 @@ def _views(sample: dict[str, np.ndarray], boxes: np.ndarray, rng: np.random.Gene
     return [*tiles, titled(block, TITLES["local"])]
 
 
-def titled(picture: np.ndarray, text: str, subscript: str = "") -> np.ndarray:
+def titled(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture with a line of text above it."""
-    line = np.full((24, picture.shape[1], 3), PAPER, dtype=np.uint8)
-    end = write(line, text, (0, 2), 16, INK)
-    if subscript:
-        write(line, subscript, (end, 9), 11, INK)
-    return column([line, picture], 0)
-
-
-def _framed(tile: np.ndarray, box: np.ndarray, index: int) -> np.ndarray:
-    draw_box(tile, (1, 1, tile.shape[1] - 2, tile.shape[0] - 2), color_of(index), 3, box[0] > box[2])
-    draw_tag(tile, str(index + 1), (0, 0), color_of(index))
-    return tile
+    return column([text_line(text, picture.shape[1], 2, 16, 24), picture], 0)
 
 
 def unchanged(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:

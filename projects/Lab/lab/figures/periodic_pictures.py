@@ -1,13 +1,26 @@
-"""Pictures of a run for TensorBoard and its like."""
+"""What a run shows of itself in TensorBoard and its like: the field, the masks of a batch, attention and features."""
 
 import itertools
 
+import numpy as np
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import Tensor
 
-from lab.figures.training_pictures import attention_overview, field_overview, masks_overview
+from cropfield.canvas import column, fit, row
+from lab.attention.weights import patch_attention
+from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
+from lab.figures.field_pictures import QUERIES, field_picture, similarity_picture
+from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
 from pretrain.data.images import BrokenImage
 from pretrain.engine.monitors import due
+from pretrain.models.vit import VisionTransformer
+
+SIDE = 224  # pixels of a tile, and of the image that the trunk sees
+POINTS = ((0.5, 0.5), (0.2, 0.8))  # queries of the attention, (x, y)
+LEAST_TOP = 2.0  # of the attention's scale, in multiples of uniform: what is nearly uniform looks so
+NUM_MASKS = 4
+MASKS = {"content_masks": content_mask_picture, "position_masks": position_mask_picture}
 
 
 class PeriodicPictures(HookBase):
@@ -48,3 +61,42 @@ class PeriodicPictures(HookBase):
                     continue
 
         return list(itertools.islice(readable(), self.num_images))
+
+
+def field_overview(trunk: VisionTransformer) -> np.ndarray:
+    """The field's three main directions as colours, then the likeness of four places to all others."""
+    field = trunk.pos_embed.detach().cpu().unflatten(1, trunk.field_size)
+    return row([field_picture(field, side=SIDE), *(similarity_picture(field, query, SIDE) for query in QUERIES)])
+
+
+def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | None:
+    """Global crops with their masks, a row a kind, from the least masked to the most; None where nothing is masked."""
+    rows = []
+    for name, draw in MASKS.items():
+        factor = max(1, SIDE // batch["global_crops"].shape[-1])
+        tiles = [
+            draw(batch["global_crops"][crop], batch[name][crop].cpu(), patch_size, factor)
+            for crop in spread_by_count(batch.get(name), NUM_MASKS)
+        ]
+        rows += [row([fit(tile, SIDE) for tile in tiles])] if tiles else []
+    return column(rows) if rows else None
+
+
+def attention_overview(trunk: VisionTransformer, images: list[np.ndarray]) -> np.ndarray:
+    """A row for each image, uint8 RGB (H, W, 3): itself, its patch features as colours, attention from two points.
+
+    Colours have one basis for all images. Attention is the last layer's, mean over heads, in multiples of uniform.
+    """
+    images = [fit(image, SIDE) for image in images]
+    rows = []
+    for image, features in zip(images, feature_colors(trunk, images, SIDE), strict=True):
+        pixels = normalised(image, trunk.patch_size)
+        height, width = pixels.shape[1:]
+        maps = patch_attention(trunk, pixels.to(trunk.pos_embed.device), list(POINTS)).cpu().numpy()
+        top = max(LEAST_TOP, maps.max())
+        glow = [
+            attention_picture(image[:height, :width], m, point, top, SIDE)
+            for m, point in zip(maps, POINTS, strict=True)
+        ]
+        rows.append(row([image, features, *glow]))
+    return column(rows)

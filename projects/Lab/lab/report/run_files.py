@@ -82,7 +82,7 @@ def read_yaml(path: Path):
 def read_metrics(path: Path) -> list[dict]:
     """Lines of a Detectron2 metrics.json by iteration; of an iteration that was run twice, the later line."""
     by_iteration = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
             step = int(entry["iteration"])

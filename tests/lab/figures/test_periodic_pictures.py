@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from lab.figures.training_pictures import SIDE, attention_overview, field_overview, masks_overview
+from lab.figures.periodic_pictures import SIDE, attention_overview, field_overview, masks_overview
 from pretrain.models.vit import VisionTransformer
 
 
