@@ -28,7 +28,7 @@ setup(
     ],
     extras_require={
         "cuda": ["xformers"],
-        "demo": ["scikit-image", "scikit-learn", "matplotlib", "jinja2"],
+        "demo": ["scikit-image", "scikit-learn", "scipy", "matplotlib", "jinja2"],
         "eval": ["hotcoco"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "wandb": ["wandb"],

@@ -22,6 +22,7 @@ def test_a_hole_in_a_mask_stays_open():
     image = np.full((40, 40, 3), 90, np.uint8)
     picture = draw_instances(image, [Instance((5, 5, 35, 35), 0, "ring", mask)], factor=2)
     assert (picture[40, 40] == 90).all() and (picture[40, 20] != 90).any()
+    assert (abs(picture[40, 28:33].astype(int) - color_of(0)).sum(-1) < 60).any()  # outlined as the mask is
 
 
 def test_letters_beyond_ascii_are_drawn_each_as_itself():

@@ -10,7 +10,7 @@ from cropfield.coco_files import CocoImages, coco_images, spread_out
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
-from lab.report.run_files import at, number, read_json, read_run
+from lab.report.run_files import read_json, read_run
 from pretrain.data.images import BrokenImage, decode_image
 from pretrain.files import write_text
 
@@ -31,7 +31,6 @@ def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, 
     run, val = read_run(folder), read_json(val_json)
     coco = coco_images(val, val_images) if val else None
     images = load_images(coco, NUM_DETECTION_IMAGES) if coco else {}
-    seconds = at(run.result, "seconds")
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"signed": numbers.signed, "duration": numbers.duration}
@@ -41,7 +40,6 @@ def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, 
         verdict=numbers.verdict(run),
         ap_tables=partial(numbers.ap_tables, run),
         classes=numbers.class_names(run),
-        seconds={stage: number(seconds, stage) or 0.0 for stage in seconds} if isinstance(seconds, dict) else {},
         pretraining_charts=loss_charts({"pretraining": run.pretrain}, "step"),
         detection_charts=loss_charts(run.detectors, "iteration"),
         pretraining=pretraining and pretraining_pictures(pretraining, coco, images),
@@ -59,11 +57,9 @@ def pretraining_pictures(
 ) -> dict[str, list]:
     """Rows of pictures by section. Attention is shown on validation images, with query points on their objects;
     without them, on images of the pretraining."""
-    if images:
-        shown = list(images.items())[: learned.NUM_SUBJECTS]
-        subjects = [learned.subject(image, coco.instances(name, coco.truth[name])) for name, image in shown]
-    else:
-        subjects = [learned.subject(image, []) for image in pretraining.images[: learned.NUM_SUBJECTS]]
+    shown = [(image, coco.instances(image_id, coco.truth[image_id])) for image_id, image in images.items()]
+    shown = shown or [(image, []) for image in pretraining.images]
+    subjects = [learned.subject(*pair) for pair in shown[: learned.NUM_SUBJECTS]]
     return {
         "field": learned.field(pretraining),
         "crops": views.crops(pretraining),

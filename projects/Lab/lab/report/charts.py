@@ -43,6 +43,7 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], x_label: str) -> str
     for name, points in lines.items():
         axes.plot(*zip(*points, strict=True), color=COLORS[name], marker="." if len(points) == 1 else "")
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(x_label, color=GREY, fontsize=8)
     axes.tick_params(colors=GREY, labelsize=8, length=0)
     axes.grid(axis="y", color=GREY, alpha=0.3)

@@ -10,14 +10,13 @@ def pretraining_budget(run: RunFiles) -> str:
     steps, batch = number(settings, "train", "max_iter"), number(settings, "dataloader", "train", "batch_size")
     if steps is None or batch is None:
         return ""
-    text = f"{steps:,.0f} steps of {batch:.0f} unlabeled images"
+    parts = [f"{steps:,.0f} steps of {batch:.0f} unlabeled images"]
     shape = ("depth", "embed_dim", "patch_size", "field_size")
     depth, width, patch, field = (at(settings, "model", "trunk", name) for name in shape)
     if None not in (depth, width, patch, field):
         cells = " × ".join(map(str, field if isinstance(field, list) else (field, field)))
-        text += f"; a ViT of {depth} blocks, {width} wide, patches of {patch} pixels, a field of {cells} cells"
-    seed = number(settings, "train", "seed")
-    return text if seed is None else f"{text}; seed {seed:.0f}"
+        parts.append(f"a ViT of {depth} blocks, {width} wide, patches of {patch} pixels, a field of {cells} cells")
+    return "; ".join(parts + seed(settings))
 
 
 def detection_budget(run: RunFiles) -> str:
@@ -26,13 +25,17 @@ def detection_budget(run: RunFiles) -> str:
         trained = [line["iteration"] + 1 for line in part.metrics if "total_loss" in line]
         steps = number(part.settings, "train", "max_iter") or (trained[-1] if trained else None)
         batch = number(part.settings, "dataloader", "train", "total_batch_size")
-        seed = number(part.settings, "train", "seed")
         if steps is not None:
-            texts[name] = f"{steps:,.0f} iterations" + ("" if batch is None else f" of {batch:.0f} images")
-            texts[name] += "" if seed is None else f", seed {seed:.0f}"
+            images = "" if batch is None else f" of {batch:.0f} images"
+            texts[name] = ", ".join([f"{steps:,.0f} iterations{images}", *seed(part.settings)])
     if len(texts) == 2 and len(set(texts.values())) == 1:
         return f"twice {texts['pretrained']}: once from the pretrained trunk, once from scratch"
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def seed(settings: dict) -> list[str]:
+    value = number(settings, "train", "seed")
+    return [] if value is None else [f"seed {value:.0f}"]
 
 
 def measured(run: RunFiles, task: str, measure: str) -> list[float | None]:
