@@ -14,6 +14,8 @@ import torch
 from lab.finished_runs import Pretraining
 from lab.report import views
 from lab.report.build import write_report
+from lab.report.numbers import verdict
+from lab.report.run_files import read_run
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
@@ -167,12 +169,13 @@ def test_table_puts_each_number_in_its_place(folder):
 
 
 def test_verdict_is_honest(folder):
-    assert "Boxes and masks disagree" in Page(render(folder)).text
+    assert "Boxes and masks disagree" in verdict(read_run(folder))
     result = json.loads((folder / "result.json").read_text())
-    for box, mask, verdict in ((30.0, 30.0, "Pretraining won"), (1.0, 1.0, "Pretraining lost")):
+    for box, mask, words in ((30.0, 30.0, "Pretraining won"), (1.0, 1.0, "Pretraining lost")):
         result["box_ap"]["pretrained"], result["mask_ap"]["pretrained"] = box, mask
         write(folder / "result.json", result)
-        assert verdict in Page(render(folder)).text
+        assert words in verdict(read_run(folder))
+    assert verdict(read_run(folder)) in Page(render(folder)).text
 
 
 def test_text_from_the_run_is_escaped(page):

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cropfield.canvas import as_rgb, blend, colorize, draw_dot, enlarge, fit
-from lab.figures.pca import color_basis, colors
+from cropfield.canvas import blend, colorize, draw_dot, enlarge, fit
+from lab.figures.pca import colors
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.models.vit import VisionTransformer
 
@@ -37,11 +37,10 @@ def attention_picture(
 
 @torch.no_grad()
 def feature_colors(trunk: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
-    """Patch features of each image as colours, with one basis for all of them -> pictures, a square a patch."""
+    """Patch features of each image as colours, in the same directions for all of them -> pictures, a square a patch."""
     features = []
     for image in images:
         pixels = normalised(image, trunk.patch_size)
         _, patches = trunk(pixels[None].to(trunk.pos_embed.device))
         features.append(patches[0].cpu().unflatten(0, trunk.grid(pixels)))
-    basis = color_basis(torch.cat([f.flatten(0, 1) for f in features]))
-    return [enlarge(as_rgb(colors(f, basis)), max(1, side // max(f.shape[:2]))) for f in features]
+    return [enlarge(rgb.numpy(), max(1, side // max(rgb.shape[:2]))) for rgb in colors(features)]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cropfield.canvas import colorize, column, draw_dot, enlarge, framed, row, text_line
-from lab.figures.pca import color_basis, colors
+from lab.figures.pca import colors
 from pretrain.models.pos_embed import as_grid
 
 QUERIES = ((0.15, 0.15), (0.5, 0.5), (0.8, 0.3), (0.3, 0.8))
@@ -17,8 +17,7 @@ def field_picture(pos_embed: Tensor, side: int = 240) -> np.ndarray:
     """The field (1, h*w, D) in colours of its own, a square of pixels a cell. Two fields that are far apart, such as an
     untrained and a trained one, have no colours in common: in the other's directions a field is nearly grey."""
     grid = as_grid(pos_embed.detach())
-    rgb = colors(grid, color_basis(grid.flatten(0, 1)))
-    return enlarge(rgb.numpy(), max(1, side // grid.shape[0]))
+    return enlarge(colors([grid])[0].numpy(), max(1, side // grid.shape[0]))
 
 
 def similarity_map(pos_embed: Tensor, query: tuple[float, float]) -> Tensor:
