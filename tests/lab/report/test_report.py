@@ -233,7 +233,7 @@ def test_target_blocks_show_what_is_left_of_a_crop_and_what_is_asked_for():
         ["context: 3 of 16 patches", "target 1: 4 of 16 patches"]
     ] * 2
     shown = (rows[0][1].picture != 128).any(-1)
-    assert shown[32:, 32:].any() and not shown[:32].any() and not shown[:, :32].any()
+    assert shown[32:, 32:].mean() > 0.99 and not shown[:32].any() and not shown[:, :32].any()
     assert views.target_blocks(small_pretraining()) == []
 
 
