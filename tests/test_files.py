@@ -9,7 +9,7 @@ import torch
 
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file, remove_drafts, replacing, write_json, write_text, write_torch_file
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 
 @contextmanager

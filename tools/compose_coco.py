@@ -43,7 +43,7 @@ PRESETS = {
 }
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options, with the preset's values where none were given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -95,7 +95,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     add("--overwrite", action="store_true", help="replace a dataset that an earlier call wrote")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     for name, value in PRESETS[options.preset].items():
         if getattr(options, name) is None and not (name == "classes" and options.cutouts):
             setattr(options, name, value)
@@ -123,7 +123,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = parse_args()
     check(options)
     layout = Layout(options.size, tuple(options.objects), tuple(options.scale), options.rotation, options.occlusion)
     plan = Plan(

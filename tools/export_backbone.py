@@ -14,9 +14,8 @@ for timm at another size than the field's own add --image-size HxW: the field is
 import argparse
 from pathlib import Path
 
-from pretrain.engine.checkpoint import load_checkpoint
 from pretrain.errors import UserError, run_main
-from pretrain.models.export import describe_trunk, extract_trunk, fold_layer_scale, resize_field, write_backbone
+from pretrain.models.weights import fold_layer_scale, read_trunk, resize_field, write_backbone
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -28,7 +27,7 @@ def image_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .safetensors or .pth")
@@ -36,13 +35,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
     )
     parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def main() -> None:
-    options = parse_arguments()
-    checkpoint = load_checkpoint(options.checkpoint)
-    state, metadata = extract_trunk(checkpoint), describe_trunk(checkpoint)
+    options = parse_args()
+    file = read_trunk(options.checkpoint)
+    state, metadata = file.state, file.metadata
+    if "method" not in metadata:
+        raise UserError(f"{options.checkpoint} is no training state; give the last.pth of tools/pretrain_net.py")
     if options.fold_layer_scale:
         state = fold_layer_scale(state)
         metadata["layer_scale"] = "folded"
@@ -51,8 +52,7 @@ def main() -> None:
         if any(side < patch or side % patch for side in options.image_size):
             raise UserError(f"--image-size: both sides must be multiples of the patch, {patch} pixels")
         grid = tuple(side // patch for side in options.image_size)
-        old = tuple(int(side) for side in metadata["field_size"].split("x"))
-        state["pos_embed"] = resize_field(state["pos_embed"], old, grid)
+        state["pos_embed"] = resize_field(state["pos_embed"], file.field_size, grid)
         metadata["field_size"] = f"{grid[0]}x{grid[1]}"
     write_backbone(options.output, state, metadata)
     count = sum(tensor.numel() for tensor in state.values())

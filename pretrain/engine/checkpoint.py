@@ -75,9 +75,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
         "rng": comm.gather(rng),
-        "method": type(model).__name__,
-        "trunk": model.backbone.shape,
-        "trunk_prefix": next(f"{name}." for name, module in model.named_modules() if module is model.backbone),
+        "metadata": {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.facts},
     }
 
 

@@ -1,6 +1,5 @@
 """A student, and the teacher that follows it: what the methods have in common."""
 
-import logging
 from copy import deepcopy
 from functools import cached_property
 
@@ -10,10 +9,8 @@ from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.methods.ema import update_teacher
-from pretrain.models.load_trunk import load_trunk
 from pretrain.models.vit import VisionTransformer, compile_blocks
-
-logger = logging.getLogger(__name__)
+from pretrain.models.weights import load_trunk
 
 
 class StudentTeacher(nn.Module):
@@ -29,7 +26,7 @@ class StudentTeacher(nn.Module):
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
         if init:
-            logger.info(str(load_trunk(student["trunk"], init)))
+            load_trunk(student["trunk"], init)
         self.momentum, self.max_iter = momentum, max_iter
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(False).eval()

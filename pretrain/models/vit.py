@@ -81,17 +81,16 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
-    def shape(self) -> dict:
-        """The arguments that build a trunk which takes this trunk's state dict; checkpoints carry it."""
+    def facts(self) -> dict[str, str]:
+        """What a weight file says beside its tensors, which do not show all of it."""
         return {
-            "patch_size": self.patch_size,
-            "embed_dim": self.embed_dim,
-            "depth": len(self.blocks),
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "field_size": list(self.field_size),
-            "class_token": self.cls_token is not None,
-            "layer_scale": isinstance(self.blocks[0].ls1, LayerScale),
+            "patch_size": str(self.patch_size),
+            "embed_dim": str(self.embed_dim),
+            "depth": str(len(self.blocks)),
+            "num_heads": str(self.num_heads),
+            "mlp_ratio": str(self.mlp_ratio),
+            "field_size": "x".join(map(str, self.field_size)),
+            "layer_scale": "kept" if isinstance(self.blocks[0].ls1, LayerScale) else "none",
         }
 
     def embed_patches(self, images: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import nn
 
 from cropfield import CropFieldViT, load_backbone, load_weights
 from pretrain.errors import UserError
-from pretrain.models.export import fold_layer_scale, write_backbone
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import fold_layer_scale, write_backbone
 
 SHAPE = dict(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4)
 IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))

@@ -183,10 +183,14 @@ def test_a_new_trunk_begins_as_the_papers_and_dinov2s():
 def test_the_default_trunk_is_vit_s16_with_a_field_of_50():
     with torch.device("meta"):
         trunk = VisionTransformer()
-    assert trunk.shape == dict(
-        patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0, field_size=[50, 50],
-        class_token=True, layer_scale=True,
+    assert trunk.facts == dict(
+        patch_size="16", embed_dim="384", depth="12", num_heads="6", mlp_ratio="4.0", field_size="50x50",
+        layer_scale="kept",
     )  # fmt: skip
+    assert (
+        trunk.cls_token is not None
+        and VisionTransformer(**SMALL | {"layer_scale": None}).facts["layer_scale"] == "none"
+    )
     assert trunk.pos_embed.requires_grad and not any(block.drop_path.drops for block in trunk.blocks)
     assert {m.eps for m in trunk.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
     assert isinstance(trunk.norm, torch.nn.LayerNorm) and not trunk.activation_checkpointing

@@ -33,7 +33,7 @@ MODULES = (
     "projects/StoP/stop/*.py",
 )  # fmt: skip
 WHOLE_FOLDERS = ("methods", "models", "stop")  # their modules are tested together
-FURTHER_TESTS = {"load_trunk.py": ["tests/cropfield/test_weights.py"]}
+FURTHER_TESTS = {"weights.py": ["tests/cropfield/test_weights.py"]}
 PRELOADED = "torchvision timm cv2 torch._dynamo detectron2.engine detectron2.modeling detectron2.config".split()
 KEY = ("file", "where", "old", "new")
 SURVIVED = {"outcome": "survived"}

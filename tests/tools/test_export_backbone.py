@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory) -> Path:
             value.mul_(5)
     model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
     path = tmp_path_factory.mktemp("export") / "last.pth"
-    torch.save({"model": model, "iteration": 3, "method": "SelfDistillation", "trunk": trunk.shape}, path)
+    torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **trunk.facts}}, path)
     return path
 
 

@@ -16,8 +16,8 @@ from detectron2.config import instantiate
 
 from cropfield import CropFieldViT
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
 from pretrain.models.vit import compile_blocks
+from pretrain.models.weights import write_backbone
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "COCO"

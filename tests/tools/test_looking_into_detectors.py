@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig, instantiate
 
 from cropfield import CropFieldViT
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py")
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

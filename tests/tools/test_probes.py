@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import write_backbone
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from lab.compose.dataset import Plan
 from lab.compose.scene import Layout
 from lab.compose.write import compose_dataset
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 CONFIG = Path(__file__).parents[2] / "projects" / "Lab" / "configs" / "ADE20K" / "semantic_linear_cropfield_tiny.py"
 TINY = [

@@ -11,7 +11,7 @@ import torch
 
 import cropfield
 from cropfield import CropFieldViT
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 STOCK = Path(detectron2.__file__).parents[1] / "tools" / "train_net.py"
 CONFIG = Path(cropfield.__file__).parents[1] / "configs" / "retinanet_cropfield_vits.yaml"

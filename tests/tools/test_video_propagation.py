@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import write_backbone
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_from_weights_to_figures(run_tool, videos, tmp_path, class_token, capsys
 def test_bad_options(load_tool, option):
     base = ["--weights", "w", "--davis", "d", "--output", "o"]
     with pytest.raises(UserError, match=option[0]):
-        load_tool("video_propagation").parse_arguments([*base, *option])
+        load_tool("video_propagation").parse_args([*base, *option])
 
 
 @pytest.mark.parametrize("option", [("--frames", "2"), ("--objects", "7"), ("--videos", "0"), ("--size", "8", "64")])
 def test_bad_plans(load_tool, option):
     with pytest.raises(UserError, match=option[0]):
-        load_tool("compose_davis").parse_arguments(["--output", "o", *option])
+        load_tool("compose_davis").parse_args(["--output", "o", *option])

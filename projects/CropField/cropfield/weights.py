@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.models.load_trunk import LoadReport, load_trunk
-from pretrain.models.public_weights import some
-from pretrain.models.weight_files import read_tensors
+from pretrain.files import read_tensors
+from pretrain.models.weight_layouts import some
+from pretrain.models.weights import LoadReport, load_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -20,17 +20,17 @@ def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> L
     """Fill a detector from a file: a backbone file goes to its trunk, a whole detector's checkpoint to all of it.
 
     Args:
-        partial: see `load_backbone`.
+        partial: see `load_trunk`.
 
     Returns:
         the trunk's report; None after a whole detector was loaded.
 
     Raises:
-        UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector.
+        UserError: as `load_trunk`, or a detector's checkpoint that does not fit this detector.
     """
     state = {name.removeprefix("model."): value for name, value in read_tensors(path)[0].items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
-        return load_backbone(find_trunk(model), path, partial)
+        return load_trunk(find_trunk(model), path, partial)
     wanted = model.state_dict()
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
@@ -50,20 +50,3 @@ def find_trunk(model: nn.Module) -> nn.Module:
             f"the detector's backbone is a {type(trunk).__name__} and no ViT: a backbone file cannot fill it"
         )
     return trunk
-
-
-def load_backbone(trunk: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
-    """Fill a trunk (`CropFieldViT`, or Detectron2's `ViT`) from a backbone file, or change nothing and raise.
-
-    Takes our exports and the ViTs of DINO, iBOT, DINOv2, MAE, DeiT and timm as they are published; what is converted
-    and what is interpolated: `pretrain.models.load_trunk.load_trunk`.
-
-    Args:
-        partial: take what fits and leave the rest at its initial values; else the trunk must match whole.
-
-    Raises:
-        UserError: the file cannot be read or is no plain ViT, or the trunk would not match whole.
-    """
-    report = load_trunk(trunk, path, partial)
-    (logger.warning if report.missing else logger.info)(str(report))
-    return report

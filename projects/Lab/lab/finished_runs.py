@@ -16,8 +16,8 @@ from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.engine.saved_config import read_config
 from pretrain.errors import UserError
 from pretrain.methods.student_teacher import StudentTeacher
-from pretrain.models.export import extract_trunk
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import read_trunk
 
 NUM_IMAGES = 4
 
@@ -71,12 +71,12 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     Raises:
         UserError: the checkpoint is broken or of another config.
     """
-    state = load_checkpoint(checkpoint)
+    steps = load_checkpoint(checkpoint)["iteration"]
     seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
     untrained = instantiate(cfg.model).backbone.eval().requires_grad_(False)
     trained = deepcopy(untrained)
-    fill(trained, extract_trunk(state), checkpoint)
-    return untrained, trained, state["iteration"]
+    fill(trained, read_trunk(checkpoint).state, checkpoint)
+    return untrained, trained, steps
 
 
 def trained_method(folder: Path) -> StudentTeacher:

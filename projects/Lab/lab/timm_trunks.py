@@ -8,12 +8,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor
 
-from lab.trunks import trunk_for
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
-from pretrain.models.load_trunk import fill_trunk
-from pretrain.models.public_weights import PATCH_WEIGHT, TrunkFile, trunk_file
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weight_layouts import PATCH_WEIGHT, TrunkFile, trunk_file
+from pretrain.models.weights import build_trunk, fill_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def timm_trunk(name: str, pretrained: bool = True) -> VisionTransformer:
     metadata = {"field_size": "x".join(str(side) for side in model.patch_embed.grid_size)}
     metadata["num_heads"] = str(model.blocks[0].attn.num_heads)
     file = trunk_file(f"timm's {name}", model.state_dict(), metadata)
-    trunk = trunk_for(file)
+    trunk = build_trunk(file)
     logger.info(str(fill_trunk(trunk, file)))
     mean, std = (255 * torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
     _take_our_normalisation(trunk, mean, std)

@@ -16,7 +16,7 @@ from lab.video.davis import davis_palette
 from pretrain.errors import UserError, run_main
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write: JPEGImages, Annotations, ImageSets")
@@ -25,7 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--objects", type=int, default=2, help="in each video (default: 2)")
     add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of a frame (default: 480 854)")
     add("--seed", type=int, default=0, help="same seed, same videos (default: 0)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     wrong = {
         "--videos: 1 or more": options.videos < 1,
         "--frames: from 3 to 99,999": not 3 <= options.frames <= 99_999,
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = parse_args()
     plan = VideoPlan(options.videos, options.frames, options.objects, tuple(options.size), options.seed)
     compose_videos(plan, options.output, davis_palette())
     print(f"{options.output}: {plan.videos} videos of {plan.frames} frames, {plan.objects} objects in each")

@@ -19,7 +19,7 @@ from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folder", type=Path, metavar="RESULTS_DIR", help="folder to search for result.json, with all below it")
@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--csv", type=Path, help="CSV file to write: one line a figure")
     add("--tables", nargs="+", metavar="PAPER:NUMBER", help="only these, e.g. one:1a two:3 (default: all)")
     add("--measured", action="store_true", help="leave out tables without a row measured here (Markdown)")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def choose(keys: list[str] | None) -> list[PaperTable]:
@@ -40,7 +40,7 @@ def choose(keys: list[str] | None) -> list[PaperTable]:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = parse_args()
     tables = choose(options.tables)
     results, left_out = gather(options.folder)
     for line in left_out:

@@ -28,7 +28,7 @@ from pretrain.engine.devices import default_device
 from pretrain.errors import UserError, run_main
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--weights", type=Path, required=True, help="file with a plain ViT")
@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.1, help="of the softmax over cosines (default: 0.1)")
     add("--num-heads", type=int, help="for files that do not record it")
     add("--pictures", action="store_true", help="also draw a strip for each video: the truth above what was found")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     for name, least in (("short_side", 1), ("context", 0), ("radius", 0), ("top_k", 1)):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')}: {least} or more, not {getattr(options, name)}")
@@ -68,7 +68,7 @@ def peak_memory() -> float:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = parse_args()
     videos, trunk = find_videos(options.davis, options.split), load(options)
     propagation = Propagation(options.context, options.radius, options.top_k, options.temperature)
     scores, start = [], time.perf_counter()

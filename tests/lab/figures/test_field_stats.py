@@ -15,8 +15,8 @@ from lab.figures.field_stats import (
     spectrum,
 )
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import write_backbone
 
 
 def noise(*shape, seed=0):

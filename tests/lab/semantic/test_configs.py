@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 
 from cropfield import CropFieldViT
 from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 CONFIGS = Path(__file__).parents[3] / "projects" / "Lab" / "configs" / "ADE20K"
 ADE20K_IMAGES = 20210

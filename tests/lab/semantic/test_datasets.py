@@ -16,7 +16,7 @@ from lab.semantic.datasets import (
     semantic_dataset,
 )
 from pretrain.errors import UserError
-from pretrain.models.export import write_backbone
+from pretrain.models.weights import write_backbone
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from lab.figures.field_pictures import neighbour_similarity
 from pretrain.errors import UserError
-from pretrain.models.export import resize_field
 from pretrain.models.pos_embed import sincos_field
-from pretrain.models.public_weights import read_trunk
+from pretrain.models.weights import read_trunk, resize_field
 
 
 def read_field(path) -> Tensor:

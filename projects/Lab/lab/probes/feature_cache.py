@@ -115,7 +115,7 @@ def describe(trunk: VisionTransformer, images: LabelledImages, reading: Reading)
 
 def fingerprint(trunk: VisionTransformer) -> str:
     """Hash of the weights and of the shape that tensors do not show: heads. Alike for every file of the same trunk."""
-    content = hashlib.sha256(json.dumps(trunk.shape, sort_keys=True).encode())
+    content = hashlib.sha256(json.dumps(trunk.facts, sort_keys=True).encode())
     for name, value in sorted(trunk.state_dict().items()):
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

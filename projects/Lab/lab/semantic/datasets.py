@@ -15,7 +15,7 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pretrain.errors import UserError
-from pretrain.models.weight_files import read_tensors
+from pretrain.files import read_tensors
 
 IGNORE = 255
 LABELS, RAW_LABELS = "annotations_detectron2", "annotations"

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pretrain.errors import UserError
-from pretrain.models.weight_files import read_tensors
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 
@@ -48,20 +47,19 @@ class TrunkFile:
     field_size: tuple[int, int] | None  # None: the file has no absolute positions of shape (1, N, D)
     num_heads: int | None  # None: not recorded; no tensor shows it
     notes: list[str] = field(default_factory=list)  # what was changed on the way
-
-
-def read_trunk(path: str | Path) -> TrunkFile:
-    """The trunk in a file as it is published.
-
-    Raises:
-        UserError: the file cannot be read (see `read_tensors`), holds no ViT or another kind than the plain one, or has
-            numbers that are not finite.
-    """
-    return trunk_file(path, *read_tensors(path))
+    metadata: dict[str, str] = field(default_factory=dict)  # what the file says of itself
 
 
 def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> TrunkFile:
-    """`read_trunk` of tensors that are in memory; errors call them `path`. `metadata`: as `read_tensors` gives it."""
+    """A ViT's tensors, in whichever layout, under our names.
+
+    Args:
+        path: what errors call them.
+        metadata: as `read_tensors` gives it; its `field_size` and `num_heads` are heeded.
+
+    Raises:
+        UserError: there is no ViT among them or another kind than the plain one, or a number is not finite.
+    """
     notes: list[str] = []
     state = _rename(_trunk_of(path, tensors, notes))
     _check_plain(path, state)
@@ -70,7 +68,7 @@ def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str,
         raise UserError(f"{path}: numbers that are not finite in {some(broken)}; its training had diverged")
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
-    return TrunkFile(str(path), state, field_size, num_heads, notes)
+    return TrunkFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""From a training checkpoint to a backbone file."""
+"""What is written, and exact changes on the way."""
 
 import pytest
 import torch
@@ -6,25 +6,7 @@ from safetensors import safe_open
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.models.export import describe_trunk, extract_trunk, fold_layer_scale, resize_field, write_backbone
-
-
-def test_only_the_teachers_trunk_is_taken():
-    model = {
-        "teacher.trunk.patch_embed.proj.weight": torch.ones(1),
-        "teacher.trunk.pos_embed": torch.ones(1),
-        "teacher.image_head.mlp.0.weight": torch.ones(1),
-        "student.trunk.pos_embed": torch.zeros(1),
-    }
-    state = extract_trunk({"model": model})
-    assert state.keys() == {"patch_embed.proj.weight", "pos_embed"}
-    assert state["pos_embed"].item() == 1
-
-
-@pytest.mark.parametrize("checkpoint", [[], {}, {"model": {"backbone.net.pos_embed": torch.zeros(1)}}])
-def test_other_checkpoints_are_refused(checkpoint):
-    with pytest.raises(UserError, match="pretrain_net.py"):
-        extract_trunk(checkpoint)
+from pretrain.models.weights import fold_layer_scale, resize_field, write_backbone
 
 
 def test_folding_is_gamma_times_the_layer():
@@ -46,17 +28,6 @@ def test_resizing_the_field_is_bicubic_interpolation():
     field = torch.randn(1, 6, 4, 8)
     expected = nn.functional.interpolate(field.permute(0, 3, 1, 2), (5, 9), mode="bicubic").flatten(2).transpose(1, 2)
     torch.testing.assert_close(resize_field(field.flatten(1, 2), (6, 4), (5, 9)), expected, atol=1e-5, rtol=0)
-
-
-def test_metadata_is_text():
-    shape = dict(patch_size=8, embed_dim=4, depth=2, num_heads=1, mlp_ratio=4.0, field_size=[3, 5], layer_scale=True)
-    facts = describe_trunk({"method": "SelfDistillation", "iteration": 7, "trunk": shape})
-    assert facts == dict(
-        patch_size="8", embed_dim="4", depth="2", num_heads="1", mlp_ratio="4.0", field_size="3x5", layer_scale="kept",
-        method="SelfDistillation", iteration="7",
-    )  # fmt: skip
-    bare = describe_trunk({"trunk": shape | {"layer_scale": False}})
-    assert (bare["layer_scale"], bare["method"], bare["iteration"]) == ("none", "unknown", "unknown")
 
 
 def test_files_hold_names_and_metadata(tmp_path):

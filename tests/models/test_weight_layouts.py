@@ -11,9 +11,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.models.load_trunk import load_trunk
-from pretrain.models.public_weights import read_trunk
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import load_trunk, read_trunk
 
 DIM, DEPTH, HEADS = 48, 2, 3
 NARROW = dict(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, num_classes=0)
@@ -291,7 +290,7 @@ def test_a_training_state_gives_its_teacher(tmp_path):
     trunk = randomised(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, field_size=(4, 6)))
     state = trunk.state_dict()
     model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
-    path = saved(tmp_path, {"model": model, "method": "X", "iteration": 3, "trunk": trunk.shape}, "last.pth")
+    path = saved(tmp_path, {"model": model, "metadata": {"method": "X", **trunk.facts}}, "last.pth")
     again, _ = loaded(path, field_size=(4, 6))
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
     with pytest.raises(UserError, match="heads 3 and not 4"):

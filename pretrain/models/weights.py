@@ -1,17 +1,25 @@
-"""Filling a trunk from a weight file, with a report of what matched and an error when the trunk did not."""
+"""Weights of a trunk: read them from any file that is known, build a trunk for them, fill one, write them."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
-from pretrain.models.export import fold_layer_scale, resize_field
-from pretrain.models.public_weights import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, read_trunk, some
+from pretrain.files import read_tensors, replacing, write_torch_file
+from pretrain.models.pos_embed import sample_pos_embed
+from pretrain.models.vit import VisionTransformer
+from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, some, trunk_file
 
+logger = logging.getLogger(__name__)
+
+# Where a detector keeps its trunk: Detectron2's simple feature pyramid calls it `net`.
+DETECTOR_PREFIX = "backbone.net."
 # What files have beside the trunk, by the first part of the name; ViTDet's trunk has no class token and no last norm.
 _EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
 
@@ -45,6 +53,48 @@ class LoadReport:
         return "; ".join(parts)
 
 
+def read_trunk(path: str | Path) -> TrunkFile:
+    """The trunk in a backbone file, a training state (its teacher's) or a file as others publish it.
+
+    Raises:
+        UserError: the file cannot be read (see `read_tensors`), holds no ViT or another kind than the plain one, or has
+            numbers that are not finite.
+    """
+    return trunk_file(path, *read_tensors(path))
+
+
+def build_trunk(file: TrunkFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """A trunk of the shape of the one in `file`, with initial values, frozen and in eval mode; on the CPU.
+
+    Args:
+        num_heads: for files that do not record them; None takes those of published ViTs of that width.
+
+    Raises:
+        UserError: the number of heads is neither recorded, nor given, nor known by the width.
+    """
+    shape, class_token = describe(file.state), "cls_token" in file.state
+    num_heads = file.num_heads or num_heads or PUBLISHED_HEADS.get(shape["width"])
+    if num_heads is None:
+        raise UserError(
+            f"{file.path} does not record its number of heads, and no published ViT is {shape['width']} channels wide; "
+            "say it with --num-heads"
+        )
+    trunk = VisionTransformer(
+        patch_size=file.state[PATCH_WEIGHT].shape[-1],
+        embed_dim=shape["width"],
+        depth=shape["depth"],
+        num_heads=num_heads,
+        mlp_ratio=shape["MLP width"] / shape["width"],
+        field_size=file.field_size or 14,
+        drop_path_rate=drop_path_rate,
+        class_token=class_token,
+        field_init="normal" if class_token else "sincos",  # as I-JEPA's begin, and stay
+        layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
+        final_norm="norm.weight" in file.state,
+    )
+    return trunk.requires_grad_(False).eval()
+
+
 def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
     """Fill a trunk (ours, or Detectron2's `ViT`) from a file as it is published, or change nothing and raise.
 
@@ -60,7 +110,9 @@ def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> Loa
         UserError: the file cannot be read or is no plain ViT (see `read_trunk`), the trunk would not match whole, or,
             with `partial`, nothing matches.
     """
-    return fill_trunk(trunk, read_trunk(path), partial)
+    report = fill_trunk(trunk, read_trunk(path), partial)
+    (logger.warning if report.missing else logger.info)(str(report))
+    return report
 
 
 def fill_trunk(trunk: nn.Module, file: TrunkFile, partial: bool = False) -> LoadReport:
@@ -164,3 +216,44 @@ def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:
         return f"{path}: nothing in it fits the trunk, in name and shape; choose the config it fits"
     faults = [f"lacks {some(absent)}"] * bool(absent) + [f"has other shapes for {some(wrong)}"] * bool(wrong)
     return f"{path} does not fill the trunk: it {' and '.join(faults)}; choose the config it fits"
+
+
+def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same function without LayerScale: gamma goes into the linear layer before it, `gamma * (W x + b)`."""
+    folded = {name: value for name, value in state.items() if not name.endswith(".gamma")}
+    for scale, linear in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+        for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
+            block = name.removesuffix(f"{scale}.gamma")
+            gamma = state[name]
+            folded[f"{block}{linear}.weight"] = gamma[:, None] * state[f"{block}{linear}.weight"]
+            folded[f"{block}{linear}.bias"] = gamma * state[f"{block}{linear}.bias"]
+    return folded
+
+
+def resize_field(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The field (1, h*w, D) read at the centres of another grid's cells, bicubic -> (1, H*W, D)."""
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    return sample_pos_embed(pos_embed.unflatten(1, old), box, new).to(pos_embed.dtype)
+
+
+def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a backbone file; it is whole or it is not there.
+
+    Args:
+        path: `.safetensors`: bare names, with `metadata`. `.pth`: `{"model": ..., "metadata": ...}`, names with the
+            prefix of a detector, as Detectron2's own `train.init_checkpoint` takes it.
+        metadata: text by text, e.g. `{"method": "cropfield", "field_size": "50x50"}`.
+
+    Raises:
+        UserError: another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".pth"):
+        raise UserError(f"{path} ends in neither .safetensors nor .pth; choose one of them")
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if path.suffix == ".safetensors":
+        with replacing(path) as draft:
+            draft.write_bytes(save(state, metadata))  # save_file would make it readable for its owner alone
+    else:
+        prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
+        write_torch_file(path, {"model": prefixed, "metadata": metadata})
