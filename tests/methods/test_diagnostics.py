@@ -103,7 +103,8 @@ def test_assignments_at_their_extremes():
 def test_another_placement_is_a_draw_of_t_s_by_the_rule_of_the_data():
     g = torch.Generator().manual_seed(0)
     around = 0.3 + 0.4 * torch.rand(6, 5, 4, generator=g, dtype=torch.float64)  # of 6 crops each, about half flipped
-    around[0, 0] = torch.tensor([0.0, 0.1, 1.0, 0.9])  # an A that leaves little room
+    around[0, 0, ::2] = torch.tensor([0.0, 1.0])  # an A too wide for any s to fit
+    around[:, 0, 1::2] = 0.5 + 0.1 * (around[:, 0, 1::2] - 0.5)
     draws = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).double().numpy()
     state = torch.get_rng_state()
     found = placed_anew(around[:2], around)
