@@ -117,6 +117,29 @@ def test_draw_follows_the_plan():
     assert nothing.shape == (30,) and nothing.dtype == bool and not nothing.any()
 
 
+def test_a_slice_of_a_batch_is_that_part_of_the_whole_in_the_plans_kinds_and_counts():
+    """Three views, view-major; a tenth of the crops stays unmasked."""
+    masks, images, views = CropMasks((3, 4), content_share=0.5, position_share=0.4), 10, 3
+
+    def of(offsets):
+        made = []
+
+        def crop_rng(view, offset):
+            made.append((view, offset))
+            return np.random.default_rng((view, offset))
+
+        found = masks.of_batch(offsets, images, views, np.random.default_rng(3), crop_rng)
+        assert made == [(view, offset) for view in range(views) for offset in offsets]
+        return found["content_masks"].numpy(), found["position_masks"].numpy()
+
+    whole, part = of(range(images)), of(range(4, 7))
+    kinds, counts = masks.plan(views * images, np.random.default_rng(3))
+    for kind, all_masks, some_masks in zip((CONTENT, POSITION), whole, part, strict=True):
+        assert all_masks.shape == (30, 12) and all_masks.dtype == bool
+        np.testing.assert_array_equal(all_masks.sum(axis=1), np.where(kinds == kind, counts, 0))
+        np.testing.assert_array_equal(some_masks, all_masks.reshape(views, images, 12)[:, 4:7].reshape(-1, 12))
+
+
 def test_another_mask_can_be_registered(monkeypatch):
     def first(grid, count, rng):
         mask = np.zeros(grid, dtype=bool)

@@ -45,6 +45,20 @@ def sinkhorn_plain(logits, temperature, iterations=3):
     return q
 
 
+def test_sinkhorn_scales_in_float32_under_autocast():
+    torch.manual_seed(0)
+    tokens, prototypes = torch.randn(11, 4), torch.randn(6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        centre = SinkhornKnopp()(tokens, prototypes, 0.1)
+        logits = (tokens @ prototypes.T).float()
+    ours = torch.softmax((logits - centre) / 0.1, dim=1)
+    torch.testing.assert_close(ours, sinkhorn_plain(logits.double(), 0.1).float(), atol=1e-4, rtol=0)
+
+
+def test_a_checkpoint_holds_the_centre_alone():
+    assert SoftmaxCentering(3).state_dict().keys() == {"centre"}
+
+
 def test_softmax_with_the_sinkhorn_centre_is_sinkhorn_knopp():
     torch.manual_seed(0)
     tokens, prototypes = torch.randn(11, 4).double(), torch.randn(6, 4).double()

@@ -37,7 +37,8 @@ def test_positions_are_the_embeddings_themselves_on_their_own_grid():
     assert torch.equal(predictor.positions((4, 4)), predictor.pos_embed[0].float())
     assert predictor.positions((3, 7)).shape == (21, WIDTH)
     assert not predictor.pos_embed.requires_grad
-    assert make_predictor(learned_positions=True).pos_embed.requires_grad
+    learned = make_predictor(learned_positions=True).pos_embed
+    assert learned.requires_grad and learned.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_without_a_masked_tokens_are_position_and_bias_in_every_draw():
