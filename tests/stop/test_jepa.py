@@ -8,6 +8,7 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 
 from pretrain.engine.param_groups import param_groups
 from pretrain.errors import UserError
+from pretrain.methods.diagnostics import directional_std, effective_rank
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from stop.jepa import JEPA, gather
@@ -182,8 +183,16 @@ def test_diagnostics_change_nothing_and_see_a_collapse():
     healthy = method.diagnose(batch)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(value.dim() == 0 and torch.isfinite(value) for value in healthy.values())
-    torch.testing.assert_close(healthy["norm_A"], method.predictor.embed.weight.square().sum().sqrt())
+    matrix, bias = method.predictor.embed.weight, method.predictor.mask_token
+    torch.testing.assert_close(healthy["norm_A"], matrix.square().sum().sqrt())
+    torch.testing.assert_close(healthy["l1_A"], matrix.abs().sum() / matrix.numel())
+    torch.testing.assert_close(healthy["norm_mask_token"], bias.square().sum().sqrt())
     with torch.no_grad():
+        _, patches = method.teacher["trunk"]((batch["global_crops"].double() - method.image_mean) / method.image_std)
+        images = torch.stack([image.mean(0) for image in patches])
+        for name, features in (("feature", images), ("patch", torch.cat([*patches]))):
+            torch.testing.assert_close(healthy[f"{name}_rank"], effective_rank(features))
+            torch.testing.assert_close(healthy[f"{name}_std"], directional_std(features))
         method.teacher["trunk"].norm.weight.mul_(1e-6)
     collapsed = method.diagnose(batch)
     assert collapsed["patch_rank"] < 1.01 < 2 < healthy["patch_rank"]
