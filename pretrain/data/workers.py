@@ -77,7 +77,7 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
                     if not (dead := _dead(workers)):
                         raise
             if dead:
-                raise UserError(_obituary(dead.pid, dead.exitcode, image_of(dead.pid)))
+                raise UserError(_cause_of_death(dead.pid, dead.exitcode, image_of(dead.pid)))
             yield batch
     finally:
         del batches  # which ends the workers
@@ -100,7 +100,7 @@ def _sigchld(handler) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
-def _obituary(process: int, exitcode: int, image: str | None) -> str:
+def _cause_of_death(process: int, exitcode: int, image: str | None) -> str:
     known = exitcode < 0 and -exitcode in set(signal.Signals)
     how = f"was killed by {signal.Signals(-exitcode).name}" if known else f"ended with exit code {exitcode}"
     where = f" at image {image}" if image else ""

@@ -22,7 +22,6 @@ from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
-from pretrain.engine.warm_start import settle_warm_start
 from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_text
@@ -48,13 +47,13 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
-    settle_length_and_lr(cfg, loader)
+    resolve_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
     if comm.is_main_process():
         remove_drafts(output)
         if checkpoint.exists():
             warn_of_changes(output / "config.yaml", config)
-    settle_warm_start(cfg, resumed=checkpoint.exists())
+    resolve_warm_start(cfg, resumed=checkpoint.exists())
 
     seed_all_rng(cfg.train.seed)  # the same weights on every rank ...
     model = instantiate(cfg.model).to(cfg.train.device)
@@ -77,7 +76,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     return checkpoint
 
 
-def settle_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
+def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     """Fill in what depends on the data and the batch size, and log by which rule."""
     images, batch_size = loader.images_per_epoch, loader.batch_size
     length = lr_rule = "as given"
@@ -93,6 +92,22 @@ def settle_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
         f"peak learning rate {cfg.optimizer.lr:.3g} ({lr_rule}); "
         f"device {cfg.train.device}, {'bf16 autocast' if cfg.train.amp.enabled else 'float32'}"
     )
+
+
+def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
+    """Check a warm start before the model is built; a resumed run has weights of its own and does not read the file.
+
+    Raises:
+        UserError: heads would be warmed up on a trunk that has learned nothing.
+    """
+    init = cfg.model.get("init")
+    if cfg.train.head_warmup and not init:
+        raise UserError(
+            "train.head_warmup keeps the trunk as it starts, and it starts from nothing: add model.init=FILE (weights "
+            "of DINOv2, MAE, timm or a run of this project), or train.head_warmup=0"
+        )
+    if resumed and init:
+        cfg.model.init = ""
 
 
 def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:

@@ -58,7 +58,7 @@ class PretrainTrainer(TrainerBase):
         self.optimizer.zero_grad()
         parts = [self.run_part(last=part == self.accumulate - 1) for part in range(self.accumulate)]
         norms = self.clip_gradients()
-        scalars = self.settle([losses for losses, _ in parts], norms)
+        scalars = self.logged_scalars([losses for losses, _ in parts], norms)
         self.check_finite(scalars, parts)
         self.optimizer.step()
         self.model.after_step(self.iter)
@@ -90,7 +90,7 @@ class PretrainTrainer(TrainerBase):
         groups = self.clip_groups.items()
         return {f"grad_norm/{name}": nn.utils.clip_grad_norm_(params, limit) for name, params in groups}
 
-    def settle(self, losses: list[dict[str, Tensor]], norms: dict[str, Tensor]) -> dict[str, float]:
+    def logged_scalars(self, losses: list[dict[str, Tensor]], norms: dict[str, Tensor]) -> dict[str, float]:
         """What a step logs, the same on every rank, with one exchange and one wait for the device."""
         names = [*losses[0]]
         means = torch.stack([torch.stack([part[name].float() for name in names]) for part in losses]).mean(0)

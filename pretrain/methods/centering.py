@@ -1,6 +1,6 @@
 """Ways to keep a teacher from giving every token to the same prototype, and "none".
 
-Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`. `peek`
+Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`. `current_centre`
 gives the centre as `forward` does, and remembers nothing of the tokens.
 """
 
@@ -31,7 +31,7 @@ class SoftmaxCentering(nn.Module):
         self.token_count += len(tokens)
         return self.centre
 
-    def peek(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    def current_centre(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         return self.centre
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class SinkhornKnopp(nn.Module):
             log_c = -logsumexp_over_ranks(column)
         return -temperature * log_c
 
-    def peek(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    def current_centre(self, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         return self(tokens, prototypes, temperature)
 
     def update(self) -> None:
@@ -86,7 +86,7 @@ class NoCentering(nn.Module):
         """-> centre (K,)"""
         return tokens.new_zeros(len(prototypes))
 
-    peek = forward
+    current_centre = forward
 
     def update(self) -> None:
         """Nothing is kept between steps."""

@@ -269,7 +269,7 @@ class SelfDistillation(StudentTeacher):
         """
         own, theirs, trunk = self.student["position_head"], self.teacher["position_head"], self.student["trunk"]
         targets, prototypes = theirs(teacher), theirs.prototypes()
-        centre = self.centering["position"].peek(targets, prototypes, self.teacher_temp)  # with all ranks
+        centre = self.centering["position"].current_centre(targets, prototypes, self.teacher_temp)  # with all ranks
         mask = mask[: -(-len(batch["index"]) // 2)]
         crops = mask.any(1).nonzero().flatten()
         if not len(crops):
@@ -288,7 +288,7 @@ class SelfDistillation(StudentTeacher):
         """Features (n, D) of both through head `name` -> `assignment_statistics`."""
         own, theirs = self.student[f"{name}_head"], self.teacher[f"{name}_head"]
         student, teacher, prototypes = own(student), theirs(teacher), theirs.prototypes()
-        centre = self.centering[name].peek(teacher, prototypes, self.teacher_temp)
+        centre = self.centering[name].current_centre(teacher, prototypes, self.teacher_temp)
         return assignment_statistics(
             student, own.prototypes(), teacher, prototypes, centre, self.teacher_temp, self.block_rows
         )

@@ -41,10 +41,10 @@ class StudentTeacher(nn.Module):
 
     def after_step(self, step: int) -> None:
         """The teacher follows the student; call after the optimizer's step."""
-        update_teacher(*self.followers, self.momentum(min(1.0, step / self.max_iter)))
+        update_teacher(*self.parameter_pairs, self.momentum(min(1.0, step / self.max_iter)))
 
     @cached_property
-    def followers(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    def parameter_pairs(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of teacher and student; collected once, because that takes milliseconds."""
         return list(self.teacher.parameters()), list(self.student.parameters())
 

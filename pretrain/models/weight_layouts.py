@@ -65,13 +65,13 @@ def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str,
     _check_plain(path, state)
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
-        raise UserError(f"{path}: numbers that are not finite in {some(broken)}; its training had diverged")
+        raise UserError(f"{path}: numbers that are not finite in {abbreviated(broken)}; its training had diverged")
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
     return TrunkFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
-def some(names: list[str], most: int = 3) -> str:
+def abbreviated(names: list[str], most: int = 3) -> str:
     """The first names of a list that may be long."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
@@ -88,7 +88,7 @@ def _trunk_of(path, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, T
     prefix = min(prefixes, key=lambda p: (not any(word in p for word in _AVERAGES), len(p)))
     others = [other for other in prefixes if other != prefix]
     if others:
-        notes.append(f"taken from {prefix or 'the top level'}* and not from {some(others)}*")
+        notes.append(f"taken from {prefix or 'the top level'}* and not from {abbreviated(others)}*")
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -109,7 +109,9 @@ def _check_plain(path, state: dict[str, Tensor]) -> None:
     other = [name for name in state if name.startswith("blocks.") and not _BLOCK.fullmatch(name)]
     other += [n for n in state if n.startswith(_OTHER_EMBEDDINGS) and not n.startswith("patch_embed.proj.")]
     if other:
-        raise UserError(f"{path} is no plain ViT: it also has {some(other)}, and would not compute the same without")
+        raise UserError(
+            f"{path} is no plain ViT: it also has {abbreviated(other)}, and would not compute the same without"
+        )
 
 
 def _is_gated(state: dict[str, Tensor]) -> bool:

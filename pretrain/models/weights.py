@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.files import read_tensors, replacing, write_torch_file
 from pretrain.models.pos_embed import sample_pos_embed
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, some, trunk_file
+from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, abbreviated, trunk_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class LoadReport:
         whole = f"all {total} tensors" if not self.missing else f"{self.matched} of {total} tensors"
         parts = [f"{self.path}: {whole} of the trunk matched ({self.parameters / 1e6:.1f} M parameters)"]
         if self.missing:
-            parts.append(f"left at their initial values: {some(self.missing)}")
+            parts.append(f"left at their initial values: {abbreviated(self.missing)}")
         parts += [f"{change} (bicubic)" for change in self.resized] + self.converted
         groups = list(dict.fromkeys(name.partition(".")[0] for name in self.left_over))
         expected = [name for name in groups if name in _EXPECTED_LEFTOVERS or name.startswith("decoder_")]
@@ -49,7 +49,7 @@ class LoadReport:
         if expected:
             parts.append(f"unused, as expected: {', '.join(expected)}")
         if other:
-            parts.append(f"unused: {some(other)}")
+            parts.append(f"unused: {abbreviated(other)}")
         return "; ".join(parts)
 
 
@@ -214,7 +214,9 @@ def _note_heads(file: TrunkFile, trunk: nn.Module, report: LoadReport) -> None:
 def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:
     if partial:
         return f"{path}: nothing in it fits the trunk, in name and shape; choose the config it fits"
-    faults = [f"lacks {some(absent)}"] * bool(absent) + [f"has other shapes for {some(wrong)}"] * bool(wrong)
+    faults = [f"lacks {abbreviated(absent)}"] * bool(absent) + [f"has other shapes for {abbreviated(wrong)}"] * bool(
+        wrong
+    )
     return f"{path} does not fill the trunk: it {' and '.join(faults)}; choose the config it fits"
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pretrain.data.images import ImageFolder
 from pretrain.data.masks import CropMasks
 from pretrain.engine.lazy_config import load_config
-from pretrain.engine.run import pretrain, settle_length_and_lr
+from pretrain.engine.run import pretrain, resolve_length_and_lr
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.py"))
@@ -76,7 +76,7 @@ def flat_config(name: str) -> dict:
 
 def settled(name: str, images: int = IMAGENET) -> DictConfig:
     cfg = load(name)
-    settle_length_and_lr(cfg, SimpleNamespace(images_per_epoch=images, batch_size=cfg.dataloader.train.batch_size))
+    resolve_length_and_lr(cfg, SimpleNamespace(images_per_epoch=images, batch_size=cfg.dataloader.train.batch_size))
     return cfg
 
 
@@ -167,7 +167,7 @@ def test_the_log_names_no_rule_where_the_value_was_given(caplog):
     cfg = load(DEFAULT)
     cfg.train.max_iter, cfg.optimizer.lr = 1000, 5e-4
     with caplog.at_level(logging.INFO, logger="pretrain.engine.run"):
-        settle_length_and_lr(cfg, SimpleNamespace(images_per_epoch=IMAGENET, batch_size=512))
+        resolve_length_and_lr(cfg, SimpleNamespace(images_per_epoch=IMAGENET, batch_size=512))
     assert (cfg.train.max_iter, cfg.optimizer.lr) == (1000, 5e-4)
     assert "1,000 steps (as given)" in caplog.text and "0.0005 (as given)" in caplog.text
 

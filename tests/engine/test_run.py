@@ -120,10 +120,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_p
 
 
 def test_length_and_learning_rate_follow_data_and_batch_size(images, tmp_path):
-    from pretrain.engine.run import settle_length_and_lr
+    from pretrain.engine.run import resolve_length_and_lr
 
     cfg = config(images, tmp_path, "train.max_iter=null", "train.epochs=5", "train.base_lr=0.01")
-    settle_length_and_lr(cfg, instantiate(cfg.dataloader.train))
+    resolve_length_and_lr(cfg, instantiate(cfg.dataloader.train))
     assert cfg.train.max_iter == 5 * (7 // 4)
     assert cfg.optimizer.lr == pytest.approx(0.01 * (4 / 1024) ** 0.5)
 

@@ -78,7 +78,7 @@ def test_peeking_gives_the_centre_and_remembers_nothing(make):
     centering(tokens, prototypes, 0.5)
     centering.update()
     before = [buffer.clone() for buffer in centering.buffers()]
-    peeked = centering.peek(tokens, prototypes, 0.5).clone()
+    peeked = centering.current_centre(tokens, prototypes, 0.5).clone()
     assert all(torch.equal(a, b) for a, b in zip(before, centering.buffers(), strict=True))
     assert torch.equal(peeked, centering(tokens, prototypes, 0.5))
     assert peeked.any() != (make is NoCentering)

@@ -284,7 +284,7 @@ def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_witho
         mask, s, t = batch["position_masks"], method.student["position_head"], method.teacher["position_head"]
         hidden = {"position": MaskedPatches.of(mask)}
         targets = t(method.teacher_features(batch, hidden).patches["position"])
-        centre = method.centering["position"].peek(targets, t.prototypes(), 0.04)
+        centre = method.centering["position"].current_centre(targets, t.prototypes(), 0.04)
         targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:half].sum()]
         losses = []
         trunk, crops, boxes = method.eval().student["trunk"], batch["global_crops"], batch["global_boxes"]

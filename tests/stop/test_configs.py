@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from cropfield import CropFieldViT, load_backbone
 from pretrain.engine.lazy_config import load_config
-from pretrain.engine.run import pretrain, settle_length_and_lr
+from pretrain.engine.run import pretrain, resolve_length_and_lr
 from pretrain.engine.trainer import PretrainTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_the_papers_values(method, size):
     epochs, rate, warmup, sigma, depth, heads, trunk_depth, width = RECIPES[size]
     cfg = load_config(CONFIGS / f"{method}_{size}_in1k.py", [])
     assert cfg.dataloader.train.batch_size == 2048
-    settle_length_and_lr(cfg, ManyImages)
+    resolve_length_and_lr(cfg, ManyImages)
     assert cfg.train.max_iter == epochs * 625
     assert cfg.optimizer.lr == pytest.approx(rate if method == "stop" else 1e-3)
     predictor, trunk = cfg.model.predictor, cfg.model.trunk
@@ -93,7 +93,7 @@ def test_every_ablation_is_its_delta_of_table_9():
     listed = (ABLATIONS / "README.md").read_text()
     cfg = load_config(ABLATIONS / "stop.py", [])
     base = flat(cfg)
-    settle_length_and_lr(cfg, ManyImages)
+    resolve_length_and_lr(cfg, ManyImages)
     assert cfg.train.max_iter == 300 * 625 and cfg.optimizer.lr == pytest.approx(1e-3)
     assert instantiate(cfg.lr_multiplier)(15 / 300) == pytest.approx(1e-3)
     folders = set()
@@ -115,7 +115,7 @@ def test_the_release_is_its_delta_of_the_paper():
         "dataloader.train.crops.photometric", "dataloader.train.masks.off_by_one", "dataloader.train.masks.one_number",
         "model.predictor.shared_bias", "lr_multiplier.start", "lr_multiplier.final", "train.output_dir",
     }  # fmt: skip
-    settle_length_and_lr(cfg, ManyImages)
+    resolve_length_and_lr(cfg, ManyImages)
     lr = instantiate(cfg.lr_multiplier)
     assert (lr(0.0), lr(15 / 600), lr(1.0)) == pytest.approx((2e-4, 8e-4, 1e-4))
     for photometric in instantiate(cfg.dataloader.train.crops).photometric:

@@ -7,7 +7,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import some
+from pretrain.models.weight_layouts import abbreviated
 from pretrain.models.weights import LoadReport, load_trunk
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> L
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
     if wrong:
-        raise UserError(f"{path} is another detector's checkpoint: {some(wrong)} do not fit; choose the config it fits")
+        raise UserError(
+            f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits"
+        )
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     logger.info("%s: all %d tensors of the detector loaded", path, len(wanted))
     return None
