@@ -54,6 +54,8 @@ class Monitor(HookBase):
         """What the method says of its batch, finite values only, with one wait for the device."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
             tensors = self.trainer.model.diagnose(self.trainer.batch)
+        if not tensors:
+            return {}
         numbers = torch.stack([value.float() for value in tensors.values()]).tolist()
         return {name: value for name, value in zip(tensors, numbers, strict=True) if math.isfinite(value)}
 
