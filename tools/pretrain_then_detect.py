@@ -74,13 +74,13 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     from pretrain.data.images import open_source
     from pretrain.engine.lazy_config import load_config
 
-    trunks = []
+    nets = []
     for stage in (stages[0], stages[-1]):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
         model = load_config(config, overrides).model
-        trunks.append(model.trunk if "trunk" in model else model.backbone.net)
+        nets.append(model.trunk if "trunk" in model else model.backbone.net)
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        mine, theirs = (trunk[name] for trunk in trunks)
+        mine, theirs = (net[name] for net in nets)
         if mine != theirs:
             raise UserError(
                 f"{name} of the trunk is {mine} in pretraining and {theirs} in the detector: make them equal"

@@ -1,4 +1,4 @@
-"""The trunk as a Detectron2 backbone."""
+"""The net as a Detectron2 backbone."""
 
 import pytest
 import torch
@@ -22,17 +22,17 @@ def make(**changes) -> CropFieldViT:
 
 
 def test_keys_are_the_trunks():
-    trunk = VisionTransformer(**SMALL)
-    assert make(final_norm=True, class_token=True).state_dict().keys() == trunk.state_dict().keys()
-    left_out = trunk.state_dict().keys() - make().state_dict().keys()
+    net = VisionTransformer(**SMALL)
+    assert make(final_norm=True, class_token=True).state_dict().keys() == net.state_dict().keys()
+    left_out = net.state_dict().keys() - make().state_dict().keys()
     assert left_out == {"cls_token", "norm.weight", "norm.bias"}
 
 
 def test_features_are_the_trunks():
     images = torch.randn(2, 3, 40, 24)
     backbone = make(final_norm=True, class_token=True)
-    trunk = VisionTransformer(**SMALL)
-    trunk.load_state_dict(backbone.state_dict())
+    net = VisionTransformer(**SMALL)
+    net.load_state_dict(backbone.state_dict())
     _, patches = trunk(images)
     features = backbone(images)["last_feat"]
     assert features.shape == (2, 32, 5, 3)

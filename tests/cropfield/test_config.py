@@ -50,16 +50,16 @@ def test_every_key_reaches_the_trunk_or_the_pyramid(tmp_path):
     )  # fmt: skip
     cfg.merge_from_list([part for key, value in keys.items() for part in (f"MODEL.CROPFIELD.{key}", value)])
     pyramid = build_backbone(cfg)
-    trunk = pyramid.net
-    assert trunk.facts == dict(
+    net = pyramid.net
+    assert net.facts == dict(
         patch_size="8", embed_dim="32", depth="2", num_heads="2", mlp_ratio="2.0", field_size="4x6", layer_scale="kept"
     )  # fmt: skip
-    assert trunk.cls_token is not None
-    assert trunk.blocks[-1].drop_path.rate == pytest.approx(0.3) and (trunk.blocks[0].ls1.gamma == 0.5).all()
-    assert isinstance(trunk.norm, nn.LayerNorm) and trunk.activation_checkpointing
-    assert trunk.padding_constraints["square_size"] == pyramid.padding_constraints["square_size"] == 64
+    assert net.cls_token is not None
+    assert net.blocks[-1].drop_path.rate == pytest.approx(0.3) and (net.blocks[0].ls1.gamma == 0.5).all()
+    assert isinstance(net.norm, nn.LayerNorm) and net.activation_checkpointing
+    assert net.padding_constraints["square_size"] == pyramid.padding_constraints["square_size"] == 64
     assert pyramid.output_shape().keys() == {"p2", "p3", "p4"}
-    assert (pyramid.in_feature, [*trunk.output_shape()]) == ("patches", ["patches"])
+    assert (pyramid.in_feature, [*net.output_shape()]) == ("patches", ["patches"])
     assert not any(name.endswith("norm.weight") and "simfp" in name for name in pyramid.state_dict())
 
 

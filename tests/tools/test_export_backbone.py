@@ -25,8 +25,8 @@ SIZES = [(224, 224), (512, 768), (1024, 1024)]
 def checkpoint(tmp_path_factory) -> Path:
     """A training state whose gammas, biases and positions are far from their initial values."""
     torch.manual_seed(0)
-    trunk = VisionTransformer(**SHAPE)
-    state = trunk.state_dict()
+    net = VisionTransformer(**SHAPE)
+    state = net.state_dict()
     for name, value in state.items():
         if name.endswith((".gamma", ".bias", "pos_embed", "cls_token")):
             value.uniform_(-1, 1)
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory) -> Path:
             value.mul_(5)
     model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
     path = tmp_path_factory.mktemp("export") / "last.pth"
-    torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **trunk.facts}}, path)
+    torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **net.facts}}, path)
     return path
 
 
@@ -70,9 +70,9 @@ def images_of(size: tuple[int, int]) -> torch.Tensor:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["kept.safetensors", "kept.pth"])
 def test_cropfield_has_the_teachers_features(checkpoint, name, size):
-    trunk = VisionTransformer(**SHAPE).eval()
+    net = VisionTransformer(**SHAPE).eval()
     saved = torch.load(checkpoint, weights_only=True)["model"]
-    trunk.load_state_dict({n.removeprefix("teacher.trunk."): v for n, v in saved.items() if n.startswith("teacher.")})
+    net.load_state_dict({n.removeprefix("teacher.trunk."): v for n, v in saved.items() if n.startswith("teacher.")})
     with torch.no_grad():
         _, expected = trunk(images_of(size))
     found = cropfield_features(export(checkpoint, name), images_of(size), class_token=True, final_norm=True)

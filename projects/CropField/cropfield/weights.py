@@ -46,9 +46,9 @@ def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> L
 def find_trunk(model: nn.Module) -> nn.Module:
     """The ViT inside a detector: Detectron2's `backbone.net`, or `backbone` itself."""
     backbone = getattr(model, "backbone", model)
-    trunk = getattr(backbone, "net", backbone)
-    if not hasattr(trunk, "patch_embed"):
+    net = getattr(backbone, "net", backbone)
+    if not hasattr(net, "patch_embed"):
         raise UserError(
-            f"the detector's backbone is a {type(trunk).__name__} and no ViT: a backbone file cannot fill it"
+            f"the detector's backbone is a {type(net).__name__} and no ViT: a backbone file cannot fill it"
         )
-    return trunk
+    return net

@@ -21,8 +21,8 @@ def backbone(**changes) -> PlainBackbone:
 
 
 def parts(**changes) -> dict:
-    trunk = backbone(**changes)
-    return dict(backbone=trunk, sem_seg_head=LinearSegmentationHead(trunk.output_shape(), num_classes=5), **STATISTICS)
+    net = backbone(**changes)
+    return dict(backbone=net, sem_seg_head=LinearSegmentationHead(net.output_shape(), num_classes=5), **STATISTICS)
 
 
 def image(height: int, width: int, seed: int = 0) -> dict:
@@ -145,13 +145,13 @@ def test_a_frozen_trunk_takes_no_gradient_and_drops_no_path():
 
 def test_the_trunk_ends_with_its_norm_and_has_its_class_token():
     """What pretraining trained is what the linear layer reads: the patch tokens of `VisionTransformer.forward`."""
-    trunk = backbone().eval()
+    net = backbone().eval()
     pixels = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         seen = trunk(pixels)["last_feat"].flatten(2).transpose(1, 2)
-        expected = super(CropFieldViT, trunk.net).forward(pixels)[1]
+        expected = super(CropFieldViT, net.net).forward(pixels)[1]
         torch.testing.assert_close(seen, expected)
-        trunk.net.cls_token.normal_()
+        net.net.cls_token.normal_()
         changed = trunk(pixels)["last_feat"].flatten(2).transpose(1, 2)
         assert (changed - expected).abs().max() > 1e-4
 
