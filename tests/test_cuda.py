@@ -7,8 +7,8 @@ import pytest
 import torch
 from fvcore.common.param_scheduler import LinearParamScheduler
 
+from lab.benchmarks.cases import OurStep, make_batch, make_method
 from lab.benchmarks.gpu import attention_by
-from lab.benchmarks.step_case import OurStep, make_batch, make_method
 from pretrain.engine.trainer import on_device
 from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.attention import Layout, packed_attention

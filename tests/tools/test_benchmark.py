@@ -11,7 +11,7 @@ import pytest
 from lab.benchmarks.comparison import Comparison
 from pretrain.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
+SCRIPT = Path(__file__).parents[2] / "projects" / "Lab" / "tools" / "benchmark.py"
 
 
 @pytest.fixture

@@ -4,19 +4,21 @@
     projects/Lab/tools/benchmark.py data
     projects/Lab/tools/benchmark.py step --dtype bfloat16 --threads 2 --json outputs/step.json
 
-Ours and the plain version (plain_*.py in lab/benchmarks and in tests/reference, so `step` and `gpu` need a
-checkout) run in turns in one process. A ratio is the median over the pairs of ours / plain, its spread their quartiles.
---json writes all of it, with what was run and on which machine.
+Ours and the plain version run in turns in one process (`step` and `gpu` take theirs from tests/reference, so they need a
+checkout). A ratio is the median over the pairs of ours / plain, its spread their quartiles. --json writes all of it, with
+what was run and on which machine.
 """
 
 import argparse
 import importlib
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
 from lab.benchmarks.comparison import Comparison, machine
+from lab.commands import new_parser
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 
@@ -32,21 +34,19 @@ COMMANDS = {
 }
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()),
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
-    parser.add_argument("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
-    parser.add_argument("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
-    parser.add_argument("--trunk", choices=("vits", "vitb"), help="default vits; gpu measures both")
-    parser.add_argument("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    options = parser.parse_args(arguments)
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    parser.epilog = "commands:\n" + "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    add("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    add("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
+    add("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
+    add("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
+    add("--trunk", choices=("vits", "vitb"), help="default vits; gpu measures both")
+    add("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = parser.parse_args(argv)
     if options.command != "gpu":
         options.trunk = options.trunk or "vits"
     for name in ("threads", "pairs", "images"):
@@ -68,20 +68,20 @@ def image_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def show(comparisons: list[Comparison]) -> str:
+def as_tables(comparisons: list[Comparison]) -> str:
     """The comparisons as one table, then the further tables of each."""
+    heads = ("what", "ours", "plain", "ours / plain", "quartiles", "pairs")
     rows = [
         (c.name, f"{c.ours:.4g} {c.unit}", f"{c.plain:.4g} {c.unit}", f"{c.ratio:.3f}",
          f"{c.spread[0]:.3f} - {c.spread[1]:.3f}", c.what["pairs"])
         for c in comparisons
     ]  # fmt: skip
-    parts = [
-        tabulate(rows, headers=("what", "ours", "plain", "ours / plain", "quartiles", "pairs"), disable_numparse=True)
+    further = [
+        f"{title}\n{tabulate(table, headers='keys', floatfmt='.3g')}"
+        for comparison in comparisons
+        for title, table in comparison.tables.items()
     ]
-    for comparison in comparisons:
-        for title, table in comparison.tables.items():
-            parts.append(f"{title}\n{tabulate(table, headers='keys', floatfmt='.3g')}")
-    return "\n\n".join(parts)
+    return "\n\n".join([tabulate(rows, heads, disable_numparse=True), *further])
 
 
 def main() -> None:
@@ -90,10 +90,10 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     facts = machine()
     comparisons = importlib.import_module(f"lab.benchmarks.{options.command}").run(options)
-    print(show(comparisons))
+    print(as_tables(comparisons))
     print("\n" + ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None))
     if options.json:
-        results = [comparison.as_dict() for comparison in comparisons]
+        results = list(map(asdict, comparisons))
         write_json(options.json, {"command": options.command, "machine": facts, "comparisons": results})
 
 

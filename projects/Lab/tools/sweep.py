@@ -16,9 +16,10 @@ import itertools
 import json
 from pathlib import Path
 
+from lab.semantic.sweeps import Setting, best_of, markdown_table
+
 from cropfield.results import RESULT, write_result
 from cropfield.stages import Chain, Stage
-from lab.semantic.sweeps import Setting, best_of, markdown_table
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
 

@@ -3,8 +3,8 @@ import importlib.util
 import pytest
 import torch
 
+from lab.benchmarks.cases import DetectorCase
 from lab.benchmarks.detection import measure
-from lab.benchmarks.detection_case import DetectorCase
 from lab.benchmarks.gpu import measure_case
 
 CONFIG = "mask_rcnn_cropfield_tiny.py"
@@ -19,7 +19,7 @@ def test_both_detectors_differ_in_their_trunk_alone_and_are_measured_in_turns():
     ours, stock = case(False), case(True)
     names = [{n: p.shape for n, p in c.model.named_parameters() if ".net." not in n} for c in (ours, stock)]
     assert names[0] == names[1] and type(stock.model.backbone.net).__name__ == "ViT"
-    results = measure(ours, stock, {}, pairs=1)
+    results = measure(ours, stock, {}, num_pairs=1)
     assert [r.unit for r in results] == ["s", "s", "s", "MiB", "MiB"] and all(r.ratio > 0 for r in results)
     for table in [*results[0].tables.values(), *results[1].tables.values()]:
         assert sum(row["share"] for row in table) == pytest.approx(1)
@@ -29,8 +29,8 @@ def test_both_detectors_differ_in_their_trunk_alone_and_are_measured_in_turns():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the command runs there itself")
 def test_a_case_of_the_gpu_command_runs_here_too(monkeypatch):
-    monkeypatch.setattr("lab.benchmarks.detection_case.compile_blocks", lambda model: None)  # takes half a minute
-    results = measure_case("tiny", case(False), repeats=1, matrix=64)
+    monkeypatch.setattr("lab.benchmarks.cases.compile_blocks", lambda model: None)  # takes half a minute
+    results = measure_case("tiny", case(False), num_pairs=1, matrix=64)
     assert [result.name for result in results] == ["tiny, sdpa", "tiny, compiled"]
     assert all(r.unit == "TFLOP/s" and 0 < r.ratio and r.what["images"] == 1 for r in results)
 

@@ -1,12 +1,10 @@
 """The commands' measurements at a size that takes no time: what they report, not how fast."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from lab.benchmarks import gpu, growth, step
-from lab.benchmarks.step_case import OurStep, make_batch, make_method
+from lab.benchmarks.cases import OurStep, make_batch, make_method
 from pretrain.errors import UserError
 
 TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)
@@ -16,10 +14,10 @@ HEADS = dict(head_hidden_dim=8, bottleneck_dim=4)
 @pytest.mark.parametrize("amp, count", [(False, 2), (True, 4)])
 def test_step_reports_time_parts_and_rate(amp, count, monkeypatch):
     monkeypatch.setattr(step, "set_memory", lambda tuned: None)  # for good, and other tests run in this process
-    # Of side 2048 it takes a processor without bfloat16 instructions a minute.
-    monkeypatch.setattr(step, "matmul_rate", partial(step.matmul_rate, side=256))
     method = make_method(TRUNK, num_prototypes=16, **HEADS)
-    results = step.measure(lambda: OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, pairs=1)
+    results = step.measure(
+        lambda: OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, num_pairs=1, matrix=256
+    )
     assert len(results) == count + 1
     assert [r.what["memory_tuned"] for r in results[:-1]] == [False] * (count // 2) + [True] * (count // 2)
     parts = results[-2].tables["where the time of our step goes"]
@@ -65,5 +63,5 @@ def test_an_optimizer_step_of_ours_changes_the_student():
 def test_the_gpu_command_compares_a_step_of_pretraining_with_the_plain_one(monkeypatch):
     compiled, step = [], gpu.pretraining(TRUNK | {"patch_size": 16}, 2, "cpu", num_prototypes=16, **HEADS)
     monkeypatch.setattr(step.method, "compile_parts", lambda: compiled.append(1))
-    names = [result.name for result in gpu.measure_case("tiny", step, repeats=1, matrix=64)]
+    names = [result.name for result in gpu.measure_case("tiny", step, num_pairs=1, matrix=64)]
     assert names == ["tiny, sdpa", "tiny, compiled", "step of tiny, compiled; plain"] and compiled == [1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.probes.clevr import clevr_split, count_label, distance_label
+from lab.probes.datasets import clevr_split, count_label, distance_label
 from pretrain.errors import UserError
 
 

@@ -49,10 +49,10 @@ def test_what_is_read_back_is_what_the_trunk_says(tmp_path, images, trunk):
     features = cached_features(trunk, images, READING, tmp_path / "kept", batch_size=4)
     assert features.values.shape == (2, 6, 2, 3, 16) and features.rows.tolist() == [0, 2, 3, 4, 5]
     assert features.labels.tolist() == [0, 0, 1, 1, 1]
-    squares = FramedImages(images, range(6), 16, views=2)
+    framed = FramedImages(images, range(6), 16, views=2)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     for view in (0, 1):
-        pixels = torch.stack([squares[6 * view + i][0] for i in features.rows.tolist()])
+        pixels = torch.stack([framed[6 * view + i][0] for i in features.rows.tolist()])
         expected = pooled_layers(trunk, (pixels - mean) / std, 3, ["cls", "patch"])
         torch.testing.assert_close(features.select("patch", 2, view=view), expected[:, 1, 1:].flatten(1), **HALF)
         torch.testing.assert_close(features.select("cls", 1, [2], view), expected[2:3, 0, 2], **HALF)
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(tmp_path, images, trunk, passes
     (path,) = (tmp_path / "kept").iterdir()
     whole = path.read_bytes()
     path.unlink()  # the features above are mapped from it
-    other = whole.replace(b"16, ", b"17, ", 1)
+    other = whole.replace(b"'shape': (2, 6)", b"'shape': (2, 5)", 1)
     assert len(other) == len(whole) and other != whole
     path.write_bytes({"truncated": whole[:-7], "empty": b"", "text": b"hello", "of something else": other}[damage])
     passes.clear()

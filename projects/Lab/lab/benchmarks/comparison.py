@@ -1,18 +1,24 @@
-"""Two implementations measured against each other, interleaved in one process.
+"""Two implementations measured against each other, interleaved in one process; and where the time of one goes.
 
-On a machine that others use too, seconds say little and the ratio of two neighbouring runs says much.
+On a machine that others use too, seconds say little and the ratio of two neighbouring runs says much; `torch.utils.
+benchmark` has the clock that waits for a GPU, but measures one statement after the other.
 """
 
 import os
 import platform
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.utils.benchmark import timer
 
 from pretrain.errors import UserError
 
@@ -39,48 +45,85 @@ class Comparison:
     def of(cls, name: str, ours: Sequence[float], plain: Sequence[float], what: dict, unit: str = "s") -> "Comparison":
         """From the figures of each pair, in the order in which they were measured."""
         ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-        low, high = np.percentile(ratios, (25, 75)).tolist()
-        what = what | {"pairs": len(ratios)}
-        return cls(
-            name, statistics.median(ours), statistics.median(plain), statistics.median(ratios), (low, high), what, unit
-        )
-
-    def as_dict(self) -> dict:
-        """Plain values, for JSON."""
-        return asdict(self)
+        medians = [statistics.median(values) for values in (ours, plain, ratios)]
+        spread = tuple(np.percentile(ratios, (25, 75)).tolist())
+        return cls(name, *medians, spread, what | {"pairs": len(ratios)}, unit)
 
 
 def compare(
     name: str,
     ours: Callable[[], object],
     plain: Callable[[], object],
-    pairs: int,
+    num_pairs: int,
     what: dict | None = None,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = timer,
 ) -> Comparison:
-    """Seconds of one call of each: a warm-up each, then `pairs` pairs in the order A B, B A, A B, ...
+    """Seconds of one call of each: a warm-up each, then `num_pairs` pairs in the order A B, B A, A B, ...
 
-    clock: None is the wall's, `time.perf_counter`; for what runs on one thread, `time.thread_time` leaves out the time
-    that the thread waited for others.
-    Raises `UserError` when `pairs` is below 1.
+    Raises `UserError` when there is no pair.
     """
-    if pairs < 1:
-        raise UserError(f"--pairs {pairs}: at least one pair must be measured")
-    clock = clock or time.perf_counter
+    if num_pairs < 1:
+        raise UserError(f"--pairs {num_pairs}: at least one pair must be measured")
     ours(), plain()
-    taken = {ours: [], plain: []}
-    for number in range(pairs):
-        for call in (ours, plain) if number % 2 == 0 else (plain, ours):
+    sides = [(ours, []), (plain, [])]
+    for number in range(num_pairs):
+        for call, taken in sides if number % 2 == 0 else reversed(sides):
             start = clock()
             call()
-            taken[call].append(clock() - start)
-    return Comparison.of(name, taken[ours], taken[plain], what or {})
+            taken.append(clock() - start)
+    return Comparison.of(name, sides[0][1], sides[1][1], what or {})
+
+
+def thread_clock() -> tuple[Callable[[], float], dict]:
+    """CPU time where all runs on this thread, so that others on the machine count little; else the wall's. And what
+    `Comparison.what` says of it."""
+    threads = torch.get_num_threads()
+    if threads == 1 and not torch.cuda.is_available():
+        return time.thread_time, {"threads": threads, "clock": "CPU time"}
+    return timer, {"threads": threads, "clock": "wall"}
+
+
+def seconds_by_part(
+    call: Callable[[], object], parts: Mapping[str, tuple[ModuleType | object, str]]
+) -> tuple[dict[str, tuple[float, int]], float]:
+    """Run `call`. parts: a label -> (module, name) of each function to time, as its callers look it up.
+
+    -> (label -> (seconds of this thread, calls), seconds of all). Time inside a part called by another counts for both.
+    """
+    spent = {label: [0.0, 0] for label in parts}
+
+    def timed(function: Callable, record: list) -> Callable:
+        def run(*args, **options):
+            start = time.thread_time()
+            try:
+                return function(*args, **options)
+            finally:
+                record[0] += time.thread_time() - start
+                record[1] += 1
+
+        return run
+
+    with ExitStack() as patches:
+        for label, (module, name) in parts.items():
+            patches.enter_context(patch.object(module, name, timed(getattr(module, name), spent[label])))
+        start = time.thread_time()
+        call()
+        total = time.thread_time() - start
+    return {label: tuple(record) for label, record in spent.items()}, total
+
+
+def share_table(seconds: dict[str, float], total: float) -> list[dict]:
+    """A row for each part, and one for the rest of `total`."""
+    seconds = seconds | {"the rest": total - sum(seconds.values())}
+    return [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()]
 
 
 def machine() -> dict:
     """What the figures depend on: processor, threads, versions, and how busy the machine was before."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else None
     return {
-        "cpu": _cpu_name(),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -88,10 +131,3 @@ def machine() -> dict:
         "python": platform.python_version(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

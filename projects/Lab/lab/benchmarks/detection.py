@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py detection`: Mask R-CNN over our trunk against the same over Detectron2's own plain ViT.
+"""`benchmark.py detection`: Mask R-CNN over our trunk against the same over Detectron2's plain ViT.
 
 A training iteration (--dtype) and an inference (always float32) on images of --image-size, and the trunk alone, forward
 and backward. Weights and images are random. Memory is that of tensors beyond weights and optimizer, counted exactly.
@@ -9,47 +9,37 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
-from lab.benchmarks.comparison import Comparison, compare
-from lab.benchmarks.detection_case import DetectorCase
+from lab.benchmarks.cases import DetectorCase
+from lab.benchmarks.comparison import Comparison, compare, seconds_by_part, share_table, thread_clock
 from lab.benchmarks.live_bytes import LiveBytes
-from lab.benchmarks.step import thread_clock
-from lab.benchmarks.time_by_part import seconds_by_part
 from pretrain.engine.cpu_memory import tune_cpu_memory
-
-MIB = 2**20
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S (or --trunk vitb), one image (or --images) of 1024 x 1024 (or --image-size)."""
     tune_cpu_memory()
     config = f"mask_rcnn_cropfield_{options.trunk}_12ep.py"
-    size, amp = options.image_size or (1024, 1024), options.dtype == "bfloat16"
-    ours, stock = (
-        DetectorCase(config, ["train.amp.enabled=False"], kind, options.images or 1, size, amp)
-        for kind in (False, True)
-    )
-    what = {"config": config, "images": len(ours.batch), "image_size": list(size), "dtype": options.dtype}
-    return measure(ours, stock, what, options.pairs or 1)
+    size, images, amp = options.image_size or (1024, 1024), options.images or 1, options.dtype == "bfloat16"
+    cases = [DetectorCase(config, ["train.amp.enabled=False"], stock, images, size, amp) for stock in (False, True)]
+    what = {"config": config, "images": images, "image_size": list(size), "dtype": options.dtype}
+    return measure(*cases, what, options.pairs or 1)
 
 
-def measure(ours: DetectorCase, stock: DetectorCase, what: dict, pairs: int) -> list[Comparison]:
-    clock = thread_clock()
-    what |= {"threads": torch.get_num_threads(), "clock": "CPU time" if clock else "wall"}
-    training = compare("training iteration", ours, stock, pairs, what, clock)
-    inference = compare("inference, float32", ours.infer, stock.infer, pairs, what | {"dtype": "float32"}, clock)
-    trunk = compare("trunk, forward and backward", trunk_pass(ours), trunk_pass(stock), pairs, what, clock)
+def measure(ours: DetectorCase, stock: DetectorCase, what: dict, num_pairs: int) -> list[Comparison]:
+    clock, about = thread_clock()
+    what |= about
+    trunks = trunk_pass(ours), trunk_pass(stock)
+    training = compare("training iteration", ours, stock, num_pairs, what, clock)
+    inference = compare("inference, float32", ours.infer, stock.infer, num_pairs, what | {"dtype": "float32"}, clock)
+    trunk = compare("trunk, forward and backward", *trunks, num_pairs, what, clock)
     memory = [
-        Comparison.of(f"{name}: memory", [peak(mine, ours)], [peak(theirs, stock)], what, unit="MiB")
-        for name, mine, theirs in (
-            ("training iteration", ours, stock),
-            ("trunk, forward and backward", trunk_pass(ours), trunk_pass(stock)),
-        )
+        Comparison.of(f"{result.name}: memory", [peak(mine, ours)], [peak(theirs, stock)], what, unit="MiB")
+        for result, (mine, theirs) in ((training, (ours, stock)), (trunk, trunks))
     ]
     for name, case in (("ours", ours), ("stock", stock)):
         training.tables[f"training iteration, {name}"] = training_parts(case)
-        inference.tables[f"inference, {name}"] = inference_parts(case)
+        inference.tables[f"inference, {name}"] = share_table(*forward_parts(case, case.infer))
     return [training, inference, trunk, *memory]
 
 
@@ -74,16 +64,26 @@ def peak(call: Callable[[], object], case: DetectorCase) -> float:
     with LiveBytes([*case.model.parameters(), *case.model.buffers(), *state]) as memory:
         call()
     case.optimizer.zero_grad()
-    return memory.peak / MIB
+    return memory.peak / 2**20
+
+
+def forward_parts(case: DetectorCase, call: Callable[[], object], further: dict | None = None):
+    """Seconds of the parts of `call`, and of all of it; the rest of an inference is pasting masks into the image."""
+    model = case.model
+    parts = {"trunk": model.backbone.net, "pyramid": model.backbone, "proposals": model.proposal_generator}
+    parts = {part: (module, "forward") for part, module in (parts | {"box and mask heads": model.roi_heads}).items()}
+    found, total = seconds_by_part(call, parts | (further or {}))
+    seconds = {part: spent for part, (spent, _) in found.items()}
+    seconds["pyramid"] -= seconds["trunk"]
+    return seconds, total
 
 
 def training_parts(case: DetectorCase) -> list[dict]:
     """Seconds of an iteration's parts. The trunk's backward pass is what follows its output's gradient."""
-    model, reached = case.model, []
-    inside = model.backbone.net.forward
+    net, reached = case.model.backbone.net, []
 
     def forward(images: torch.Tensor) -> dict:
-        features = inside(images)
+        features = type(net).forward(net, images)
         next(iter(features.values())).register_hook(lambda _: reached.append(time.thread_time()))
         return features
 
@@ -92,36 +92,10 @@ def training_parts(case: DetectorCase) -> list[dict]:
         loss.backward()
         reached[:] = [reached[-1] - start, time.thread_time() - reached[-1]]
 
-    parts = forward_parts(model) | {"backward": (case, "backward"), "optimizer": (case.optimizer, "step")}
-    case.backward, model.backbone.net.forward = backward, forward
+    case.backward, net.forward = backward, forward
     try:
-        found, total = seconds_by_part(case, parts)
+        seconds, total = forward_parts(case, case, {"optimizer": (case.optimizer, "step")})
     finally:
-        del case.backward, model.backbone.net.forward
-    rows = {part: seconds for part, (seconds, _) in found.items()}
-    del rows["backward"]
-    rows["pyramid"] -= rows["trunk"]
-    rows |= {"heads, proposals and pyramid, backward": reached[0], "trunk, backward": reached[1]}
-    return shares(rows, total)
-
-
-def inference_parts(case: DetectorCase) -> list[dict]:
-    """Seconds of an inference's parts; the rest is pasting the masks into the image."""
-    found, total = seconds_by_part(case.infer, forward_parts(case.model))
-    rows = {part: seconds for part, (seconds, _) in found.items()}
-    rows["pyramid"] -= rows["trunk"]
-    return shares(rows, total)
-
-
-def forward_parts(model: nn.Module) -> dict:
-    return {
-        "trunk": (model.backbone.net, "forward"),
-        "pyramid": (model.backbone, "forward"),
-        "proposals": (model.proposal_generator, "forward"),
-        "box and mask heads": (model.roi_heads, "forward"),
-    }
-
-
-def shares(rows: dict[str, float], total: float) -> list[dict]:
-    rows = rows | {"the rest": total - sum(rows.values())}
-    return [{"part": part, "seconds": s, "share": s / total} for part, s in rows.items()]
+        del case.backward, net.forward
+    seconds |= {"heads, proposals and pyramid, backward": reached[0], "trunk, backward": reached[1]}
+    return share_table(seconds, total)

@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py evaluate`: COCO AP by hotcoco against pycocotools, on the same generated detections.
+"""`benchmark.py evaluate`: COCO AP by hotcoco against pycocotools, on the same generated detections.
 
 5,000 images (or --images), as many as COCO's validation set has, with 0 to 14 objects and 100 detections each: boxes
 near the objects and boxes anywhere. The figures must be the same to the last bit, else the command fails.
@@ -26,16 +26,15 @@ NAME = "benchmark_of_evaluators"
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """Box AP; one pair (or --pairs), since pycocotools takes minutes."""
-    images = options.images or 5000
+    what = {"images": options.images or 5000, "detections_per_image": DETECTIONS, "tasks": ["bbox"]}
+    what["clock"] = "CPU time of all threads"
     with tempfile.TemporaryDirectory() as folder:
-        predictions = make_dataset(Path(folder, "labels.json"), images)
+        predictions = make_dataset(Path(folder, "labels.json"), what["images"])
         try:
             fast = Evaluation(HotCOCOEvaluator(NAME, tasks=("bbox",)), predictions)
             official = Evaluation(COCOEvaluator(NAME, tasks=("bbox",), use_fast_impl=False), predictions)
-            what = {"images": images, "detections_per_image": DETECTIONS, "tasks": ["bbox"]}
-            what["clock"] = "CPU time of all threads"
-            pairs = options.pairs or 1
-            result = compare("COCO box AP, hotcoco / pycocotools", fast, official, pairs, what, time.process_time)
+            name = "COCO box AP, hotcoco / pycocotools"
+            result = compare(name, fast, official, options.pairs or 1, what, time.process_time)
         finally:
             DatasetCatalog.remove(NAME)
             MetadataCatalog.remove(NAME)
@@ -65,20 +64,18 @@ def same_figures(ours: dict[str, float], official: dict[str, float]) -> dict[str
 
 def make_dataset(file: Path, images: int) -> list[dict]:
     """Write and register annotations; -> predictions as `COCOEvaluator` collects them, categories from zero."""
-    rng = np.random.default_rng(0)
-    truth = {"images": [], "annotations": [], "categories": [{"id": 1 + c, "name": f"c{c}"} for c in range(CATEGORIES)]}
-    predictions = []
+    rng, annotations, predictions = np.random.default_rng(0), [], []
     for image in range(images):
-        truth["images"].append({"id": image, "file_name": f"{image}.jpg", "height": SIDE, "width": SIDE})
         boxes = random_boxes(rng, int(rng.integers(0, 15)))
         classes = rng.integers(CATEGORIES, size=len(boxes))
         for box, category in zip(boxes, classes, strict=True):
-            truth["annotations"].append(
-                {"id": 1 + len(truth["annotations"]), "image_id": image, "category_id": 1 + int(category)}
-                | {"bbox": box.tolist(), "area": float(box[2] * box[3]), "iscrowd": int(rng.random() < 0.02)}
-            )
+            entry = {"id": 1 + len(annotations), "image_id": image, "category_id": 1 + int(category)}
+            entry |= {"bbox": box.tolist(), "area": float(box[2] * box[3]), "iscrowd": int(rng.random() < 0.02)}
+            annotations.append(entry)
         predictions.append({"image_id": image, "instances": detections(rng, image, boxes, classes)})
-    write_json(file, truth)
+    categories = [{"id": 1 + c, "name": f"c{c}"} for c in range(CATEGORIES)]
+    entries = [{"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE} for i in range(images)]
+    write_json(file, {"images": entries, "annotations": annotations, "categories": categories})
     register_coco_instances(NAME, {}, str(file), str(file.parent))
     DatasetCatalog.get(NAME)
     return predictions
@@ -95,8 +92,7 @@ def detections(rng: np.random.Generator, image: int, boxes: np.ndarray, classes:
     near = np.repeat(boxes, 4, axis=0) * rng.uniform(0.85, 1.15, (4 * len(boxes), 4))
     found = np.concatenate([near, random_boxes(rng, DETECTIONS - len(near))]).round(2)
     categories = np.concatenate([np.repeat(classes, 4), rng.integers(CATEGORIES, size=DETECTIONS - len(near))])
-    scores = rng.random(DETECTIONS).round(3)
     return [
         {"image_id": image, "category_id": int(c), "bbox": box.tolist(), "score": float(s)}
-        for box, c, s in zip(found, categories, scores, strict=True)
+        for box, c, s in zip(found, categories, rng.random(DETECTIONS).round(3), strict=True)
     ]

@@ -1,60 +1,50 @@
 """Floating point operations of what runs, and the rate at which this machine can do them."""
 
-import time
 from collections.abc import Callable
+from inspect import unwrap
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.benchmark import Timer, timer
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
 
-aten = torch.ops.aten
+from lab.benchmarks.comparison import Comparison
+
+UNITS = {"GFLOP/s": 1e9, "TFLOP/s": 1e12}
+_LACKING = {  # in torch's own table: what attention and accumulating products are called on the CPU
+    torch.ops.aten.addmm_: unwrap(addmm_flop),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: unwrap(sdpa_flop),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: unwrap(sdpa_backward_flop),
+}
 
 
 def count_flops(call: Callable[[], object]) -> int:
     """Operations of the matrix products, convolutions and attention in one `call`, backward passes included."""
-    counter = FlopCounterMode(display=False, custom_mapping=_ON_THE_CPU)
-    with counter:
+    with FlopCounterMode(display=False, custom_mapping=_LACKING) as counter:
         call()
     return counter.get_total_flops()
 
 
-def matmul_rate(
-    device: str, dtype: torch.dtype, side: int = 2048, clock: Callable[[], float] | None = None
-) -> Callable[[], float]:
-    """A function that measures one large matrix product, after a warm-up: operations a second.
+def matmul_rate(device: str, dtype: torch.dtype, side: int, clock: Callable[[], float] = timer) -> Callable[[], float]:
+    """A function that measures a large matrix product: operations a second, twice to warm up and then the mean of two.
 
     It keeps its matrices: to make them anew between steps would cost the steps their place in a GPU's memory.
     """
-    clock = clock or time.perf_counter
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(a)
-
-    def measure() -> float:
-        seconds = []
-        for _ in range(4):
-            start = clock()
-            torch.mm(a, b, out=product)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(clock() - start)
-        return 2 * side**3 / min(seconds[1:])
-
-    return measure
+    a, b, product = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+    names = {"torch": torch, "a": a, "b": b, "product": product}
+    threads = torch.get_num_threads()
+    statement = Timer("torch.mm(a, b, out=product)", timer=clock, globals=names, num_threads=threads)
+    return lambda: 2 * side**3 / statement.timeit(2).mean
 
 
-def _in_place_product(total, a, b, out_shape=None, **_) -> int:
-    return 2 * a[0] * a[1] * b[1]
-
-
-def _attention(query, key, value, *_, out_shape=None, **__) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(grad, query, key, value, *_, out_shape=None, **__) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-_ON_THE_CPU = {  # what torch's own table lacks
-    aten.addmm_: _in_place_product,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+def achieved_rate(
+    name: str, case, flops: int, num_pairs: int, side: int, unit: str, what: dict, clock: Callable[[], float] = timer
+) -> tuple[Comparison, list[float]]:
+    """Rates of `case` (as `ours`) and of a product of `side` x `side` matrices (as `plain`), in turns; its seconds."""
+    rate, peaks, seconds = matmul_rate(case.device.type, case.dtype, side, clock), [], []
+    for _ in range(num_pairs):
+        peaks.append(rate() / UNITS[unit])
+        start = clock()
+        case()
+        seconds.append(clock() - start)
+    rates = [flops / spent / UNITS[unit] for spent in seconds]
+    return Comparison.of(name, rates, peaks, what | {"matmul": f"{side} x {side} x {side}"}, unit), seconds

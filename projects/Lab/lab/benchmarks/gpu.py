@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py gpu`: images a second, and the share of the card's measured bf16 peak, on one GPU.
+"""`benchmark.py gpu`: images a second, and the share of the card's measured bf16 peak, on one GPU.
 
 Pretraining of ViT-S and ViT-B, or of --trunk (--images an iteration, 64 by default), and a training iteration of their
 Mask R-CNN at 1024 x 1024, in bf16 autocast: eager with attention by xformers and by torch's SDPA, and compiled, which
@@ -9,18 +9,15 @@ with the plain DINOv2 step, eager and in bf16 as well. Without a GPU it says so.
 import argparse
 import gc
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import statistics
 from unittest.mock import patch
 
 import torch
 
+from lab.benchmarks.cases import SHAPES, Case, DetectorCase, OurStep, make_batch, make_method
 from lab.benchmarks.comparison import Comparison, compare
-from lab.benchmarks.detection_case import DetectorCase
-from lab.benchmarks.flops import count_flops, matmul_rate
+from lab.benchmarks.flops import achieved_rate, count_flops
 from lab.benchmarks.step import plain_case
-from lab.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
 from pretrain.errors import UserError
 from pretrain.models import attention
 
@@ -29,17 +26,15 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     """Of a rate `ours` is the case's, `plain` the peak, `ratio` the share."""
     if not torch.cuda.is_available():
         raise UserError("no CUDA device here: run projects/Lab/tools/benchmark.py gpu on a machine that has one")
-    return measure([options.trunk] if options.trunk else [*SHAPES], options.images or 64, options.pairs or 10)
-
-
-def measure(trunks: list[str], images: int, repeats: int) -> list[Comparison]:
-    results = []
-    for trunk in trunks:
+    results, num_pairs = [], options.pairs or 10
+    for trunk in [options.trunk] if options.trunk else SHAPES:
         config = f"mask_rcnn_cropfield_{trunk}_12ep.py"
-        results += measure_case(f"pretraining {trunk}", pretraining(SHAPES[trunk], images, "cuda"), repeats)
-        clear()
-        results += measure_case(f"detection {trunk}", DetectorCase(config, [], False, 4, (1024, 1024), True), repeats)
-        clear()
+        step = pretraining(SHAPES[trunk], options.images or 64, "cuda")
+        results += measure_case(f"pretraining {trunk}", step, num_pairs)
+        del step
+        forget_memory()
+        results += measure_case(f"detection {trunk}", DetectorCase(config, [], False, 4, (1024, 1024), True), num_pairs)
+        forget_memory()
     return results
 
 
@@ -48,7 +43,7 @@ def pretraining(shape: dict, images: int, device: str, **sizes) -> OurStep:
     return OurStep(make_method(shape, **sizes).to(device), batch, amp=True)
 
 
-def measure_case(name: str, case: OurStep | DetectorCase, repeats: int, matrix: int = 8192) -> list[Comparison]:
+def measure_case(name: str, case: Case, num_pairs: int, matrix: int = 8192) -> list[Comparison]:
     """The case's rates, eager by each kernel and compiled; with the arithmetic that torch's counter sees in SDPA."""
     with attention_by("sdpa"):
         flops = count_flops(case)
@@ -58,26 +53,26 @@ def measure_case(name: str, case: OurStep | DetectorCase, repeats: int, matrix: 
         if kernel == "compiled":
             case.compile()
         with attention_by("sdpa" if kernel == "compiled" else kernel):
-            results.append(rate(f"{name}, {kernel}", case, flops, repeats, matrix))
+            results.append(rate(f"{name}, {kernel}", case, flops, num_pairs, matrix))
             if isinstance(case, OurStep) and kernel != "sdpa":
-                results.append(against_plain(f"step of {name}, {kernel}; plain", case, repeats))
+                results.append(against_plain(f"step of {name}, {kernel}; plain", case, num_pairs))
     return results
 
 
-def rate(name: str, case: OurStep | DetectorCase, flops: int, repeats: int, matrix: int) -> Comparison:
+def attention_by(kernel: str):
+    """A context in which `packed_attention` takes "xformers" or "sdpa"."""
+    return patch.object(attention, "attention_path", lambda: kernel)
+
+
+def rate(name: str, case: Case, flops: int, num_pairs: int, matrix: int) -> Comparison:
     """TFLOP/s of the case and of a large matrix product, in turns."""
-    peak = matmul_rate(case.device.type, torch.bfloat16, matrix)
     case(), case()
-    forget_peak()
-    rates, peaks, seconds = [], [], []
-    for _ in range(repeats):
-        peaks.append(peak() / 1e12)
-        seconds.append(synchronised(case))
-        rates.append(flops / seconds[-1] / 1e12)
-    images, median = case.num_images, sorted(seconds)[repeats // 2]
-    what = {"images": images, "TFLOP": flops / 1e12, "dtype": "bfloat16"}
-    result = Comparison.of(name, rates, peaks, what, unit="TFLOP/s")
-    row = {"images/s": images / median, "GiB": gib(), "ms": median * 1e3}
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    what = {"images": case.num_images, "TFLOP": flops / 1e12, "dtype": "bfloat16"}
+    result, seconds = achieved_rate(name, case, flops, num_pairs, matrix, "TFLOP/s", what)
+    median = statistics.median(seconds)
+    row = {"images/s": case.num_images / median, "GiB": gib(), "ms": median * 1e3}
     result.tables[f"{name}: and in its kernels"] = [row | milliseconds_by_kind(case)]
     return result
 
@@ -90,12 +85,13 @@ KINDS = {
 }
 
 
-def milliseconds_by_kind(case: OurStep | DetectorCase) -> dict[str, float]:
+def milliseconds_by_kind(case: Case) -> dict[str, float]:
     """Time of a call's kernels on the GPU; what is missing to the time of the call, the GPU waited for the CPU."""
     if case.device.type != "cuda":
         return {}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-        synchronised(case)
+        case()
+        torch.cuda.synchronize()
     spent = dict.fromkeys(KINDS, 0.0)
     for row in profiler.key_averages():
         if row.device_type == torch.autograd.DeviceType.CUDA and "#" not in row.key:  # "#": a span of kernels, not one
@@ -104,14 +100,13 @@ def milliseconds_by_kind(case: OurStep | DetectorCase) -> dict[str, float]:
     return {"all kernels, ms": sum(spent.values())} | spent
 
 
-def against_plain(name: str, step: OurStep, repeats: int) -> Comparison:
-    """Seconds of our step and of the plain one, which end in a number and so wait for their kernels; memory of both."""
+def against_plain(name: str, step: OurStep, num_pairs: int) -> Comparison:
+    """Seconds of our step and of the plain one; memory of both."""
     plain = plain_case(step, amp=True)
-    result = compare(name, step, plain, repeats, {"images": step.num_images, "dtype": "bfloat16"})
+    result = compare(name, step, plain, num_pairs, {"images": step.num_images, "dtype": "bfloat16"})
     added = {}
     for side, call in (("ours", step), ("plain", plain)):
-        clear()
-        forget_peak()
+        forget_memory()
         kept = torch.cuda.memory_allocated() / 2**30
         call()
         added[f"{side}, GiB"] = gib() - kept
@@ -119,33 +114,14 @@ def against_plain(name: str, step: OurStep, repeats: int) -> Comparison:
     return result
 
 
-def synchronised(case: OurStep | DetectorCase) -> float:
-    """Seconds of one call, its kernels included."""
-    wait = torch.cuda.synchronize if case.device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    case()
-    wait()
-    return time.perf_counter() - start
-
-
-def forget_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
 def gib() -> float:
-    """Peak of the GPU's memory since `forget_peak`."""
+    """Peak of the GPU's memory since it was last forgotten."""
     return torch.cuda.max_memory_allocated() / 2**30
 
 
-def clear() -> None:
+def forget_memory() -> None:
+    """Give back what is free, and begin the peak anew."""
     gc.collect()
     torch.cuda.empty_cache()
-
-
-@contextmanager
-def attention_by(kernel: str) -> Iterator[None]:
-    """Have `packed_attention` take "xformers" or "sdpa"."""
-    with patch.object(attention, "attention_path", lambda: kernel):
-        yield
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

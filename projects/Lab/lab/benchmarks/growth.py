@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py growth`: time and memory of a step over local crops, resolution, prototypes and batch.
+"""`benchmark.py growth`: time and memory of a step over local crops, resolution, prototypes and batch.
 
 Every point is measured in turns with the base (ViT-S/16, 4 images, 2 x 224 + 8 x 96, K = 65,536). A step grows as it
 should when its time over its arithmetic stays the base's: ratio 1. With --json FILE.json the plot is FILE.png.
@@ -8,13 +8,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from lab.benchmarks.comparison import Comparison, compare
+from lab.benchmarks.cases import SHAPES, OurStep, make_batch, make_method
+from lab.benchmarks.comparison import Comparison, compare, thread_clock
 from lab.benchmarks.flops import count_flops
 from lab.benchmarks.live_bytes import LiveBytes
-from lab.benchmarks.step import thread_clock
-from lab.benchmarks.step_case import SHAPES, OurStep, make_batch, make_method
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.files import replacing
 
@@ -44,24 +41,22 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     return results
 
 
-def measure(axes: dict, amp: bool, pairs: int, trunk: dict, **sizes) -> list[Comparison]:
-    base = make_point({name: start for name, (_, start) in axes.items()}, amp, trunk, **sizes)
-    clock, results = thread_clock(), []
-    what = {"threads": torch.get_num_threads(), "clock": "CPU time" if clock else "wall"}
-    what["dtype"] = "bfloat16" if amp else "float32"
+def measure(axes: dict, amp: bool, num_pairs: int, trunk: dict, **sizes) -> list[Comparison]:
+    starts = {name: start for name, (_, start) in axes.items()}
+    base = make_point(starts, amp, trunk, **sizes)
+    clock, what = thread_clock()
+    what["dtype"], results = "bfloat16" if amp else "float32", []
     for axis, (values, start) in axes.items():
         rows = []
         for value in values:
-            settings = {name: s for name, (_, s) in axes.items()} | {axis: value}
-            point = base if value == start else make_point(settings, amp, trunk, **sizes)
-            pair = compare(axis, point.step, base.step if point is not base else _again(base), pairs, what, clock)
+            point = base if value == start else make_point(starts | {axis: value}, amp, trunk, **sizes)
+            pair = compare(axis, point.step, base.step, num_pairs, what, clock)
             rows.append(table_row(axis, value, point, base, pair))
-        largest = rows[-1]
         result = Comparison(
             f"{axis} {start} -> {values[-1]}, time over arithmetic",
             pair.ours / point.flops * 1e12,
             pair.plain / base.flops * 1e12,
-            largest["time / arithmetic"],
+            rows[-1]["time / arithmetic"],
             tuple(r * base.flops / point.flops for r in pair.spread),
             pair.what,
             unit="s/TFLOP",
@@ -69,11 +64,6 @@ def measure(axes: dict, amp: bool, pairs: int, trunk: dict, **sizes) -> list[Com
         result.tables[axis] = rows
         results.append(result)
     return results
-
-
-def _again(point: Point):
-    """Another callable of the same step: `compare` tells its two by identity."""
-    return lambda: point.step()
 
 
 def make_point(settings: dict, amp: bool, trunk: dict, local_size: int = 96, patch: int = 16, **heads) -> Point:
@@ -104,22 +94,19 @@ def table_row(axis: str, value: int, point: Point, base: Point, pair: Comparison
 def draw(results: list[Comparison], path: Path) -> None:
     """Above the time, measured and as the arithmetic grows; below the memory."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(3.2 * len(results), 5.4), layout="constrained")
     grid = figure.subplots(2, len(results), squeeze=False)
-    for column, result in enumerate(results):
+    for (above, below), result in zip(grid.T, results, strict=True):
         ((axis, rows),) = result.tables.items()
         x = [row[axis] for row in rows]
-        time_axes, memory_axes = grid[0][column], grid[1][column]
-        time_axes.plot(x, [row["arithmetic / base"] for row in rows], "--", color="0.6", label="as its arithmetic")
-        time_axes.plot(x, [row["time / base"] for row in rows], "o-", label="measured")
-        memory_axes.plot(x, [row["peak, MiB"] / 1024 for row in rows], "o-", color="C1")
-        memory_axes.set_xlabel(axis)
-        for axes in (time_axes, memory_axes):
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(left=0)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+        above.plot(x, [row["arithmetic / base"] for row in rows], "--", color="0.6", label="as its arithmetic")
+        above.plot(x, [row["time / base"] for row in rows], "o-", label="measured")
+        below.plot(x, [row["peak, MiB"] / 1024 for row in rows], "o-", color="C1")
+        below.set_xlabel(axis)
+        for axes in (above, below):
+            axes.set(xlim=(0, None), ylim=(0, None))
+            axes.locator_params(axis="x", nbins=4)
             axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("time, of the base's")
     grid[0][0].legend(frameon=False)

@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py memory`: what the prototype losses add at their peak, against logits in full.
+"""`benchmark.py memory`: what the prototype losses add at their peak, against logits in full.
 
 From the heads' outputs to the gradients of tokens and prototypes, weight normalisation included, of all three losses.
 The bytes are counted on fake tensors, exactly, and so need neither the memory nor the time.
@@ -20,36 +20,33 @@ from pretrain.models.heads import Prototypes
 
 STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.04
 CROPS, VIEWS, PATCHES, MASKED = 10, 2, 196, 0.3  # of an image; mean share of a masked crop's patches
-MIB = 2**20
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
     """64 images (or --images) and K = 65,536; tables over K and over the batch."""
     images, amp = options.images or 64, options.dtype == "bfloat16"
-    ours, plain = (peak(losses, images, 65536, amp) / MIB for losses in (our_losses, full_logits))
     what = {"images": images, "prototypes": 65536, "dtype": options.dtype, "counted": "fake tensors"}
-    result = Comparison.of("prototype losses at their peak", [ours], [plain], what, unit="MiB")
-    result.tables[f"over K, {images} images"] = [row("K", k, images, k, amp) for k in 2 ** torch.arange(12, 19)]
-    batches = [4, 8, 16, 32, 64, 128, 256]
+    peaks = ([peak(losses, images, 65536, amp) / 2**20] for losses in (our_losses, full_logits))
+    result = Comparison.of("prototype losses at their peak", *peaks, what, unit="MiB")
+    result.tables[f"over K, {images} images"] = [row("K", 2**k, images, 2**k, amp) for k in range(12, 19)]
+    batches = [2**power for power in range(2, 9)]
     result.tables["over images, K = 65,536"] = [row("images", b, b, 65536, amp) for b in batches]
     return [result]
 
 
 def row(name: str, value: int, images: int, num_prototypes: int, amp: bool) -> dict:
-    ours, plain = (peak(losses, images, int(num_prototypes), amp) / MIB for losses in (our_losses, full_logits))
-    return {name: int(value), "ours, MiB": ours, "full logits, MiB": plain, "ratio": ours / plain}
+    ours, plain = (peak(losses, images, num_prototypes, amp) / 2**20 for losses in (our_losses, full_logits))
+    return {name: value, "ours, MiB": ours, "full logits, MiB": plain, "ratio": ours / plain}
 
 
 def peak(losses: Callable, images: int, num_prototypes: int, amp: bool, dim: int = 256, fake: bool = True) -> int:
     """Bytes that `losses` and their backward pass add at the most."""
     with FakeTensorMode() if fake else nullcontext():
         tokens = make_tokens(images, dim)
-        heads = [tuple(Prototypes(num_prototypes, dim) for _ in range(2)) for _ in tokens]
+        heads = [[Prototypes(num_prototypes, dim) for _ in range(2)] for _ in tokens]
         centre = torch.zeros(num_prototypes)
-        modules = [head for pair in heads for head in pair]
-        existing = [centre, *(token for pair in tokens for token in pair)]
-        existing += [tensor for head in modules for tensor in (head.weight, head.gain)]
-        with LiveBytes(existing) as memory:
+        weights = [tensor for pair in heads for head in pair for tensor in (head.weight, head.gain)]
+        with LiveBytes([centre, *weights, *(token for pair in tokens for token in pair)]) as memory:
             with torch.autocast("cpu", torch.bfloat16, enabled=amp):
                 total = sum(losses(*pair, *head, centre) for pair, head in zip(tokens, heads, strict=True))
             total.backward()
@@ -78,8 +75,7 @@ def our_losses(student: Tensor, teacher: Tensor, own: Prototypes, theirs: Protot
     """One loss, in blocks."""
     with torch.no_grad():
         targets = theirs()
-    weights = torch.full((len(student),), 1 / len(student))
-    pairing = make_pairing(student, teacher)
+    weights, pairing = torch.full((len(student),), 1 / len(student)), make_pairing(student, teacher)
     return prototype_cross_entropy(
         student, own(), teacher, targets, centre, pairing, weights, STUDENT_TEMP, TEACHER_TEMP
     )
@@ -91,13 +87,10 @@ def full_logits(
     """The same loss by its formula: (tokens x K) logits, softmax, log-softmax."""
     with torch.no_grad():
         targets = F.softmax(((teacher @ theirs().T).to(dtype) - centre) / TEACHER_TEMP, dim=-1)  # (n, V, K)
-    log_p = F.log_softmax((student @ own().T).to(dtype) / STUDENT_TEMP, dim=-1)  # (n, S, K)
-    total = 0.0
-    for (s, v), weight in zip(_pairs(student, teacher), make_pairing(student, teacher).flatten(), strict=True):
-        if student.shape[1] == 1 or s != v:
-            total = total - weight * (targets[:, v] * log_p[:, s]).sum(-1).mean()
+    log_p, total = F.log_softmax((student @ own().T).to(dtype) / STUDENT_TEMP, dim=-1), 0.0  # (n, S, K)
+    pairing = make_pairing(student, teacher)
+    for s in range(student.shape[1]):
+        for v in range(teacher.shape[1]):
+            if student.shape[1] == 1 or s != v:
+                total = total - pairing[s, v] * (targets[:, v] * log_p[:, s]).sum(-1).mean()
     return total
-
-
-def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
-    return [(s, v) for s in range(student.shape[1]) for v in range(teacher.shape[1])]

@@ -1,8 +1,8 @@
-"""`projects/Lab/tools/benchmark.py probe`: what keeping features saves the linear probe.
+"""`benchmark.py probe`: what keeping features saves the linear probe.
 
-Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the trunk, as a linear
-evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the plain way needs one pass
-an epoch only; it would need one more for each classifier that is trained on its own. Images are JPEGs of 500 x 375.
+Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the trunk,
+as a linear evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the plain way
+needs one pass an epoch only; it would need one more for each classifier trained on its own. JPEGs of 500 x 375.
 """
 
 import argparse
@@ -14,10 +14,9 @@ import cv2
 import numpy as np
 import torch
 
-from lab.benchmarks.comparison import Comparison, compare
-from lab.benchmarks.step import thread_clock
+from lab.benchmarks.comparison import Comparison, compare, thread_clock
 from lab.probes.feature_cache import Reading, cached_features
-from lab.probes.features import pooled_layers, square_batches
+from lab.probes.features import framed_batches, pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages, labelled_folder
 from lab.probes.linear_probe import evaluate_probes, sweep, train_probes
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     return [measure(trunk, options.images or 24, side, options.pairs or 3)]
 
 
-def measure(trunk: VisionTransformer, count: int, side: int, pairs: int, epochs: int = EPOCHS) -> Comparison:
+def measure(trunk: VisionTransformer, count: int, side: int, num_pairs: int, epochs: int = EPOCHS) -> Comparison:
     """With the difference of the two ways' accuracies, in percent, as a table."""
     top1, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
     trunk = trunk.to(device)
@@ -58,7 +57,8 @@ def measure(trunk: VisionTransformer, count: int, side: int, pairs: int, epochs:
             top1["plain"] = accuracies(*live, epochs, device)
 
         what = {"images": counts, "image_size": side, "epochs": epochs, "classifiers": len(SETTINGS)}
-        result = compare("linear probe, features kept", ours, plain, pairs, what, thread_clock())
+        clock, about = thread_clock()
+        result = compare("linear probe, features kept", ours, plain, num_pairs, what | about, clock)
     differences = [abs(a - b) for a, b in zip(top1["ours"], top1["plain"], strict=True)]
     result.tables["accuracies of ours and plain"] = [{"largest difference, points": max(differences)}]
     return result
@@ -68,7 +68,7 @@ class LiveFeatures:
     """What `Features` is to `train_probes`, without keeping anything but the batch at hand."""
 
     def __init__(self, trunk: VisionTransformer, images: LabelledImages, image_size: int, device: str):
-        self.trunk, self.squares, self.device = trunk, FramedImages(images, range(len(images)), image_size), device
+        self.trunk, self.framed, self.device = trunk, FramedImages(images, range(len(images)), image_size), device
         self.labels, self.values = images.labels, torch.empty(0, trunk.embed_dim)
         self.which = None
 
@@ -78,7 +78,7 @@ class LiveFeatures:
     def select(self, pool: str, layers: int, which: torch.Tensor, view: int = 0) -> torch.Tensor:
         if which is not self.which:
             batch = [which.tolist()]
-            ((pixels, _),) = square_batches(self.squares, self.device, batches=batch)
+            ((pixels, _),) = framed_batches(self.framed, self.device, batches=batch)
             self.which, self.pooled = which, pooled_layers(self.trunk, pixels, 4, [pool])
         return self.pooled[:, 0, -layers:].flatten(1)
 

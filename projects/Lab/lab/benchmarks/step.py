@@ -1,4 +1,4 @@
-"""`projects/Lab/tools/benchmark.py step`: a step of CropField, all losses, against a plain DINOv2 step without the position loss.
+"""`benchmark.py step`: a step of CropField, all losses, against plain DINOv2's without position loss.
 
 Both start from the same weights and see the same crops; drop path as in the recipe. On one CPU thread the time is that
 thread's own (CPU time), so that others on the machine count little; else it is the wall's.
@@ -8,17 +8,13 @@ import argparse
 import ctypes
 import importlib
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
-from lab.benchmarks.comparison import Comparison, compare
-from lab.benchmarks.flops import count_flops, matmul_rate
-from lab.benchmarks.step_case import LR, SHAPES, OurStep, make_batch, make_method
-from lab.benchmarks.time_by_part import seconds_by_part
+from lab.benchmarks.cases import LR, SHAPES, OurStep, make_batch, make_method
+from lab.benchmarks.comparison import Comparison, compare, seconds_by_part, share_table, thread_clock
+from lab.benchmarks.flops import achieved_rate, count_flops
 from pretrain.engine.cpu_memory import keep_freed_memory, use_huge_pages
 from pretrain.errors import UserError
 from pretrain.methods import distillation
@@ -32,34 +28,39 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     images, amp = options.images or 4, options.dtype == "bfloat16"
     use_huge_pages()  # torch reads this once; for the first half the kernel is told otherwise
     what = {"trunk": options.trunk, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
-    return measure(
-        lambda: OurStep(make_method(SHAPES[options.trunk]), make_batch(images), amp), what, options.pairs or 5
-    )
+    shape = SHAPES[options.trunk]
+    return measure(lambda: OurStep(make_method(shape), make_batch(images), amp), what, options.pairs or 5)
 
 
-def measure(make: Callable[[], OurStep], what: dict, pairs: int) -> list[Comparison]:
+def measure(make: Callable[[], OurStep], what: dict, num_pairs: int, matrix: int = 2048) -> list[Comparison]:
     """Against the plain step in float32 and, where ours runs under autocast, under autocast too; then rates.
 
     First with memory as the C library and the kernel give it, then with the trainer's settings of it
     (`pretrain.engine.cpu_memory`), which help both sides.
     """
-    clock, results = thread_clock(), []
-    what |= {"threads": torch.get_num_threads(), "clock": "CPU time" if clock else "wall"}
+    clock, about = thread_clock()
+    what, results = what | about, []
     for tuned in (False, True):
         set_memory(tuned)
         step = make()
         plains = {"float32": plain_case(step, False)} | ({"bfloat16": plain_case(step, True)} if step.amp else {})
-        step(), *(plain() for plain in plains.values())  # the heap takes more than one step to settle
+        step(), *(plain() for plain in plains.values())  # the heap takes more than one step to come to rest
         for dtype, plain in plains.items():
             name = f"step, {'bfloat16' if step.amp else 'float32'}; plain in {dtype}" + ", memory tuned" * tuned
-            results.append(compare(name, step, plain, pairs, what | {"memory_tuned": tuned}, clock))
+            results.append(compare(name, step, plain, num_pairs, what | {"memory_tuned": tuned}, clock))
     as_written, tuned = results[: len(plains)], results[len(plains) :]
     results[-1].tables["the trainer's step against the plain one as written: ratio of medians"] = [
         {"plain in": dtype, "ours, memory tuned / plain, as it comes": after.ours / before.plain}
         for dtype, before, after in zip(plains, as_written, tuned, strict=True)
     ]
-    results[-1].tables["where the time of our step goes"] = where_the_time_goes(step)
-    return [*results, achieved_rate(step, plains["bfloat16" if step.amp else "float32"], what, pairs, clock)]
+    results[-1].tables["where the time of our step goes"] = time_of_parts(step)
+    flops, name = count_flops(step), "rate of our step; of a large matmul"
+    rate, _ = achieved_rate(name, step, flops, num_pairs, matrix, "GFLOP/s", what, clock)
+    rate.tables["arithmetic of a step"] = [
+        {"step": "ours", "GFLOP": flops / 1e9},
+        {"step": "plain, no position loss", "GFLOP": count_flops(plain) / 1e9},  # the last: of the same dtype
+    ]
+    return [*results, rate]
 
 
 def set_memory(tuned: bool) -> None:
@@ -87,12 +88,7 @@ def reference(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def thread_clock() -> Callable[[], float] | None:
-    """CPU time where all runs on this thread; None, the wall's, elsewhere."""
-    return time.thread_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else None
-
-
-def where_the_time_goes(step: OurStep, repeats: int = 3) -> list[dict]:
+def time_of_parts(step: OurStep, repeats: int = 3) -> list[dict]:
     """Seconds of this thread in each part of a step; the prototype losses make their gradient as they go forward."""
     method = step.method
     parts = {
@@ -109,32 +105,6 @@ def where_the_time_goes(step: OurStep, repeats: int = 3) -> list[dict]:
     }
     found, total = seconds_by_part(lambda: [step() for _ in range(repeats)], parts)
     seconds = {part: spent / repeats for part, (spent, _) in found.items()}
-    total /= repeats
-    seconds["heads"] = seconds.pop("class-token loss") + seconds.pop("patch losses") - seconds["prototype losses"]
-    order = ("teacher trunk", "student trunk", "heads", "prototype losses", "KoLeo", *list(parts)[6:])
-    rows = [{"part": part, "seconds": seconds[part], "share": seconds[part] / total} for part in order]
-    rest = total - sum(row["seconds"] for row in rows)
-    return [*rows, {"part": "the rest", "seconds": rest, "share": rest / total}]
-
-
-def achieved_rate(step: OurStep, plain: Callable, what: dict, pairs: int, clock) -> Comparison:
-    """Operations a second of our step (as `ours`) and of a large matrix product (as `plain`), in turns."""
-    dtype = torch.bfloat16 if step.amp else torch.float32
-    flops, seconds, products = count_flops(step), [], []
-    product = matmul_rate(step.device.type, dtype, clock=clock)
-    timer = clock or time.perf_counter
-    for _ in range(pairs):
-        products.append(product())
-        start = timer()
-        step()
-        seconds.append(timer() - start)
-    rates = [flops / s / 1e9 for s in seconds]
-    what = what | {"matmul": "2048 x 2048 x 2048"}
-    result = Comparison.of(
-        "rate of our step; of a large matmul", rates, [p / 1e9 for p in products], what, unit="GFLOP/s"
-    )
-    result.tables["arithmetic of a step"] = [
-        {"step": "ours", "GFLOP": flops / 1e9},
-        {"step": "plain, no position loss", "GFLOP": count_flops(plain) / 1e9},
-    ]
-    return result
+    heads = seconds.pop("class-token loss") + seconds.pop("patch losses") - seconds["prototype losses"]
+    trunks = {part: seconds.pop(part) for part in ("teacher trunk", "student trunk")}
+    return share_table(trunks | {"heads": heads} | seconds, total / repeats)

@@ -5,15 +5,20 @@ imagenet_1pct  the same; the training images are those of a list, such as SimCLR
 places205      trainvalsplit_places205/{train,val}_places205.csv and the images256 that they name; or train/a/abbey/
 inat18         train2018.json, val2018.json and the train_val2018 that they name; or train/7477/, val/7477/
 cifar100       train/apple/*.png, test/apple/*.png; the superclass may come before, as in fast.ai's copy
-clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}, see `clevr`
+clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}: the two questions that VTAB asks about it (StoP, Table 4)
+
+torchvision reads none of these: its CIFAR100 reads pickles, its INaturalist folders by category, its CLEVR has no
+distances, and all of them stop at the first broken image.
 """
 
 import json
 import os
 from pathlib import Path
 
-from lab.probes.clevr import clevr_split
-from lab.probes.labelled import LabelledImages, label_by_folder, labelled_folder, listed_files, number
+import numpy as np
+import torch
+
+from lab.probes.labelled import LabelledImages, class_indices, label_by_folder, labelled_folder, listed_files
 from pretrain.data.images import CocoJson, ImageList
 from pretrain.errors import UserError
 
@@ -23,6 +28,10 @@ PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, wh
     "clevr_count": 50, "clevr_dist": 100,
 }  # fmt: skip
 DATASETS = tuple(PROBE_EPOCHS)
+# CLEVR: the number of objects in a scene is its class; or the bin of the closest one's distance from the camera, in
+# Blender's units, by VTAB's upper ends. The last bin has no end, and a distance that equals one is in the bin below it.
+OBJECTS = range(3, 11)
+DISTANCE_ENDS = (8.0, 8.5, 9.0, 9.5, 10.0)
 _PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # where its archive unpacks to
 
 
@@ -99,8 +108,8 @@ def _inat_json(root: Path) -> Split:
     val, val_categories = _inat_split(root, "val")
     classes = sorted(set(categories), key=int)
     return (
-        LabelledImages(train, number(categories, classes, root), classes),
-        LabelledImages(val, number(val_categories, classes, root / "val2018.json"), classes),
+        LabelledImages(train, class_indices(categories, classes, root), classes),
+        LabelledImages(val, class_indices(val_categories, classes, root / "val2018.json"), classes),
     )
 
 
@@ -113,3 +122,43 @@ def _inat_split(root: Path, split: str) -> tuple[CocoJson, list[str]]:
         return source, [str(category[image["id"]]) for image in content["images"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: {error} is missing in annotations or images; unpack the file again") from error
+
+
+def count_label(scene: dict) -> int:
+    """The number of objects, from 3 on, as class 0 to 7. Raises ValueError for another number."""
+    return OBJECTS.index(len(scene["objects"]))
+
+
+def distance_label(scene: dict) -> int:
+    """Which of six bins the closest object's distance, the third of its `pixel_coords`, lies in."""
+    return int(np.searchsorted(DISTANCE_ENDS, min(thing["pixel_coords"][2] for thing in scene["objects"]), side="left"))
+
+
+def clevr_split(root: str | Path, split: str, question: str) -> LabelledImages:
+    """Images of `root`/images/`split`, labelled from `root`/scenes/CLEVR_`split`_scenes.json.
+
+    Args:
+        root: the folder CLEVR_v1.0, or the one that it was unpacked in.
+        question: "count" or "dist".
+
+    Raises:
+        UserError: a file is absent, no JSON, or a scene is not as CLEVR's are.
+    """
+    root = Path(root, "CLEVR_v1.0") if Path(root, "CLEVR_v1.0").is_dir() else Path(root)
+    file = root / "scenes" / f"CLEVR_{split}_scenes.json"
+    try:
+        scenes = json.loads(file.read_bytes())["scenes"]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); give the folder CLEVR_v1.0") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no CLEVR scene file ({error}); unpack it again") from error
+    label_of, names, labels = count_label if question == "count" else distance_label, [], []
+    for index, scene in enumerate(scenes):
+        try:
+            names.append(scene["image_filename"])
+            labels.append(label_of(scene))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: scenes[{index}] is not as CLEVR's are ({error}); unpack it again") from error
+    bins = [*(f"up to {end}" for end in DISTANCE_ENDS), f"above {DISTANCE_ENDS[-1]}"]
+    classes = [f"{n} objects" for n in OBJECTS] if question == "count" else bins
+    return LabelledImages(listed_files(root / "images" / split, names, file), torch.tensor(labels), classes)

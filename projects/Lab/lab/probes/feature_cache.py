@@ -1,8 +1,9 @@
 """Features kept on disk: one pass over the images, then any number of classifiers.
 
-One .safetensors file for a trunk and a listing of images. Its name is a hash of all that its numbers depend on, which
-it also holds: the trunk's weights and shape, each image's path, size and date, and how they are read. So a file is
-never stale; what no longer fits is made anew under another name, and the old file is yours to delete.
+One .npy file for a trunk and a listing of images. Its name is a hash of all that its numbers depend on: the trunk's
+weights and shape, each image's path, size and date, and how they are read. So a file is never stale; what no longer
+fits is made anew under another name, and the old file is yours to delete. It is written from the first batch to the
+last without being held in memory, and mapped when read.
 """
 
 import hashlib
@@ -13,18 +14,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lab.probes.feature_files import read_features, write_features
-from lab.probes.features import pooled_layers, square_batches
+from lab.probes.features import framed_batches, pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
 from pretrain.data.index import stamp
 from pretrain.errors import UserError
+from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
 
-VERSION = 1  # of the features' definition; another one makes all files anew
+VERSION = 2  # of the features' definition and file; another one makes all files anew
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +84,20 @@ def cached_features(
         raise UserError(f"an image of {reading.image_size} pixels does not divide into patches of {trunk.patch_size}")
     if reading.layers > len(trunk.blocks):
         raise UserError(f"the trunk has {len(trunk.blocks)} layers, not {reading.layers}; ask for fewer")
-    made_from = describe(trunk, images, reading)
-    path = Path(folder) / f"{hashlib.sha256(made_from.encode()).hexdigest()[:24]}.safetensors"
-    found = read_features(path, made_from)
+    path = Path(folder) / f"{cache_key(trunk, images, reading)}.npy"
+    layout = (reading.views, len(images)), row_type(len(reading.pools), reading.layers, trunk.embed_dim)
+    found = read_features(path, *layout)
     if found is not None:
         logger.info(f"features of {len(images):,} images found in {path}")
     else:
         started = time.perf_counter()
-        squares = FramedImages(
+        framed = FramedImages(
             images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed
         )
-        batches = square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers)
-        shape = (reading.views, len(images), len(reading.pools), reading.layers, trunk.embed_dim)
-        write_features(path, made_from, shape, _pooled(trunk, reading, batches, len(squares)))
-        logger.info(f"{len(squares):,} squares in {time.perf_counter() - started:.1f} s; features kept in {path}")
-        found = read_features(path, made_from)
+        batches = framed_batches(framed, trunk.pos_embed.device, batch_size, num_workers)
+        write_features(path, *layout, _pooled(trunk, reading, batches, len(framed)))
+        logger.info(f"{len(framed):,} views in {time.perf_counter() - started:.1f} s; features kept in {path}")
+        found = read_features(path, *layout)
     values, readable = found
     if not readable.any():
         raise UserError(f"{images.source.root}: none of its {len(images):,} images can be read; copy them again")
@@ -104,13 +105,53 @@ def cached_features(
     return Features(values, reading.pools, rows, images.labels[rows])
 
 
-def describe(trunk: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
-    """All that features depend on, as one line of JSON."""
+def row_type(pools: int, layers: int, dim: int) -> np.dtype:
+    """Of one view of an image in the file."""
+    return np.dtype([("values", "<f2", (pools, layers, dim)), ("readable", "<i2")])
+
+
+def write_features(
+    path: Path, shape: tuple[int, int], dtype: np.dtype, batches: Iterator[tuple[Tensor, Tensor]]
+) -> None:
+    """Write the file whole or not at all; raises UserError where it cannot be written.
+
+    batches: values (b, pools, layers, D) and which are readable (b,) bool, view by view and image by image.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with replacing(path) as draft, open(draft, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for values, readable in batches:
+            rows = np.empty(len(values), dtype)
+            rows["values"], rows["readable"] = values.half().cpu().numpy(), readable.numpy()
+            file.write(rows.tobytes())
+
+
+def read_features(path: Path, shape: tuple[int, int], dtype: np.dtype) -> tuple[Tensor, Tensor] | None:
+    """Values (views, images, pools, layers, D) float16, mapped, not copied; and images readable in every view (bool).
+
+    None: the file is absent, damaged, or of something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        rows = np.load(path, mmap_mode="c")
+        if (rows.shape, rows.dtype) == (shape, dtype):
+            return torch.from_numpy(rows["values"]), torch.from_numpy(np.asarray(rows["readable"]).all(0))
+        reason = "of something else"
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+    logger.warning(f"{path} is not what it should be ({reason}): its features are computed again")
+    return None
+
+
+def cache_key(trunk: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
+    """Hash of all that features depend on."""
     listing = hashlib.sha256()
     for index in range(len(images)):
-        listing.update(f"{images.name(index)}\0{_stamp(images.path(index))}\n".encode(errors="surrogateescape"))
+        name = f"{images.name(index)}\0{_stamp(images.path(index))}\n"
+        listing.update(name.encode(errors="surrogateescape"))
     facts = {"version": VERSION, "weights": fingerprint(trunk), "images": listing.hexdigest(), **asdict(reading)}
-    return json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def fingerprint(trunk: VisionTransformer) -> str:
@@ -133,11 +174,11 @@ def _pooled(
     trunk: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (b, pools, layers, D) and which images could be read (b,) of every batch; says every minute how far."""
-    device, done, said = trunk.patch_embed.proj.weight.device.type, 0, time.monotonic()
-    for pixels, places in batches:
+    device, done, said = trunk.pos_embed.device.type, 0, time.monotonic()
+    for pixels, indices in batches:
         with torch.autocast(device, torch.bfloat16, reading.amp):
-            yield pooled_layers(trunk, pixels, reading.layers, reading.pools), places >= 0
-        done += len(places)
+            yield pooled_layers(trunk, pixels, reading.layers, reading.pools), indices >= 0
+        done += len(indices)
         if time.monotonic() - said > 60:
-            logger.info(f"features of {done:,} of {total:,} squares")
+            logger.info(f"features of {done:,} of {total:,} views")
             said = time.monotonic()

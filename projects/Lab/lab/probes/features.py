@@ -32,36 +32,36 @@ def pooled_layers(trunk: VisionTransformer, images: Tensor, layers: int, pools: 
     tokens = trunk.embed_patches(images) + trunk.sample_positions(None, trunk.grid(images))
     packed, layout = pack([trunk.with_class_token(tokens)])
     first_patch, collected = int(trunk.cls_token is not None), []
-    for place, block in enumerate(trunk.blocks):
+    for index, block in enumerate(trunk.blocks):
         packed = block(packed, layout)
-        if place >= len(trunk.blocks) - layers:
+        if index >= len(trunk.blocks) - layers:
             (features,) = layout.split(trunk.norm(packed))
             pooled = {"cls": features[:, 0], "patch": features[:, first_patch:].mean(1)}
             collected.append(torch.stack([pooled[pool] for pool in pools], dim=1))
     return torch.stack(collected, dim=2)
 
 
-def square_batches(
-    squares: FramedImages,
+def framed_batches(
+    images: FramedImages,
     device: torch.device | str,
     batch_size: int = 64,
     num_workers: int = 0,
     batches: list[list[int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (B, 3, S, S) on `device` and their places (B,), -1 where one is broken.
+    """Normalised images (B, 3, S, S) on `device` and their indices (B,), -1 where one is broken.
 
     batches: the items of each batch; None is all of them in order, `batch_size` at a time.
     """
     loader = DataLoader(
-        squares,
-        batch_sampler=batches or BatchSampler(range(len(squares)), batch_size, drop_last=False),
+        images,
+        batch_sampler=batches or BatchSampler(range(len(images)), batch_size, drop_last=False),
         num_workers=num_workers,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else each start would shift torch's global generator
     )
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    for images, places in watched(loader, lambda process: None) if num_workers else loader:
-        yield (images.to(device).float() - mean) / std, places
+    for pixels, indices in watched(loader, lambda process: None) if num_workers else loader:
+        yield (pixels.to(device).float() - mean) / std, indices
 
 
 @torch.no_grad()
@@ -81,11 +81,11 @@ def extract_features(
     Args:
         image_size: pixels a side, a multiple of the patch.
     """
-    squares = FramedImages(images, indices, image_size)
+    framed = FramedImages(images, indices, image_size)
     features, kept = [torch.zeros(0, trunk.embed_dim)], [torch.zeros(0, dtype=torch.int64)]
-    for pixels, places in square_batches(squares, trunk.patch_embed.proj.weight.device, batch_size, num_workers):
-        readable = places >= 0
+    for pixels, found in framed_batches(framed, trunk.pos_embed.device, batch_size, num_workers):
+        readable = found >= 0
         pooled = pooled_layers(trunk, pixels[readable.to(pixels.device)], 1, [own_pool(trunk)])
         features.append(pooled[:, 0, 0].float().cpu())
-        kept.append(places[readable])
+        kept.append(found[readable])
     return torch.cat(features), images.labels[torch.as_tensor(list(indices))[torch.cat(kept)]]

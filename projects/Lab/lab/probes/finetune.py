@@ -6,6 +6,7 @@ smoothing, warm-up and cosine. MAE's values are the defaults.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab.probes.features import own_pool, square_batches
+from lab.probes.features import framed_batches, own_pool
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
 from pretrain.engine.schedules import warmup_cosine
@@ -106,9 +107,6 @@ class FineTuning:
         self.lr = warmup_cosine(recipe.lr * self.batch_size / 256, 0.0, recipe.warmup_epochs / recipe.epochs)
         groups = layer_groups(model, recipe.layer_decay, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
-        self.squares = FramedImages(
-            train, range(len(train)), recipe.image_size, recipe.framing, recipe.epochs + 1, recipe.seed
-        )
 
     def resume(self) -> None:
         """Go on from `state`, if it is there. Raises UserError where it is of another model."""
@@ -140,25 +138,35 @@ class FineTuning:
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.epoch)  # order of the images, stochastic depth
         first = (self.epoch + 1) * len(self.train)
         order = (first + torch.randperm(len(self.train))).split(self.batch_size)[: self.steps]
-        total = 0.0
-        batches = [items.tolist() for items in order]
-        for step, (images, places) in enumerate(
-            square_batches(self.squares, self.device, num_workers=self.num_workers, batches=batches)
-        ):
+        batches, total = [items.tolist() for items in order], 0.0
+        views = dict(views=self.recipe.epochs + 1, seed=self.recipe.seed, batches=batches)
+        for step, (images, labels) in enumerate(self.readable(self.train, **views)):
             self.set_lr((self.epoch + step / self.steps) / self.recipe.epochs)
-            total += self.step(images[(places >= 0).to(images.device)], self.train.labels[places[places >= 0]])
+            total += self.step(images, labels)
         return total / self.steps
 
     def set_lr(self, progress: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(progress) * group["scale"]
 
+    def readable(
+        self, images: LabelledImages, views: int = 1, seed: int = 0, batches: list | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches without what is broken: normalised (b, 3, S, S) on the device, and labels (b,) on the CPU."""
+        framed = FramedImages(images, range(len(images)), self.recipe.image_size, self.recipe.framing, views, seed)
+        for pixels, indices in framed_batches(framed, self.device, num_workers=self.num_workers, batches=batches):
+            whole = indices >= 0
+            yield pixels[whole.to(pixels.device)], images.labels[indices[whole]]
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            return self.model(images).float()
+
     def step(self, images: Tensor, labels: Tensor) -> float:
         if not len(images):
             return 0.0  # all of them broken
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels.to(self.device), label_smoothing=self.recipe.label_smoothing)
+        labels, smoothing = labels.to(self.device), self.recipe.label_smoothing
+        loss = F.cross_entropy(self.logits(images), labels, label_smoothing=smoothing)
         if not loss.isfinite():
             raise UserError(f"the loss is not finite in epoch {self.epoch + 1}; choose a smaller --lr")
         self.optimizer.zero_grad()
@@ -170,12 +178,9 @@ class FineTuning:
     def evaluate(self) -> dict[str, float]:
         """Shares of the readable validation images, in percent."""
         self.model.eval()
-        squares = FramedImages(self.val, range(len(self.val)), self.recipe.image_size, self.recipe.framing)
         right, seen = torch.zeros(2), 0
-        for images, places in square_batches(squares, self.device, num_workers=self.num_workers):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-                logits = self.model(images[(places >= 0).to(images.device)]).float().cpu()
-            labels = self.val.labels[places[places >= 0]]
+        for images, labels in self.readable(self.val):
+            logits = self.logits(images).cpu()
             best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             right, seen = right + torch.stack([best[:, 0].sum(), best.any(1).sum()]), seen + len(labels)
         if not seen:

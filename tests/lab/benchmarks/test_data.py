@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from lab.benchmarks.plain_data import PlainMultiCrop, plain_view
+from lab.benchmarks.data import PlainMultiCrop, plain_view
 from lab.compose.photographs import shipped_photographs
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.augment import Photometric, dinov2_photometric
