@@ -33,7 +33,7 @@ def test_features_are_the_trunks():
     backbone = make(final_norm=True, class_token=True)
     net = VisionTransformer(**SMALL)
     net.load_state_dict(backbone.state_dict())
-    _, patches = trunk(images)
+    _, patches = net(images)
     features = backbone(images)["last_feat"]
     assert features.shape == (2, 32, 5, 3)
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), patches)

@@ -16,9 +16,16 @@ import time
 import torch
 
 from lab.attention.stats import attention_stats
-from lab.attention.weights import attention_probabilities
+from lab.attention.weights import queries_and_keys
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
+
+
+@torch.no_grad()
+def attention_probabilities(block, tokens, length):
+    """softmax(q k^T / sqrt(head_dim)) of what enters a block, (B*length, D) -> (B, heads, length, length) float32."""
+    q, k = queries_and_keys(block, tokens, length)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def test_cropfield_has_the_teachers_features(checkpoint, name, size):
     saved = torch.load(checkpoint, weights_only=True)["model"]
     net.load_state_dict({n.removeprefix("teacher.trunk."): v for n, v in saved.items() if n.startswith("teacher.")})
     with torch.no_grad():
-        _, expected = trunk(images_of(size))
+        _, expected = net(images_of(size))
     found = cropfield_features(export(checkpoint, name), images_of(size), class_token=True, final_norm=True)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 

@@ -1,27 +1,20 @@
-"""Draw results of projects/Lab/tools/attention_stats.py in one plot, like Fig. 5: NMI and mean distance over the layers.
+"""Draw results of attention_stats.py in one plot, like Fig. 5: NMI and mean distance over the layers.
 
 python projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
 """
 
-import argparse
 from pathlib import Path
 
+from lab.attention.plot import read_layers, write_plot
+from lab.commands import new_parser
 from pretrain.errors import UserError, run_main
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "results", nargs="+", type=Path, metavar="DIR", help="--output of projects/Lab/tools/attention_stats.py"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
-    return parser.parse_args(argv)
-
-
 def main() -> None:
-    args = parse_args()
-    from lab.attention.plot import read_layers, write_plot
-
+    parser = new_parser(__doc__)
+    parser.add_argument("results", nargs="+", type=Path, metavar="DIR", help="--output of attention_stats.py")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    args = parser.parse_args()
     results = [read_layers(folder) for folder in args.results]
     sizes = {(result["settings"].get("image_size"), result["settings"].get("source")) for result in results}
     if len({size for size, _ in sizes}) > 1:

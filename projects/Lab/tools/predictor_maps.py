@@ -1,4 +1,4 @@
-"""What the predictor of an I-JEPA or StoP run makes of places (StoP's Figs. 5 and 6), runs side by side.
+"""What the predictor of an I-JEPA or StoP run makes of positions (StoP's Figs. 5 and 6), runs side by side.
 
     python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors
     python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors \\
@@ -17,31 +17,38 @@ A run is the folder of a pretraining: its last.pth holds the predictor, which an
 import argparse
 from pathlib import Path
 
-from lab.attention.points import check_queries, load_queries, point
+import torch
+
+from cropfield.results import write_result
+from lab.attention.images import check_points, load_points, point
+from lab.commands import new_parser, write_picture
+from lab.figures.feature_pictures import normalised
+from lab.figures.predictor_pictures import positions_picture, predictions_picture
+from lab.figures.predictor_stats import nearness, noise_of_positions, prediction_similarity
+from lab.finished_runs import trained_method
 from pretrain.errors import UserError, run_main
+from stop.jepa import JEPA
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of pretraining runs")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the runs (default: their folders')")
-    parser.add_argument("--images", nargs="+", default=[], type=Path, metavar="FILE")
-    parser.add_argument("--points", nargs="+", default=[], type=point, metavar="X,Y", help="of the hidden patches")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="output folders of pretraining runs")
+    add("--names", nargs="+", metavar="NAME", help="of the runs (default: their folders')")
+    add("--images", nargs="+", default=[], type=Path, metavar="FILE")
+    add("--points", nargs="+", default=[], type=point, metavar="X,Y", help="of the hidden patches")
+    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     args.names = args.names or [run.resolve().name for run in args.runs]
     if len(args.names) != len(args.runs) or len(set(args.names)) < len(args.names):
         parser.error(f"{len(args.runs)} runs are called {', '.join(args.names)}; give --names, one of its own for each")
-    check_queries(parser, args.images, args.points)
+    check_points(parser, args.images, args.points)
     return args
 
 
-def open_runs(args: argparse.Namespace) -> dict:
+def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
     """Trained methods by the runs' names, all of one grid."""
-    from lab.finished_runs import trained_method
-    from stop.jepa import JEPA
-
     methods = dict(zip(args.names, map(trained_method, args.runs), strict=True))
     for run, method in zip(args.runs, methods.values(), strict=True):
         if not isinstance(method, JEPA):
@@ -52,48 +59,30 @@ def open_runs(args: argparse.Namespace) -> dict:
     return methods
 
 
-def similarities(method, queries: list) -> list:
-    """`prediction_similarity` of each query, one draw of the noise."""
-    from lab.figures.feature_pictures import normalised
-    from lab.figures.predictor_stats import prediction_similarity
-
-    patch_size = method.student["trunk"].patch_size
-    return [prediction_similarity(method, normalised(image, patch_size), at) for image, at in queries]
-
-
 def main() -> None:
     args = parse_args()
-    import torch
-    from PIL import Image
-
-    from cropfield.results import write_result
-    from lab.figures.predictor_pictures import positions_picture, predictions_picture
-    from lab.figures.predictor_stats import nearness, noise_of_positions
-    from pretrain.files import replacing
-
     methods = open_runs(args)
     first = next(iter(methods.values()))
-    size = min(first.predictor.field_size) * first.student["trunk"].patch_size
-    queries = load_queries(args.images, args.points, size)
+    patch = first.student["trunk"].patch_size
+    marked_images = load_points(args.images, args.points, min(first.predictor.field_size) * patch)
     torch.manual_seed(args.seed)
     pictures = {"positions.png": positions_picture({name: method.predictor for name, method in methods.items()})}
-    cosines = {name: similarities(method, queries) for name, method in methods.items()}
-    if queries:
-        pictures["predictions.png"] = predictions_picture(queries, cosines)
+    cosines = {  # one draw of the noise
+        name: [prediction_similarity(method, normalised(image, patch), at) for image, at in marked_images]
+        for name, method in methods.items()
+    }
+    if marked_images:
+        pictures["predictions.png"] = predictions_picture(marked_images, cosines)
     metrics = {}
     for name, method in methods.items():
         metrics |= {f"{what}_{name}": value for what, value in noise_of_positions(method.predictor).items()}
-        if queries:
-            found = [nearness(values, at) for values, (_, at) in zip(cosines[name], queries, strict=True)]
+        if marked_images:
+            found = [nearness(values, at) for values, (_, at) in zip(cosines[name], marked_images, strict=True)]
             metrics[f"nearness_{name}"] = sum(found) / len(found)
-    for name, picture in pictures.items():
-        with replacing(args.output / name) as draft:
-            Image.fromarray(picture).save(draft, format="PNG", optimize=True)
-    settings = {"runs": [str(run) for run in args.runs], "queries": len(queries), "seed": args.seed}
+    written = [write_picture(args.output / name, picture) for name, picture in pictures.items()]
+    settings = {"runs": [str(run) for run in args.runs], "queries": len(marked_images), "seed": args.seed}
     path = write_result(args.output, "predictor", "none", ", ".join(methods), metrics, settings)
-    for name, value in metrics.items():
-        print(f"{name}: {value:.3f}")
-    print(", ".join(str(args.output / name) for name in pictures) + f", {path}")
+    print(*(f"{name}: {value:.3f}" for name, value in metrics.items()), *written, path, sep="\n")
 
 
 if __name__ == "__main__":

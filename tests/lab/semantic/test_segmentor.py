@@ -148,11 +148,11 @@ def test_the_trunk_ends_with_its_norm_and_has_its_class_token():
     net = backbone().eval()
     pixels = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        seen = trunk(pixels)["last_feat"].flatten(2).transpose(1, 2)
+        seen = net(pixels)["last_feat"].flatten(2).transpose(1, 2)
         expected = super(CropFieldViT, net.net).forward(pixels)[1]
         torch.testing.assert_close(seen, expected)
         net.net.cls_token.normal_()
-        changed = trunk(pixels)["last_feat"].flatten(2).transpose(1, 2)
+        changed = net(pixels)["last_feat"].flatten(2).transpose(1, 2)
         assert (changed - expected).abs().max() > 1e-4
 
 

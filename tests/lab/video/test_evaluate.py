@@ -7,7 +7,7 @@ import torch
 from lab.compose.videos import VideoPlan, compose_videos
 from lab.video import evaluate
 from lab.video.davis import davis_palette, find_videos, read_mask, write_mask
-from lab.video.evaluate import ObjectScore, evaluate_video, follow, overall
+from lab.video.evaluate import ObjectScore, evaluate_video, overall, propagate_masks
 from lab.video.measures import Statistics
 from lab.video.propagate import Propagation
 from pretrain.errors import UserError
@@ -29,7 +29,7 @@ def trunk():
 def test_the_truth_scores_full_marks_and_the_ends_are_not_measured(video, trunk, tmp_path, monkeypatch):
     truth = [read_mask(path)[0] for path in video.masks]
     answers = [np.zeros_like(truth[0]), *truth[1:-1], np.zeros_like(truth[0])]
-    monkeypatch.setattr(evaluate, "follow", lambda *_: iter(answers))
+    monkeypatch.setattr(evaluate, "propagate_masks", lambda *_: iter(answers))
     scores = evaluate_video(trunk, video, tmp_path / "masks", Propagation())
     assert [score.name for score in scores] == ["composed-00_1", "composed-00_2"]
     assert all(score.region.mean == score.boundary.mean == 1 for score in scores)
@@ -40,7 +40,7 @@ def test_the_truth_scores_full_marks_and_the_ends_are_not_measured(video, trunk,
 
 def test_objects_that_swap_their_numbers_score_nothing(video, trunk, tmp_path, monkeypatch):
     swap = np.array([0, 2, 1], np.uint8)
-    monkeypatch.setattr(evaluate, "follow", lambda *_: (swap[read_mask(path)[0]] for path in video.masks))
+    monkeypatch.setattr(evaluate, "propagate_masks", lambda *_: (swap[read_mask(path)[0]] for path in video.masks))
     assert all(score.region.mean == 0 for score in evaluate_video(trunk, video, tmp_path, Propagation()))
 
 
@@ -58,7 +58,7 @@ def test_what_stands_still_stays(video, trunk):
     """Every frame is the first one: each patch finds itself, so that the masks stay but for the patches' coarseness."""
     still = type(video)(video.name, [video.frames[0]] * 4, [video.masks[0]] * 4)
     truth, _ = read_mask(video.masks[0])
-    for found in follow(trunk, still, Propagation(radius=2), 64):
+    for found in propagate_masks(trunk, still, Propagation(radius=2), 64):
         assert (found == truth).mean() > 0.9
 
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_followed(video, trunk, tmp_path):
     wide = type(video)("wide", video.frames, [tmp_path / "wide.png"] * 5)
     write_mask(tmp_path / "wide.png", np.ones((64, 100), np.uint8), davis_palette())
     with pytest.raises(UserError, match="must agree"):
-        list(follow(trunk, wide, Propagation(), 64))
+        list(propagate_masks(trunk, wide, Propagation(), 64))
     write_mask(tmp_path / "wide.png", np.zeros((64, 96), np.uint8), davis_palette())
     with pytest.raises(UserError, match="shows no object"):
-        list(follow(trunk, wide, Propagation(), 64))
+        list(propagate_masks(trunk, wide, Propagation(), 64))

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lab.video.features import frame_size, patch_features
 
+from lab.video.evaluate import frame_size, patch_features
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.models.vit import VisionTransformer
 

@@ -1,16 +1,19 @@
-"""The images of an analysis: square, of one size, one at a time."""
+"""The images of an analysis, square, of one size, one at a time; and the points in them that a command asks about."""
 
+import argparse
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 from torch import Tensor
 
 from lab.figures.feature_pictures import normalised
-from pretrain.data.images import BrokenImage
+from pretrain.data.images import BrokenImage, decode_image
 from pretrain.errors import UserError
 
+Point = tuple[float, float]  # x and y from 0 to 1, from the upper left of an image's middle square
 logger = logging.getLogger(__name__)
 
 
@@ -65,3 +68,30 @@ class MiddleSquares:
             yield normalised(square, 1)
         if self.broken == len(self):
             raise UserError(f"none of the {len(self)} images can be read; give others as --images")
+
+
+def point(text: str) -> Point:
+    """ "0.4,0.3" -> (0.4, 0.3); for argparse."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y") from None
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} does not lie in the image: x and y go from 0 to 1")
+    return x, y
+
+
+def check_points(parser: argparse.ArgumentParser, images: list[Path], points: list[Point]) -> None:
+    """As many points as images go together in order; otherwise one image takes all points, or all images one point."""
+    if len(images) != len(points) and (1 not in (len(images), len(points)) or not images or not points):
+        parser.error(f"{len(images)} images and {len(points)} points: give as many, or one of either")
+
+
+def load_points(images: list[Path], points: list[Point], size: int) -> list[tuple[np.ndarray, Point]]:
+    """-> (middle square, uint8 (size, size, 3); point) in order. Raises UserError where an image cannot be read."""
+    try:
+        squares = [middle_square(decode_image(path), size) for path in images]
+    except BrokenImage as error:
+        raise UserError(f"{error}: give another image as --images") from error
+    count = max(len(images), len(points))
+    return list(zip(squares * (count // max(1, len(squares))), points * (count // max(1, len(points))), strict=True))

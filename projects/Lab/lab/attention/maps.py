@@ -1,27 +1,29 @@
-"""Maps of the last layer's attention from query points, models side by side, as in Figs. 6 and 7."""
+"""Maps of the last layer's attention from points of images, models side by side, as in Figs. 6 and 7."""
 
 import cv2
 import numpy as np
 
 from cropfield.canvas import colorize, column, draw_dot, fit, framed, row, text_line
+from lab.attention.images import Point
 from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import normalised
 from pretrain.models.vit import VisionTransformer
 
 RED = (230, 30, 30)
 LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
-Point = tuple[float, float]
 
 
-def maps_picture(trunks: dict[str, VisionTransformer], queries: list[tuple[np.ndarray, Point]], side: int = 240):
-    """A row for each query, with the image and its red dot first, a column for each model -> uint8 (H, W, 3).
+def maps_picture(trunks: dict[str, VisionTransformer], images: list[tuple[np.ndarray, Point]], side: int = 240):
+    """A row for each image, with its red dot first, a column for each model -> uint8 (H, W, 3).
 
     Args:
         trunks: by the name that stands above the column.
-        queries: square images, uint8 (S, S, 3), S a multiple of each trunk's patch, each with a point (x, y) in [0, 1].
+        images: square, uint8 (S, S, 3), S a multiple of each trunk's patch, each with the point that looks around.
     """
-    rows = [row([text_line(_shortened(name, side), side, 2, 14) for name in ["query", *trunks]])]
-    for image, point in queries:
+    most = side // 7  # letters above a column, of about 7 pixels at 14 points
+    names = [name if len(name) <= most else f"{name[: most - 1]}…" for name in ["query", *trunks]]
+    rows = [row([text_line(name, side, 2, 14) for name in names])]
+    for image, point in images:
         picture = fit(image, side)
         _dot(picture, point)
         tiles = [column([picture, text_line("", side, 0, 14)], gap=0)]
@@ -39,9 +41,8 @@ def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
     everything would leave the rest of the map dark.
     """
     top = max(LEAST_TOP, float(np.quantile(attention, 0.995)))
-    picture = cv2.resize(
-        colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS), (side, side), interpolation=cv2.INTER_NEAREST
-    )
+    colors = colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS)
+    picture = cv2.resize(colors, (side, side), interpolation=cv2.INTER_NEAREST)
     _dot(picture, point)
     legend = text_line(f"yellow {top:.1f} x uniform, most {attention.max():.1f} x", side, 1, 13)
     return column([picture, legend], gap=0)
@@ -49,9 +50,3 @@ def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
 
 def _dot(picture: np.ndarray, point: Point) -> None:
     draw_dot(picture, (point[0] * picture.shape[1], point[1] * picture.shape[0]), RED, radius=4)
-
-
-def _shortened(name: str, side: int) -> str:
-    """As much of a name as fits above a column, at 14 points about 7 pixels a letter."""
-    most = side // 7
-    return name if len(name) <= most else f"{name[: most - 1]}…"

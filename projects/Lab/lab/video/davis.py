@@ -37,24 +37,23 @@ def find_videos(root: str | Path, split: str = "val") -> list[Video]:
         UserError: a file or folder is absent, a video has no annotation for some frame (only train and val have all),
             or has fewer than three frames, of which the first and the last are not measured.
     """
-    root = Path(root)
-    listed = root / "ImageSets" / "2017" / f"{split}.txt"
+    listed = Path(root, "ImageSets", "2017", f"{split}.txt")
     if not listed.is_file():
         raise UserError(f"there is no {listed}; give the folder of DAVIS-2017 that holds ImageSets and JPEGImages")
     names = listed.read_text(encoding="utf-8").split()
     if not names:
         raise UserError(f"{listed} names no video; get it again")
-    return [_find_video(root, name) for name in names]
+    return [_find_video(Path(root), name) for name in names]
 
 
 def _find_video(root: Path, name: str) -> Video:
-    frames = sorted((root / "JPEGImages" / RESOLUTION / name).glob("*.jpg"))
+    folder = root / "JPEGImages" / RESOLUTION / name
+    frames = sorted(folder.glob("*.jpg"))
     masks = [root / "Annotations" / RESOLUTION / name / f"{frame.stem}.png" for frame in frames]
     if len(frames) < 3:
-        raise UserError(f"{root}/JPEGImages/{RESOLUTION}/{name} holds {len(frames)} frames; a video has three or more")
-    absent = next((mask for mask in masks if not mask.is_file()), None)
-    if absent:
-        raise UserError(f"there is no {absent}; take a split of which every frame is annotated: train or val")
+        raise UserError(f"{folder} holds {len(frames)} frames; a video has three or more")
+    if absent := [mask for mask in masks if not mask.is_file()]:
+        raise UserError(f"there is no {absent[0]}; take a split of which every frame is annotated: train or val")
     return Video(name, frames, masks)
 
 
@@ -102,10 +101,6 @@ def write_mask(path: Path, mask: np.ndarray, palette: list[int]) -> None:
 
 def davis_palette() -> list[int]:
     """DAVIS's 256 colours, which are PASCAL VOC's: the bits of a number, three at a time, from the highest down."""
-    numbers = np.arange(256)
-    colors = np.zeros((256, 3), np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            bit = numbers >> (3 * level + channel) & 1
-            colors[:, channel] |= (bit << (7 - level)).astype(np.uint8)
+    numbers, channels = np.arange(256)[:, None], np.arange(3)
+    colors = sum((numbers >> (3 * level + channels) & 1) << (7 - level) for level in range(8))
     return colors.ravel().tolist()

@@ -4,15 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from lab.figures.feature_pictures import normalised
 from lab.video.davis import Video, read_frame, read_mask, write_mask
-from lab.video.features import frame_size, patch_features
 from lab.video.measures import Statistics, boundary_measure, region_similarity, summarise
 from lab.video.propagate import Propagation, to_labels, to_mask
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
+
+ROUNDING = 64  # DINO's, for a frame's longer side; a multiple of the usual patches
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,30 @@ class ObjectScore:
     boundary: Statistics
 
 
-def follow(trunk: VisionTransformer, video: Video, propagation: Propagation, short_side: int) -> Iterator[np.ndarray]:
+def frame_size(height: int, width: int, short_side: int, patch: int) -> tuple[int, int]:
+    """(H, W) that a frame is resized to: DAVIS's 480 x 854 becomes 480 x 832, as with DINO.
+
+    The longer side is rounded down to a multiple of 64; where patches do not divide that (ViT-H/14), both sides are
+    rounded down to multiples of the patch, of which no paper says anything.
+    """
+    unit = ROUNDING if ROUNDING % patch == 0 else patch
+    short = max(1, short_side // patch) * patch
+    long = max(1, short_side * max(height, width) // min(height, width) // unit) * unit
+    return (long, short) if height > width else (short, long)
+
+
+@torch.no_grad()
+def patch_features(trunk: VisionTransformer, frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Patch tokens of the last layer, of unit length: uint8 (H, W, 3), resized to `size` -> (h, w, D) float32."""
+    resized = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+    images = normalised(resized, trunk.patch_size)[None].to(trunk.pos_embed.device)
+    _, patches = trunk(images)
+    return F.normalize(patches[0].float(), dim=-1).unflatten(0, trunk.grid(images))
+
+
+def propagate_masks(
+    trunk: VisionTransformer, video: Video, propagation: Propagation, short_side: int
+) -> Iterator[np.ndarray]:
     """The masks of every frame of a video, uint8 (H, W), the first as it is given. One frame is in memory at a time.
 
     Raises:
@@ -35,8 +63,7 @@ def follow(trunk: VisionTransformer, video: Video, propagation: Propagation, sho
         raise UserError(f"{video.masks[0]} shows no object; the first frame's objects are what is followed")
     size = frame_size(*mask.shape, short_side, trunk.patch_size)
     grid = size[0] // trunk.patch_size, size[1] // trunk.patch_size
-    device = trunk.patch_embed.proj.weight.device
-    labels = to_labels(torch.from_numpy(mask), grid, int(mask.max()) + 1).to(device)
+    labels = to_labels(torch.from_numpy(mask), grid, int(mask.max()) + 1).to(trunk.pos_embed.device)
     yield mask
     features = (patch_features(trunk, _read_alike(frame, mask.shape), size) for frame in video.frames)
     for found in propagation.run(features, labels):
@@ -58,22 +85,21 @@ def evaluate_video(
     The first frame, which is given, and the last are not measured, as in DAVIS's semi-supervised evaluation.
 
     Raises:
-        UserError: see `follow`; or a mask cannot be written.
+        UserError: see `propagate_masks`; or a mask cannot be written.
     """
     first, palette = read_mask(video.masks[0])
-    measured: list[list[tuple[float, float]]] = [[] for _ in range(first.max())]
-    for index, found in enumerate(follow(trunk, video, propagation, short_side)):
+    regions, boundaries = ([[] for _ in range(first.max())] for _ in range(2))
+    for index, found in enumerate(propagate_masks(trunk, video, propagation, short_side)):
         write_mask(results / video.name / video.masks[index].name, found, palette)
         if 0 < index < len(video.masks) - 1:
             truth, _ = read_mask(video.masks[index])
-            for number, values in enumerate(measured, 1):
-                pair = found == number, truth == number
-                values.append((region_similarity(*pair), boundary_measure(*pair)))
-    scores = []
-    for number, values in enumerate(measured, 1):
-        region, boundary = (summarise(list(column)) for column in zip(*values, strict=True))
-        scores.append(ObjectScore(f"{video.name}_{number}", region, boundary))
-    return scores
+            for number, (region, boundary) in enumerate(zip(regions, boundaries, strict=True), 1):
+                region.append(region_similarity(found == number, truth == number))
+                boundary.append(boundary_measure(found == number, truth == number))
+    return [
+        ObjectScore(f"{video.name}_{number}", summarise(region), summarise(boundary))
+        for number, (region, boundary) in enumerate(zip(regions, boundaries, strict=True), 1)
+    ]
 
 
 def overall(scores: list[ObjectScore]) -> dict[str, float]:

@@ -68,9 +68,9 @@ class Propagation:
             near = slice(max(0, y - self.radius), y + self.radius + 1)
             cosines = target[y] @ sources[:, near].reshape(-1, dim).T  # (w, n * rows * w)
             cosines = cosines.view(width, -1, width).masked_fill_(too_far[:, None], -torch.inf).flatten(1)
-            best, places = cosines.topk(min(self.top_k, cosines.shape[1]))
+            best, indices = cosines.topk(min(self.top_k, cosines.shape[1]))
             weights = (best / self.temperature).softmax(1)
-            rows.append((weights[..., None] * labels[:, near].flatten(0, 2)[places]).sum(1))
+            rows.append((weights[..., None] * labels[:, near].flatten(0, 2)[indices]).sum(1))
         return torch.stack(rows)
 
 

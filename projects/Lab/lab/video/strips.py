@@ -4,11 +4,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from cropfield.canvas import PAPER, blend, color_of, column, fit, row, write
+from lab.commands import write_picture
 from lab.video.davis import Video, read_frame, read_mask
-from pretrain.files import replacing
 
 
 def write_strip(video: Video, results: Path, path: Path, tiles: int = 5, side: int = 320) -> None:
@@ -23,8 +22,7 @@ def write_strip(video: Video, results: Path, path: Path, tiles: int = 5, side: i
     for title, folder in (("truth", video.masks[0].parent), ("found", results / video.name)):
         pictures = [_overlay(video, index, folder, side) for index in chosen]
         rows.append(column([_title(f"{video.name}: {title}", side), row(pictures)], gap=2))
-    with replacing(path) as draft:
-        Image.fromarray(column(rows)).save(draft, format="PNG")
+    write_picture(path, column(rows))
 
 
 def _overlay(video: Video, index: int, folder: Path, side: int) -> np.ndarray:
