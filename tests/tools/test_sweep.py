@@ -62,7 +62,8 @@ def test_it_runs_each_once_and_ends_with_table_and_best(sweep, tmp_path, capsys)
     assert result["metrics"] == {"mIoU": pytest.approx(49.5)} and result["model"] == "vits"
     assert result["settings"]["best"] == ["optimizer.lr=8e-5", "optimizer.weight_decay=0.5"]
     assert result["settings"]["runs"] == pytest.approx([49, 50])
-    assert (tmp_path / "out" / "sweep.md").read_text().splitlines()[-1] == "| 8e-5 | 0.5 | 49.00 | 50.00 | **49.50** |"
+    last = (tmp_path / "out" / "sweep.md").read_text().splitlines()[-1]
+    assert [cell.strip() for cell in last.strip("|").split("|")] == ["8e-5", "0.5", "49.00", "50.00", "**49.50**"]
     assert "best: optimizer.lr=8e-5" in capsys.readouterr().out
     sweep(*grid)
     assert len(calls(tmp_path)) == 4
@@ -96,3 +97,22 @@ def test_mistakes_are_told_before_the_first_run(sweep, tmp_path, arguments, word
 def test_a_figure_that_the_runs_lack(sweep, tmp_path):
     with pytest.raises(UserError, match="no figure 'AP'"):
         sweep("--grid", "optimizer.lr=1e-5", "--runs", "1", "--metric", "AP")
+
+
+FIGURES = {
+    ("optimizer.lr=8e-5", "optimizer.weight_decay=1e-2"): [40.0, 44.0],
+    ("optimizer.lr=3e-5", "optimizer.weight_decay=1e-2"): [43.0, 42.0],
+    ("optimizer.lr=1e-5", "optimizer.weight_decay=1e-2"): [50.0, None],
+}
+
+
+def test_the_table_has_each_run_and_marks_the_best_mean_which_no_run_without_figure_wins(load_tool):
+    lines = load_tool("sweep").markdown_table(FIGURES, "mIoU").splitlines()
+    head, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert head == ["optimizer.lr", "optimizer.weight_decay", "mIoU, run 1", "mIoU, run 2", "mean"]
+    assert len(rule) == 5 and all(set(cell) == {"-"} for cell in rule)
+    assert rows == [
+        ["8e-5", "1e-2", "40.00", "44.00", "42.00"],
+        ["3e-5", "1e-2", "43.00", "42.00", "**42.50**"],
+        ["1e-5", "1e-2", "50.00", "–", "–"],
+    ]

@@ -10,18 +10,16 @@ ROOT holds annotations/instances_{train,val}.json, train/ and val/, as tools/com
 background, the others are the categories; OUTPUT/classes.txt names them.
 """
 
-import argparse
 from pathlib import Path
 
 from cropfield.datasets import read_coco_file
-from lab.semantic.layout import NAMES, convert_coco
+from lab.commands import new_parser
+from lab.semantic.layout import NAMES, SPLITS, convert_coco
 from pretrain.errors import run_main
-
-SPLITS = {"train": "training", "val": "validation"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("root", type=Path, help="folder of annotations/, train/ and val/")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args()

@@ -4,20 +4,21 @@
     projects/Lab/tools/compose_davis.py --output outputs/videos
     projects/Lab/tools/video_propagation.py --weights backbone.safetensors --davis outputs/videos --output outputs/davis
 
-They are made of what installed packages ship; nothing is downloaded. They try out projects/Lab/tools/video_propagation.py and are no
+They are made of what installed packages ship; nothing is downloaded. They try out video_propagation.py and are no
 substitute for DAVIS: figures on them say nothing about figures there.
 """
 
 import argparse
 from pathlib import Path
 
+from lab.commands import new_parser
 from lab.compose.videos import VideoPlan, compose_videos
 from lab.video.davis import davis_palette
 from pretrain.errors import UserError, run_main
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write: JPEGImages, Annotations, ImageSets")
     add("--videos", type=int, default=3, help="(default: 3)")
@@ -25,25 +26,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--objects", type=int, default=2, help="in each video (default: 2)")
     add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of a frame (default: 480 854)")
     add("--seed", type=int, default=0, help="same seed, same videos (default: 0)")
-    options = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     wrong = {
-        "--videos: 1 or more": options.videos < 1,
-        "--frames: from 3 to 99,999": not 3 <= options.frames <= 99_999,
-        "--objects: from 1 to 6": not 1 <= options.objects <= 6,
-        "--size: two sides of 32 to 4,096 pixels": not all(32 <= side <= 4096 for side in options.size),
-        "--seed: 0 or more": options.seed < 0,
+        "--videos: 1 or more": args.videos < 1,
+        "--frames: from 3 to 99,999": not 3 <= args.frames <= 99_999,
+        "--objects: from 1 to 6": not 1 <= args.objects <= 6,
+        "--size: two sides of 32 to 4,096 pixels": not all(32 <= side <= 4096 for side in args.size),
+        "--seed: 0 or more": args.seed < 0,
     }
     for rule, broken in wrong.items():
         if broken:
             raise UserError(f"{rule}; got another value")
-    return options
+    return args
 
 
 def main() -> None:
-    options = parse_args()
-    plan = VideoPlan(options.videos, options.frames, options.objects, tuple(options.size), options.seed)
-    compose_videos(plan, options.output, davis_palette())
-    print(f"{options.output}: {plan.videos} videos of {plan.frames} frames, {plan.objects} objects in each")
+    args = parse_args()
+    plan = VideoPlan(args.videos, args.frames, args.objects, tuple(args.size), args.seed)
+    compose_videos(plan, args.output, davis_palette())
+    print(f"{args.output}: {plan.videos} videos of {plan.frames} frames, {plan.objects} objects in each")
 
 
 if __name__ == "__main__":

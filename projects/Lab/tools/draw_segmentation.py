@@ -12,7 +12,6 @@ The images are evenly spread over the validation split.
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import instantiate
@@ -21,27 +20,24 @@ from detectron2.data.detection_utils import read_image
 
 from cropfield.canvas import fit
 from cropfield.weights import load_weights
+from lab.commands import new_parser, write_picture
 from lab.semantic.datasets import read_labels
-from lab.semantic.pictures import IGNORE, draw_labels, side_by_side
+from lab.semantic.layout import BACKGROUND, IGNORE
+from lab.semantic.pictures import draw_labels, side_by_side
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.files import replacing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
-    parser.add_argument("--weights", nargs="+", required=True, metavar="TITLE=FILE", help="checkpoints of segmentors")
-    parser.add_argument("--images", type=int, default=4, help="how many (default: 4)")
-    parser.add_argument("--width", type=int, default=256, help="of a tile, in pixels (default: 256)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="overrides of the config")
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE")
+    add("--output", type=Path, required=True, metavar="PNG")
+    add("--weights", nargs="+", required=True, metavar="TITLE=FILE", help="checkpoints of segmentors")
+    add("--images", type=int, default=4, help="how many (default: 4)")
+    add("--width", type=int, default=256, help="of a tile, in pixels (default: 256)")
+    add("--set", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     return parser.parse_args(argv)
-
-
-def spread(count: int, of: int) -> list[int]:
-    """`count` indices evenly spaced from 0 to `of` - 1."""
-    return sorted({round(place) for place in np.linspace(0, of - 1, min(count, of))})
 
 
 @torch.no_grad()
@@ -56,13 +52,12 @@ def predictions(cfg, weights: str, entries: list[dict]) -> list[np.ndarray]:
 
 def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: list[str], width: int) -> np.ndarray:
     """The images with their label maps, a column of maps for each title."""
-    background = classes[0] == "background"
-    rows = []
-    for place, entry in enumerate(entries):
+    background, rows = classes[0] == BACKGROUND, []
+    for entry, *labels in zip(entries, *columns.values(), strict=True):
         image = read_image(entry["file_name"], "RGB")
-        maps = [draw_labels(image, labels[place], background) for labels in columns.values()]
-        rows.append([fit(tile, round(width * max(1.0, tile.shape[0] / tile.shape[1]))) for tile in (image, *maps)])
-    seen = {int(label) for labels in columns.values() for one in labels for label in np.unique(one)} - {IGNORE}
+        tiles = [image, *(draw_labels(image, found, background) for found in labels)]
+        rows.append([fit(tile, round(width * max(1.0, tile.shape[0] / tile.shape[1]))) for tile in tiles])
+    seen = {int(label) for maps in columns.values() for labels in maps for label in np.unique(labels)} - {IGNORE}
     shown = sorted(seen - {0} if background else seen)
     return side_by_side(rows, ["image", *columns], {label: classes[label] for label in shown})
 
@@ -75,13 +70,12 @@ def main() -> None:
         raise UserError("--weights: write TITLE=FILE for each, with different titles")
     name = instantiate(cfg.dataloader.test.dataset.names)
     entries = DatasetCatalog.get(name)
-    entries = [entries[place] for place in spread(args.images, len(entries))]
+    chosen = np.unique(np.linspace(0, len(entries) - 1, min(args.images, len(entries))).round().astype(int))
+    entries = [entries[index] for index in chosen]
     truths = [read_labels(entry["sem_seg_file_name"]) for entry in entries]
     found = {title: predictions(cfg, weights, entries) for title, weights in models.items()}
     picture = draw(entries, {"truth": truths} | found, MetadataCatalog.get(name).stuff_classes, args.width)
-    with replacing(args.output) as draft:
-        draft.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
-    print(f"{args.output}: {len(entries)} of the validation images")
+    print(f"{write_picture(args.output, picture)}, {len(entries)} of the validation images")
 
 
 if __name__ == "__main__":

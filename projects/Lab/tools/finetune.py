@@ -3,12 +3,14 @@
 
     projects/Lab/tools/finetune.py --weights vitl16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
         --train-list 1percent.txt --output outputs/finetune_1pct
-    projects/Lab/tools/finetune.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output outputs/finetune
+    projects/Lab/tools/finetune.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet \
+        --output outputs/finetune
 
 The paper gives no recipe: the defaults are MAE's for ViT-B, less mixup, cutmix and RandAugment, so figures will be
 below those of a full recipe. One process. OUTPUT/last.pth is written after each epoch; --resume goes on from it.
 """
 
+import argparse
 from dataclasses import asdict
 
 from detectron2.utils.logger import setup_logger
@@ -18,49 +20,42 @@ from lab.probes.datasets import framing_of
 from lab.probes.finetune import Classifier, FineTuning, Recipe
 from pretrain.errors import UserError, run_main
 
+CHOICES = ("epochs", "lr", "layer_decay", "weight_decay", "label_smoothing", "warmup_epochs", "image_size", "seed")
 
-def parse_args(argv=None):
+
+def parse_args(argv=None) -> argparse.Namespace:
     parser = evaluation_parser(__doc__)
     add = parser.add_argument
     add("--epochs", type=positive, default=Recipe.epochs, help="default 100")
     add("--lr", type=float, default=Recipe.lr, help="for 256 images a step (default 5e-4)")
     add("--layer-decay", type=float, default=Recipe.layer_decay, help="default 0.65; MAE takes 0.75 for ViT-L and H")
     add("--weight-decay", type=float, default=Recipe.weight_decay, help="default 0.05")
-    add(
-        "--drop-path", type=float, default=0.1, help="of the last block (default 0.1; MAE takes 0.2 or 0.3 above ViT-B)"
-    )
+    add("--drop-path", type=float, default=0.1, help="of the last block (default 0.1; MAE: 0.2 or 0.3 above ViT-B)")
     add("--label-smoothing", type=float, default=Recipe.label_smoothing, help="default 0.1")
     add("--warmup-epochs", type=float, default=Recipe.warmup_epochs, help="default 5")
     add("--resume", action="store_true", help="go on from OUTPUT/last.pth, if it is there")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 <= args.warmup_epochs < args.epochs:
+        raise UserError(f"--warmup-epochs {args.warmup_epochs} is not below --epochs {args.epochs}; choose fewer")
+    return args
 
 
 def main() -> None:
     args = parse_args()
-    if not 0 <= args.warmup_epochs < args.epochs:
-        raise UserError(f"--warmup-epochs {args.warmup_epochs} is not below --epochs {args.epochs}; choose fewer")
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     trunk, (train, val) = load_trunk_of(args, args.drop_path), datasets_of(args)
     recipe = Recipe(
-        epochs=args.epochs,
         batch_size=args.batch_size or Recipe.batch_size,
-        lr=args.lr,
-        layer_decay=args.layer_decay,
-        weight_decay=args.weight_decay,
-        label_smoothing=args.label_smoothing,
-        warmup_epochs=args.warmup_epochs,
-        image_size=args.image_size,
         framing=framing_of(args.dataset),
-        seed=args.seed,
         amp=str(args.device).startswith("cuda"),
+        **{name: getattr(args, name) for name in CHOICES},
     )
     model = Classifier(trunk, len(train.classes)).to(args.device)
     tuning = FineTuning(model, train, val, recipe, args.output / "last.pth", args.num_workers)
     if args.resume:
         tuning.resume()
     metrics = tuning.run()
-    choices = asdict(recipe) | {"drop_path": args.drop_path, "images": [len(train), len(val)]}
-    report(args, "finetune", metrics, choices)
+    report(args, "finetune", metrics, asdict(recipe) | {"drop_path": args.drop_path, "images": [len(train), len(val)]})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ Reads ROOT/annotations, where 0 is "other" and the classes are 1 to 150, and wri
 the classes are 0 to 149 and 255 is not counted: whole, or not at all.
 """
 
-import argparse
 from pathlib import Path
 
+from lab.commands import new_parser
 from lab.semantic.layout import LABELS, convert_raw_labels
 from pretrain.errors import run_main
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("root", type=Path, help="the folder ADEChallengeData2016")
     root = parser.parse_args().root
     for split, count in convert_raw_labels(root).items():

@@ -12,6 +12,7 @@ on the dataset that a column is about stand in it; all others come last, under t
 import argparse
 from pathlib import Path
 
+from lab.commands import new_parser
 from lab.tables.gather import gather
 from lab.tables.papers import PaperTable, paper_tables
 from lab.tables.write import as_csv, markdown
@@ -19,8 +20,8 @@ from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("folder", type=Path, metavar="RESULTS_DIR", help="folder to search for result.json, with all below it")
     add("-o", "--output", type=Path, help="Markdown file to write (default: print it)")

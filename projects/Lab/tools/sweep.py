@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train one config over a grid of settings, several runs each, and say which setting is best.
 
-    projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py --output outputs/ade20k_vits \
-        train.init_checkpoint=vits16.safetensors
+    projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py \
+        --output outputs/ade20k_vits train.init_checkpoint=vits16.safetensors
 
 is App. B.3's: lr in {8e-5, 3e-5, 1e-5, 8e-6} times weight decay in {1e-2, 1e-4}, two runs each, which differ in their
 seed. Another grid: --grid optimizer.lr=1e-3,3e-4 --grid optimizer.weight_decay=1e-2. Each run is a folder of OUTPUT and
@@ -14,12 +14,16 @@ mean. Settings are compared on the validation set, which the best figure then fl
 import argparse
 import itertools
 import json
+import math
+import statistics
 from pathlib import Path
 
-from lab.semantic.sweeps import Setting, best_of, markdown_table
+from tabulate import tabulate
 
 from cropfield.results import RESULT, write_result
 from cropfield.stages import Chain, Stage
+from lab.commands import new_parser
+from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
 
@@ -29,7 +33,7 @@ GRID = ("optimizer.lr=8e-5,3e-5,1e-5,8e-6", "optimizer.weight_decay=1e-2,1e-4")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE")
     add("--output", type=Path, required=True, metavar="DIR")
@@ -75,8 +79,6 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
 
 def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) -> None:
     """Refuse, before the first run, what would fail in a later one."""
-    from pretrain.engine.lazy_config import load_config
-
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
     for setting in stages:
@@ -93,19 +95,33 @@ def result_of(args: argparse.Namespace, stage: Stage) -> dict:
     return result
 
 
+def mean_of(figures: list[float | None]) -> float:
+    """Mean of a setting's runs; minus infinity where one of them has no figure."""
+    return statistics.fmean(figures) if None not in figures else -math.inf
+
+
+def markdown_table(figures: dict[tuple[str, ...], list[float | None]], metric: str) -> str:
+    """A row for each setting, in the grid's order: its values, each run, their mean; the best mean in bold."""
+    best, runs = max(figures, key=lambda setting: mean_of(figures[setting])), len(next(iter(figures.values())))
+    head = [*(text.partition("=")[0] for text in best), *(f"{metric}, run {run + 1}" for run in range(runs)), "mean"]
+    rows = []
+    for setting, found in figures.items():
+        shown = ["–" if figure is None else f"{figure:.2f}" for figure in found]
+        mean = f"{mean_of(found):.2f}" if None not in found else "–"
+        rows.append([*(text.partition("=")[2] for text in setting), *shown, f"**{mean}**" if setting is best else mean])
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True) + "\n"
+
+
 def report(args: argparse.Namespace, results: dict[tuple[str, ...], list[dict]]) -> None:
-    """Print and write the table and the best setting."""
-    settings = [Setting(key, [r["metrics"][args.metric] for r in runs]) for key, runs in results.items()]
-    best, table = best_of(settings), markdown_table(settings, args.metric)
+    """Print and write the table and the best setting, the first of equals."""
+    figures = {setting: [result["metrics"][args.metric] for result in runs] for setting, runs in results.items()}
+    best, table = max(figures, key=lambda setting: mean_of(figures[setting])), markdown_table(figures, args.metric)
     write_text(args.output / "sweep.md", table)
-    first = results[best.overrides][0]
-    path = write_result(
-        args.output,
-        **{key: first[key] for key in ("protocol", "dataset", "model")},
-        metrics={args.metric: best.mean},
-        settings={"best": list(best.overrides), "runs": best.figures, "settings_tried": len(settings)},
-    )
-    print(f"{table}\nbest: {' '.join(best.overrides)}, {args.metric} {best.mean:.2f}, mean of {args.runs} runs: {path}")
+    settings = {"best": list(best), "runs": figures[best], "settings_tried": len(figures)}
+    about = {key: results[best][0][key] for key in ("protocol", "dataset", "model")}
+    mean = mean_of(figures[best])
+    path = write_result(args.output, **about, metrics={args.metric: mean}, settings=settings)
+    print(f"{table}\nbest: {' '.join(best)}, {args.metric} {mean:.2f}, mean of {args.runs} runs: {path}")
 
 
 def main() -> None:

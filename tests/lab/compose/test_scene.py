@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from lab.compose.cutouts import Cutout
-from lab.compose.photographs import Photograph
+from lab.compose.photographs import Cutout, Photograph
 from lab.compose.scene import Kit, Layout, compose_scene
 from pretrain.errors import UserError
 

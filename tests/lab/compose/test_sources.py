@@ -6,8 +6,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from lab.compose.cutouts import load_cutouts
-from lab.compose.photographs import load_photographs, shipped_photographs
+from lab.compose.photographs import load_cutouts, load_photographs, shipped_photographs
 from lab.compose.pictographs import CATEGORIES, load_pictographs
 from pretrain.errors import UserError
 

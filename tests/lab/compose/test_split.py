@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lab.compose.dataset import cut_photograph, hold_out
 from lab.compose.photographs import Photograph, random_crop
-from lab.compose.split import cut_photograph, hold_out, split_drawables, split_photographs
 from pretrain.errors import UserError
 
 
@@ -22,18 +22,9 @@ def test_held_out_items_are_in_one_part_only(count):
     assert sorted(train + val) == list(range(count))
 
 
-def test_unseen_decides_whether_sources_are_shared():
-    photographs = [Photograph(str(i), np.zeros((8, 8, 3), np.uint8)) for i in range(4)]
-    rng = np.random.default_rng(0)
-    shared, held = split_photographs(photographs, False, rng), split_photographs(photographs, True, rng)
-    assert [p.name for p in shared[0]] == [p.name for p in shared[1]]
-    assert not {p.name for p in held[0]} & {p.name for p in held[1]}
-    assert split_drawables("cat", ["a", "b"], False, rng) == (["a", "b"], ["a", "b"])
-
-
-def test_one_cutout_cannot_be_held_out():
-    with pytest.raises(UserError, match="'cat'"):
-        split_drawables("cat", ["only"], True, np.random.default_rng(0))
+def test_one_item_cannot_be_held_out():
+    with pytest.raises(UserError, match="--unseen: category 'cat' has one"):
+        hold_out(["only"], "category 'cat' has one cut-out only", np.random.default_rng(0))
 
 
 def test_a_crop_lies_within_its_photograph_whatever_its_size():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.compose.coco import describe_mask
-from lab.semantic.layout import convert_coco, convert_raw_labels, paint_labels, shift_labels
+from lab.compose.write import mask_fields
+from lab.semantic.layout import convert_coco, convert_raw_labels, paint_labels
 from pretrain.errors import UserError
 
 
@@ -34,7 +34,6 @@ def test_raw_labels_move_down_by_one_and_other_is_not_counted(raw):
     converted = read(root / "annotations_detectron2" / "validation" / "ADE_1.png")
     assert (converted[labels == 0] == 255).all()
     np.testing.assert_array_equal(converted[labels > 0], labels[labels > 0] - 1)
-    assert (shift_labels(np.arange(151, dtype=np.uint8)) == [255, *range(150)]).all()
 
 
 def test_a_second_conversion_and_converted_labels_are_refused(raw):
@@ -61,7 +60,7 @@ def mask(rows: slice, columns: slice) -> np.ndarray:
 
 
 def objects(*regions) -> list[dict]:
-    return [describe_mask(mask(*where)) | {"category_id": category, "image_id": 7} for category, *where in regions]
+    return [mask_fields(mask(*part)) | {"category_id": category, "image_id": 7} for category, *part in regions]
 
 
 def test_smaller_objects_lie_on_larger_ones():

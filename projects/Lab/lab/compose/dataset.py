@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from lab.compose.cutouts import load_cutouts
-from lab.compose.photographs import load_photographs, shipped_photographs
+from lab.compose.photographs import Photograph, load_cutouts, load_photographs, shipped_photographs
 from lab.compose.pictographs import load_pictographs
 from lab.compose.scene import Drawable, Kit, Layout, Scene, compose_scene
-from lab.compose.split import split_drawables, split_photographs
 from pretrain.errors import UserError
+
+TRAIN_SHARE = 0.7  # of the items held out from one another, or of a photograph's longer side
+Item = TypeVar("Item")
 
 # Each purpose has its own stream of random numbers, so no scene of one split is ever a scene of another.
 STREAMS = {"train": 0, "val": 1, "unlabeled": 2, "sources": 3}
@@ -19,22 +21,17 @@ STREAMS = {"train": 0, "val": 1, "unlabeled": 2, "sources": 3}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compose.
+    """What to compose."""
 
-    `train`, `val`, `unlabeled`: images in each split. `classes`: how many of the categories, None for all.
-    `unseen`: validation has objects and photographs of its own. `typical`: share of the pictographs made of their
-    category's own material. `cutouts`, `photographs`: folders, None for what is installed.
-    """
-
-    train: int
+    train: int  # images in each split
     val: int
     unlabeled: int
     layout: Layout
-    classes: int | None
-    unseen: bool
-    typical: float
+    classes: int | None  # how many of the categories, None for all
+    unseen: bool  # validation has objects and photographs of its own
+    typical: float  # share of the pictographs made of their category's own material
     seed: int
-    cutouts: Path | None = None
+    cutouts: Path | None = None  # folders, None for what is installed
     photographs: Path | None = None
 
 
@@ -47,11 +44,33 @@ def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
     else:
         photographs = shipped_photographs(max_side)
     drawables, more = _load_drawables(plan)
-    pairs = [split_drawables(name, group, plan.unseen, rng) for name, group in drawables.items()]
-    train_photographs, val_photographs = split_photographs(photographs, plan.unseen, rng)
-    train = Kit([a for a, _ in pairs], train_photographs)
-    val = Kit([b for _, b in pairs], val_photographs)
+    halves = [(group, group) for group in drawables.values()]
+    if plan.unseen:
+        halves = [hold_out(group, f"category {name!r} has one cut-out only", rng) for name, group in drawables.items()]
+        train_photographs, val_photographs = hold_out(photographs, "there is one photograph only", rng)
+    else:
+        train_photographs, val_photographs = zip(*map(cut_photograph, photographs), strict=True)
+    train = Kit([a for a, _ in halves], list(train_photographs))
+    val = Kit([b for _, b in halves], list(val_photographs))
     return list(drawables), {"train": train, "val": val, "unlabeled": train}, skipped + more
+
+
+def hold_out(items: list[Item], complaint: str, rng: np.random.Generator) -> tuple[list[Item], list[Item]]:
+    """A random `TRAIN_SHARE` of `items`, and the rest; at least one in each. UserError on fewer than two."""
+    if len(items) < 2:
+        raise UserError(f"--unseen: {complaint}; it takes two at least, one of them for validation.")
+    order = rng.permutation(len(items))
+    count = min(max(round(TRAIN_SHARE * len(items)), 1), len(items) - 1)
+    return [items[i] for i in sorted(order[:count])], [items[i] for i in sorted(order[count:])]
+
+
+def cut_photograph(photograph: Photograph) -> tuple[Photograph, Photograph]:
+    """Cut across the longer side, after `TRAIN_SHARE` of it: no pixel is in both."""
+    pixels = photograph.pixels
+    axis = int(pixels.shape[1] >= pixels.shape[0])
+    at = min(max(round(TRAIN_SHARE * pixels.shape[axis]), 1), pixels.shape[axis] - 1)
+    first, second = np.split(pixels, [at], axis=axis)
+    return Photograph(photograph.name, first), Photograph(photograph.name, second)
 
 
 def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:

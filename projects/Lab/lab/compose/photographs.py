@@ -1,4 +1,4 @@
-"""Photographs: read from a folder or from installed packages, cropped at random."""
+"""Photographs, from a folder or from installed packages, cropped at random; and cut-outs of objects from a folder."""
 
 import warnings
 from dataclasses import dataclass
@@ -31,12 +31,27 @@ class Photograph:
     pixels: np.ndarray
 
 
+@dataclass(frozen=True)
+class Cutout:
+    """`rgba`: uint8 (H, W, 4), trimmed to the object."""
+
+    name: str
+    rgba: np.ndarray
+
+    def render(self, photographs: list[Photograph], rng: np.random.Generator) -> np.ndarray:
+        """RGBA of one instance, uint8 (H, W, 4): the cut-out in other light; `photographs` unused."""
+        gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
+        rgba = self.rgba.copy()
+        rgba[..., :3] = np.clip(rgba[..., :3] * gain + shift, 0, 255)
+        return rgba
+
+
 def image_files(folder: Path) -> list[Path]:
     """All image files under `folder`, sorted by path, so that an order never depends on the file system."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
-def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
+def read_image(path: Path, mode: str, max_side: int) -> np.ndarray:
     """Decode `path` upright in `mode`, longer side at most `max_side`. OSError, ValueError if broken."""
     try:
         with warnings.catch_warnings():
@@ -47,25 +62,21 @@ def read_image(path: Path, mode: str, max_side: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError) as error:
         raise ValueError(str(error)) from error
     image.thumbnail((max_side, max_side), Image.Resampling.BOX)
-    return image
+    return np.asarray(image)
 
 
 def load_photographs(folder: Path, max_side: int, rng: np.random.Generator) -> tuple[list[Photograph], list[str]]:
     """Photographs of `folder` and a line about each file left out. UserError if none can be read."""
     if not folder.is_dir():
         raise UserError(f"--photos: there is no folder {folder}; give a folder of photographs.")
-    paths = image_files(folder)
+    paths, photographs, skipped = image_files(folder), [], []
     if len(paths) > MAX_PHOTOGRAPHS:
-        chosen = np.sort(rng.choice(len(paths), MAX_PHOTOGRAPHS, replace=False))
-        paths = [paths[i] for i in chosen]
-    photographs, skipped = [], []
+        paths = [paths[i] for i in np.sort(rng.choice(len(paths), MAX_PHOTOGRAPHS, replace=False))]
     for path in paths:
         try:
-            pixels = np.asarray(read_image(path, "RGB", max_side))
+            photographs.append(Photograph(path.relative_to(folder).as_posix(), read_image(path, "RGB", max_side)))
         except (OSError, ValueError) as error:
             skipped.append(f"{path}: {error}")
-            continue
-        photographs.append(Photograph(path.relative_to(folder).as_posix(), pixels))
     if not photographs:
         raise UserError(f"--photos: no readable image in {folder} ({len(skipped)} unreadable); add some.")
     return photographs, skipped
@@ -77,19 +88,53 @@ def shipped_photographs(max_side: int) -> list[Photograph]:
     The packages are located, not imported: importing them takes longer than composing a hundred scenes.
     """
     photographs = []
-    for place, names in _SHIPPED.items():
-        package, _, folder = place.partition("/")
-        spec = find_spec(package)
-        if spec is None:
-            continue
-        root = Path(spec.submodule_search_locations[0]) / folder
-        found = [root / name for name in names if (root / name).is_file()]
-        photographs += [Photograph(p.name, np.asarray(read_image(p, "RGB", max_side))) for p in found]
+    for folder, names in _SHIPPED.items():
+        package, _, inside = folder.partition("/")
+        if spec := find_spec(package):
+            paths = [Path(spec.submodule_search_locations[0], inside, name) for name in names]
+            photographs += [Photograph(p.name, read_image(p, "RGB", max_side)) for p in paths if p.is_file()]
     if not photographs:
-        raise UserError(
-            "no photograph in scikit-image, scikit-learn or matplotlib; install one of them or give --photos."
-        )
+        raise UserError("no photograph in scikit-image, scikit-learn or matplotlib; install one or give --photos.")
     return photographs
+
+
+def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], list[str]]:
+    """Cut-outs of each category, RGBA files of a sub-folder, in alphabetical order; and a line about each left out.
+
+    UserError: no folder, no sub-folder with images, or no file with transparency anywhere.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category.")
+    categories, skipped = {}, []
+    for category in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        for path in image_files(category):
+            try:
+                cutout = Cutout(path.relative_to(folder).as_posix(), _read_cutout(path, max_side))
+                categories.setdefault(category.name, []).append(cutout)
+            except (OSError, ValueError) as error:
+                skipped.append(f"{path}: {error}")
+    if not categories and skipped:
+        raise UserError(
+            f"--cutouts: none of the {len(skipped)} images under {folder} is a cut-out ({skipped[0]}); "
+            "they need an alpha channel that is transparent around the object."
+        )
+    if not categories:
+        raise UserError(f"--cutouts: no image in the sub-folders of {folder}; put each category's files in its own.")
+    return categories, skipped
+
+
+def _read_cutout(path: Path, max_side: int) -> np.ndarray:
+    rgba = read_image(path, "RGBA", max_side)
+    solid = rgba[..., 3] >= 128
+    if solid.all() or not solid.any():
+        raise ValueError("no transparency" if solid.all() else "nothing but transparency")
+    return trim(rgba, solid)
+
+
+def trim(pixels: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    """`pixels` (H, W, ...) cut to the extent of the bool mask `solid` (H, W)."""
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def random_crop(photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5) -> np.ndarray:

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lab.compose.cutouts import trim
-from lab.compose.photographs import Photograph, random_crop
+from lab.compose.photographs import Photograph, random_crop, trim
 from pretrain.errors import UserError
 
 # Characters of DejaVu Sans: silhouettes that keep their holes; outlines to be filled, their lines as ink.
@@ -62,29 +61,20 @@ class Pictograph:
             hue = self.category * GOLDEN_ANGLE + rng.normal(0, 10)
         texture = random_crop(photographs, max(height, width), rng, low=0.2)[:height, :width]
         texture = texture.astype(np.float32) / 255 - texture.mean() / 255
-        colour = _random_colour(hue % 360, rng)
+        hsv = np.float32([[[hue % 360, rng.uniform(0.15, 0.9), rng.uniform(0.35, 1.0)]]])  # pale to bright
+        colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
         filling = colour * (1 + 0.6 * texture) + 0.4 * texture
         filling *= self._light(rng)[..., None]
         line = 0.25 * colour if colour.mean() > 0.3 else 0.4 + 0.6 * colour
         filling += self.ink[..., None] * (line - filling)
-        rgba = np.empty((height, width, 4), np.uint8)
-        rgba[..., :3] = np.clip(filling * 255, 0, 255)
-        rgba[..., 3] = self.coverage * 255
-        return rgba
+        return np.dstack([np.clip(filling * 255, 0, 255), self.coverage * 255]).astype(np.uint8)
 
     def _light(self, rng: np.random.Generator) -> np.ndarray:
         """Soft shading (H, W) around 1: a slope in a random direction, and darker towards the outline."""
-        height, width = self.coverage.shape
-        angle = rng.uniform(0, 2 * np.pi)
+        (height, width), angle = self.coverage.shape, rng.uniform(0, 2 * np.pi)
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * np.float32(0.25 * np.sin(angle))
         x = np.linspace(-1, 1, width, dtype=np.float32) * np.float32(0.25 * np.cos(angle))
         return (1 + x + y) * (0.55 + 0.5 * self.depth)
-
-
-def _random_colour(hue: float, rng: np.random.Generator) -> np.ndarray:
-    """RGB in [0, 1] of a hue in degrees, from pale to saturated, from dim to bright."""
-    hsv = np.float32([[[hue, rng.uniform(0.15, 0.9), rng.uniform(0.35, 1.0)]]])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def load_pictographs(classes: int, side: int, typical: float = 0.0) -> dict[str, list[Pictograph]]:
@@ -95,13 +85,11 @@ def load_pictographs(classes: int, side: int, typical: float = 0.0) -> dict[str,
     UserError if there are not so many, or matplotlib's font is not installed.
     """
     if classes > len(CATEGORIES):
-        raise UserError(
-            f"--classes {classes}: there are {len(CATEGORIES)} kinds of pictographs; for more give --cutouts."
-        )
+        raise UserError(f"--classes {classes}: {len(CATEGORIES)} kinds of pictographs; for more give --cutouts.")
     spec = find_spec("matplotlib")
     path = Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
     if path is None or not path.is_file():
-        raise UserError("pictographs need the font DejaVu Sans that matplotlib ships; install it or give --cutouts.")
+        raise UserError("pictographs need matplotlib's font DejaVu Sans; install it or give --cutouts.")
     font = ImageFont.truetype(str(path), 2 * side)
     return {
         name: [
@@ -120,13 +108,11 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, side: int, fill: bool) -
     lines = trim(np.asarray(canvas), np.asarray(canvas) > 0)
     ratio = side / max(lines.shape)
     shape = [max(round(n * ratio), 1) for n in lines.shape[::-1]]
-    whole, ink = (_fill(lines), lines) if fill else (lines, np.zeros_like(lines))
+    whole, ink = lines, np.zeros_like(lines)
+    if fill:
+        contours, _ = cv2.findContours((lines > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        filled = cv2.drawContours(np.zeros_like(lines), contours, -1, 255, cv2.FILLED)
+        whole, ink = np.maximum(filled, lines), lines
     coverage, ink = (cv2.resize(p, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for p in (whole, ink))
     depth = cv2.GaussianBlur(coverage, (0, 0), side / 24, borderType=cv2.BORDER_CONSTANT)
     return coverage, ink, depth
-
-
-def _fill(lines: np.ndarray) -> np.ndarray:
-    """`lines` uint8 (H, W) with every enclosed region filled."""
-    contours, _ = cv2.findContours((lines > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return np.maximum(cv2.drawContours(np.zeros_like(lines), contours, -1, 255, cv2.FILLED), lines)

@@ -9,7 +9,7 @@ import numpy as np
 from lab.compose.photographs import Photograph, random_crop
 from pretrain.errors import UserError
 
-TRIES = 20  # places tried for an object before the scene does without it
+TRIES = 20  # positions tried for an object before the scene does without it
 MIN_PIXELS = 16  # an object that covers fewer is not drawn
 
 
@@ -32,37 +32,28 @@ class Kit:
 
 @dataclass(frozen=True)
 class Layout:
-    """How objects are placed.
+    """How objects are placed."""
 
-    `size`: image side in pixels. `objects`: least and most in an image. `scale`: least and most length
-    of an object's longer side, relative to the image. `rotation`: greatest, in degrees. `occlusion`: greatest
-    hidden share of an object.
-    """
-
-    size: int
-    objects: tuple[int, int]
-    scale: tuple[float, float]
-    rotation: float
-    occlusion: float
+    size: int  # image side in pixels
+    objects: tuple[int, int]  # least and most in an image
+    scale: tuple[float, float]  # least and most length of an object's longer side, relative to the image
+    rotation: float  # greatest, in degrees
+    occlusion: float  # greatest hidden share of an object
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and what is on it.
+    """One image and what is on it."""
 
-    `image`: uint8 (S, S, 3) RGB. `categories`: index of each object's category. `masks`: bool
-    (objects, S, S), the visible pixels of each object, disjoint.
-    """
-
-    image: np.ndarray
-    categories: list[int]
-    masks: np.ndarray
+    image: np.ndarray  # uint8 (S, S, 3) RGB
+    categories: list[int]  # index of each object's category
+    masks: np.ndarray  # bool (objects, S, S), the visible pixels of each object, disjoint
 
 
 def compose_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
     """Draw a scene. Later objects hide earlier ones, none by more than `layout.occlusion` of its pixels.
 
-    An object that finds no such place is left out. UserError if no object fits in any of `TRIES` scenes.
+    An object that finds no such room is left out. UserError if no object fits in any of `TRIES` scenes.
     """
     for _ in range(TRIES):
         scene = _try_scene(kit, layout, rng)
@@ -84,10 +75,10 @@ def _try_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
         rgba = drawables[rng.integers(len(drawables))].render(kit.photographs, rng)
         patch = _turn(rgba, layout, rng)
         solid = patch[..., 3] >= 0.5
-        place = _find_place(solid, owner, whole, layout, rng)
-        if place is None:
+        room = _find_room(solid, owner, whole, layout, rng)
+        if room is None:
             continue
-        here, there = place
+        here, there = room
         part = patch[there]
         image[here] = image[here] * (1 - part[..., 3:]) + 255 * part[..., :3]
         owner[here][solid[there]] = len(whole)
@@ -117,7 +108,7 @@ def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndar
     return cv2.resize(turned, (half_w, half_h), interpolation=cv2.INTER_AREA)
 
 
-def _find_place(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator):
+def _find_room(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator):
     """Slices of the image and of the patch where `solid` (h, w) may go, or None."""
     (height, width), total, size = solid.shape, int(solid.sum()), layout.size
     if total < MIN_PIXELS:
@@ -125,7 +116,7 @@ def _find_place(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: 
     seen = np.bincount(owner.ravel() + 1, minlength=len(whole) + 1)[1:]
     needed = (1 - layout.occlusion) * np.array([*whole, total])
     for _ in range(TRIES):
-        top, left = (_offset(length, layout, rng) for length in (height, width))
+        top, left = (_draw_offset(length, layout, rng) for length in (height, width))
         y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + height, size), min(left + width, size)
         here, there = np.s_[y0:y1, x0:x1], np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         covered = np.bincount(owner[here][solid[there]] + 1, minlength=len(whole) + 1)
@@ -134,7 +125,7 @@ def _find_place(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: 
     return None
 
 
-def _offset(length: int, layout: Layout, rng: np.random.Generator) -> int:
+def _draw_offset(length: int, layout: Layout, rng: np.random.Generator) -> int:
     """Where an extent of `length` begins: inside the image, or beyond its edge by what occlusion allows."""
     beyond = layout.occlusion * length / 2
     low, high = sorted((-beyond, layout.size - length + beyond))

@@ -1,6 +1,5 @@
 """Small videos with exact masks in DAVIS-2017's layout: pictographs that move over a panning photograph."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from lab.commands import new_folder
 from lab.compose.photographs import Photograph, shipped_photographs
 from lab.compose.pictographs import Pictograph, load_pictographs
-from pretrain.errors import UserError
 
 PERIOD = 40  # frames in which an object comes back to where it was, so that its pace does not depend on the length
 MARGIN = 0.15  # of the frame, over which the photograph pans
@@ -38,22 +37,15 @@ def compose_videos(plan: VideoPlan, output: Path, palette: list[int]) -> None:
     Raises:
         UserError: `output` is there already and not empty, or cannot be written; no photographs or font.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is not empty; give another --output")
-    photographs = shipped_photographs(2 * max(plan.size))
-    drawables = [p for group in load_pictographs(6, round(LENGTH * min(plan.size))).values() for p in group[:1]]
-    draft = output.with_name(f".{output.name}.draft")
-    names = [f"composed-{number:02d}" for number in range(plan.videos)]
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
+    with new_folder(output) as draft:
+        photographs = shipped_photographs(2 * max(plan.size))
+        drawables = [p for group in load_pictographs(6, round(LENGTH * min(plan.size))).values() for p in group[:1]]
+        names = [f"composed-{number:02d}" for number in range(plan.videos)]
         for number, name in enumerate(names):
             rng = np.random.default_rng([plan.seed, number])
             _write_video(draft, name, draw_frames(plan, drawables, photographs, rng), palette)
         (draft / "ImageSets" / "2017").mkdir(parents=True)
         (draft / "ImageSets" / "2017" / "val.txt").write_text("".join(f"{name}\n" for name in names))
-        draft.replace(output)
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror or error}; give another --output") from error
 
 
 def _write_video(root: Path, name: str, frames: Iterator[tuple[np.ndarray, np.ndarray]], palette: list[int]) -> None:
@@ -87,7 +79,7 @@ def draw_frames(
         frame = background[top : top + height, left : left + width].astype(np.float32)
         mask = np.zeros(plan.size, np.uint8)
         for number, (sprite, path) in enumerate(zip(sprites, paths, strict=True), 1):
-            placed = cv2.warpAffine(sprite, path.place(phase, sprite.shape[:2]), (width, height))
+            placed = cv2.warpAffine(sprite, path.matrix_at(phase, sprite.shape[:2]), (width, height))
             alpha = placed[..., 3:] / 255
             frame += alpha * (placed[..., :3] - frame)
             mask[alpha[..., 0] > 0.5] = number
@@ -121,7 +113,7 @@ class _Path:
         reach = np.array([rng.uniform(0.08, 0.18) * width, rng.uniform(0.05, 0.2) * height])
         return cls(centre, reach, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-25, 25))
 
-    def place(self, phase: float, shape: tuple[int, int]) -> np.ndarray:
+    def matrix_at(self, phase: float, shape: tuple[int, int]) -> np.ndarray:
         """The matrix (2, 3) that puts an object of `shape` (h, w) into the frame."""
         x, y = self.centre + self.reach * (np.sin(phase * np.array([1, 1.5]) + self.phases) - np.sin(self.phases))
         h, w = shape

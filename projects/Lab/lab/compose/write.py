@@ -1,19 +1,23 @@
-"""Writing a composed dataset into a folder, whole or not at all."""
+"""Writing a composed dataset in COCO's format, JPEG files and run-length masks, whole or not at all."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from lab.compose import coco
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
 from lab.compose.dataset import Plan, draw_scenes, load_kits
-from lab.compose.scene import Kit
+from lab.compose.scene import Kit, Scene
 from pretrain.errors import UserError
 
 RECORD = "compose.json"  # what was composed; marks a folder as ours
 _OURS = [RECORD, "annotations", "train", "val", "unlabeled"]
 _DRAFT = ".draft"
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[str], None] = print) -> None:
@@ -24,7 +28,7 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
 
     UserError: bad sources, or an output that cannot be written or holds other things.
     """
-    refuse_foreign(output, overwrite)
+    refuse_foreign(output)
     names, kits, skipped = load_kits(plan)
     for line in skipped:
         say(f"left out: {line}")
@@ -39,13 +43,13 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         _write_splits(plan, names, kits, draft, say)
-        coco.write_json(record, draft / RECORD)
+        (draft / RECORD).write_text(json.dumps(record) + "\n")
         _move_into_place(draft, output)
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror or error}; give another --output.") from error
 
 
-def refuse_foreign(output: Path, overwrite: bool) -> None:
+def refuse_foreign(output: Path) -> None:
     """UserError where writing to `output` would mix with, or delete, what this tool did not write."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; give a folder.")
@@ -53,25 +57,18 @@ def refuse_foreign(output: Path, overwrite: bool) -> None:
         present = {p.name for p in output.iterdir()} - {_DRAFT} if output.exists() else set()
     except OSError as error:
         raise UserError(f"cannot read {output}: {error.strerror}; give another --output.") from error
-    if not present or RECORD in present:
-        return
-    if not overwrite:
-        raise UserError(f"{output} is not empty; give --overwrite to write into it, or another --output.")
-    if present & set(_OURS):
-        held = ", ".join(sorted(present & set(_OURS)))
-        raise UserError(f"{output} holds {held}, not of this tool's making: not overwritten; give another --output.")
+    if present and RECORD not in present:
+        raise UserError(f"{output} is not empty and holds no dataset of this tool's making; give another --output.")
 
 
 def _record(plan: Plan, names: list[str], kits: dict[str, Kit]) -> dict:
     """What decides the dataset: options, and the names of each split's sources. No paths."""
     options = asdict(plan) | {"cutouts": bool(plan.cutouts), "photographs": bool(plan.photographs)}
-    sources = {
-        split: {
-            "objects": {n: [d.name for d in group] for n, group in zip(names, kits[split].categories, strict=True)},
-            "photographs": [photograph.name for photograph in kits[split].photographs],
-        }
-        for split in ("train", "val")
-    }
+    sources = {}
+    for split in ("train", "val"):
+        groups = zip(names, kits[split].categories, strict=True)
+        objects = {name: [drawable.name for drawable in group] for name, group in groups}
+        sources[split] = {"objects": objects, "photographs": [p.name for p in kits[split].photographs]}
     return json.loads(json.dumps({"format": 2, "options": options, "sources": sources}))
 
 
@@ -83,17 +80,41 @@ def _read_record(output: Path) -> dict | None:
 
 
 def _write_splits(plan: Plan, names: list[str], kits: dict[str, Kit], folder: Path, say: Callable[[str], None]) -> None:
+    (folder / "annotations").mkdir()
     for split in ("train", "val", "unlabeled"):
-        count = getattr(plan, split)
+        count, objects = getattr(plan, split), ""
         if not count and split == "unlabeled":
             continue
-        images = coco.write_images(draw_scenes(kits[split], plan.layout, split, plan.seed, count), folder / split)
-        content = coco.annotation_file(images, names, f"composed scenes, {split}, seed {plan.seed}")
-        objects = ""
+        scenes = draw_scenes(kits[split], plan.layout, split, plan.seed, count)
+        content = write_scenes(scenes, names, f"composed scenes, {split}, seed {plan.seed}", folder / split)
         if split != "unlabeled":
-            coco.write_json(content, folder / "annotations" / f"instances_{split}.json")
+            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content) + "\n")
             objects = f", {len(content['annotations'])} objects of {len(names)} categories"
         say(f"{split}: {count} images of {plan.layout.size} x {plan.layout.size}{objects}")
+
+
+def write_scenes(scenes: Iterator[Scene], categories: list[str], description: str, folder: Path) -> dict:
+    """Write each scene's picture into `folder` as it comes -> COCO's annotations; all ids count from 1."""
+    folder.mkdir()
+    images, annotations = [], []
+    for index, scene in enumerate(scenes):
+        name, (height, width) = f"{index:06d}.jpg", scene.image.shape[:2]
+        (folder / name).write_bytes(cv2.imencode(".jpg", scene.image[..., ::-1], _JPEG)[1])
+        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+        for category, mask in zip(scene.categories, scene.masks, strict=True):
+            about = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": category + 1}
+            annotations.append(about | mask_fields(mask))
+    entries = [{"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(categories, 1)]
+    content = {"info": {"description": description}, "licenses": [], "images": images}
+    return content | {"annotations": annotations, "categories": entries}
+
+
+def mask_fields(mask: np.ndarray) -> dict:
+    """`segmentation` (run lengths: exact, holes too), `bbox` (x, y, w, h) in pixels, `area`, `iscrowd`."""
+    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    box, area = [int(side) for side in coco_mask.toBbox(runs)], int(coco_mask.area(runs))
+    runs |= {"size": [int(n) for n in runs["size"]], "counts": runs["counts"].decode("ascii")}
+    return {"segmentation": runs, "bbox": box, "area": area, "iscrowd": 0}
 
 
 def _move_into_place(draft: Path, output: Path) -> None:

@@ -1,8 +1,4 @@
-"""Semantic segmentation in the layout that Detectron2 has for ADE20K: its own registered sets, or any folder like it.
-
-ROOT/images/{training,validation}/NAME.jpg                     RGB
-ROOT/annotations_detectron2/{training,validation}/NAME.png     grey 8-bit, the class from 0, 255 where none counts
-"""
+"""Semantic segmentation in ADE20K's layout (see `layout`): Detectron2's own registered sets, or any folder like it."""
 
 import os
 from functools import partial
@@ -14,12 +10,10 @@ from detectron2.data.datasets import load_sem_seg
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lab.semantic.layout import IGNORE, IMAGES, LABELS, RAW_LABELS, SPLITS
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
-IGNORE = 255
-LABELS, RAW_LABELS = "annotations_detectron2", "annotations"
-SPLITS = {"train": "training", "val": "validation"}
 SAMPLES = 32  # label files that are opened before a run
 
 
@@ -39,22 +33,13 @@ def semantic_dataset(root: str, classes: str, split: str) -> str:
         root = os.path.abspath(root)
         name = f"{root}:{classes and os.path.abspath(classes)}:{split}"
         if name not in DatasetCatalog.list():
-            _register(name, Path(root), split, class_names(classes))
+            names, (images, labels) = class_names(classes), (f"{root}/{p}/{SPLITS[split]}" for p in (IMAGES, LABELS))
+            DatasetCatalog.register(name, partial(load_sem_seg, labels, images, gt_ext="png", image_ext="jpg"))
+            facts = dict(stuff_classes=names, image_root=images, sem_seg_root=labels, ignore_label=IGNORE)
+            MetadataCatalog.get(name).set(evaluator_type="sem_seg", **facts)
     facts = MetadataCatalog.get(name)
     check_layout(Path(facts.image_root), Path(facts.sem_seg_root), len(facts.stuff_classes))
     return name
-
-
-def _register(name: str, root: Path, split: str, names: list[str]) -> None:
-    images, labels = (root / part / SPLITS[split] for part in ("images", LABELS))
-    DatasetCatalog.register(name, partial(load_sem_seg, str(labels), str(images), gt_ext="png", image_ext="jpg"))
-    MetadataCatalog.get(name).set(
-        stuff_classes=names,
-        image_root=str(images),
-        sem_seg_root=str(labels),
-        evaluator_type="sem_seg",
-        ignore_label=IGNORE,
-    )
 
 
 def class_names(classes: str) -> list[str]:
@@ -96,9 +81,18 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
         UserError: a folder is absent or empty, an image has no labels or labels no image, or one of some label files,
             evenly spread, is not grey 8-bit, not of its image's size, or has a label that is neither a class nor 255.
     """
+    raw = labels.parents[1] / RAW_LABELS / labels.name
+    if not labels.is_dir() and labels.parent.name == LABELS and raw.is_dir():
+        raise UserError(
+            f"{raw} holds ADE20K's raw labels (0 = other, classes from 1), and {labels} is not there: convert them by "
+            f"projects/Lab/tools/prepare_ade20k.py {labels.parents[1]}"
+        )
     for folder in (images, labels):
         if not folder.is_dir():
-            raise UserError(_absent(folder, labels))
+            raise UserError(
+                f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder that holds ADEChallengeData2016, "
+                "or dataset.root to a folder in its layout (docs/evaluation_ade20k.md)"
+            )
     pictures, truths = ({p.stem for p in f.glob(f"*.{e}")} for f, e in ((images, "jpg"), (labels, "png")))
     if not pictures:
         raise UserError(f"there is no .jpg in {images}; put the images there")
@@ -106,34 +100,21 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
         what = f"{images / alone[0]}.jpg has no labels" if alone[0] in pictures else f"{labels / alone[0]}.png no image"
         raise UserError(f"{len(alone)} files have no partner: {what}; complete {labels}, or remove what is too much")
     stems = sorted(truths)
-    for place in np.unique(np.linspace(0, len(stems) - 1, SAMPLES).round().astype(int)):
-        _check_labels(images / f"{stems[place]}.jpg", labels / f"{stems[place]}.png", num_classes)
-
-
-def _absent(folder: Path, labels: Path) -> str:
-    raw = labels.parents[1] / RAW_LABELS / labels.name
-    if folder == labels and labels.parent.name == LABELS and raw.is_dir():
-        return (
-            f"{raw} holds ADE20K's raw labels (0 = other, classes from 1), and {labels} is not there: convert them by "
-            f"projects/Lab/tools/prepare_ade20k.py {labels.parents[1]}"
-        )
-    return (
-        f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder that holds ADEChallengeData2016, or "
-        "dataset.root to a folder in its layout (docs/evaluation_ade20k.md)"
-    )
+    for index in np.unique(np.linspace(0, len(stems) - 1, SAMPLES).round().astype(int)):
+        _check_labels(images / f"{stems[index]}.jpg", labels / f"{stems[index]}.png", num_classes)
 
 
 def _check_labels(image: Path, labels: Path, num_classes: int) -> None:
     try:
         with Image.open(image) as picture, Image.open(labels) as truth:
-            upright = ImageOps.exif_transpose(picture)  # as Detectron2 reads it
-            sizes, mode, found = (upright.size, truth.size), truth.mode, np.unique(np.asarray(truth))
+            size = ImageOps.exif_transpose(picture).size  # as Detectron2 reads it
+            mode, label_size, found = truth.mode, truth.size, np.unique(np.asarray(truth))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise UserError(f"cannot read {image} or {labels} ({error}); copy them again") from None
     if mode != "L":
         raise UserError(f"{labels} is of mode {mode}, and labels are grey 8-bit (mode L): write the class as the value")
-    if sizes[0] != sizes[1]:
-        raise UserError(f"{labels} has {sizes[1]} pixels (width, height) and its image {sizes[0]}: make them equal")
+    if size != label_size:
+        raise UserError(f"{labels} has {label_size} pixels (width, height) and its image {size}: make them equal")
     if wrong := [int(value) for value in found if value >= num_classes and value != IGNORE]:
         raise UserError(
             f"{labels} has the label {wrong[0]}, and there are {num_classes} classes, from 0, and 255 for none: check "

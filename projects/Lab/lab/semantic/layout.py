@@ -4,23 +4,22 @@ ROOT/images/{training,validation}/NAME.jpg
 ROOT/annotations_detectron2/{training,validation}/NAME.png     the class from 0, 255 where none counts
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from cropfield.coco_files import decode_mask
+from lab.commands import new_folder
 from pretrain.errors import UserError
 
 LABELS, RAW_LABELS, IMAGES, NAMES = "annotations_detectron2", "annotations", "images", "classes.txt"
+SPLITS = {"train": "training", "val": "validation"}
 RAW_CLASSES = 150  # ADE20K's, from 1; 0 is "other"
-BACKGROUND = "background"
+BACKGROUND, IGNORE = "background", 255
 
 
 def convert_raw_labels(root: Path) -> dict[str, int]:
@@ -41,22 +40,16 @@ def convert_raw_labels(root: Path) -> dict[str, int]:
     return counts
 
 
-def shift_labels(raw: np.ndarray) -> np.ndarray:
-    """Raw labels, uint8: 1 to 150 become 0 to 149, and 0 ("other") becomes 255."""
-    return raw - np.uint8(1)  # 0 wraps around
-
-
 def _convert_file(folder: Path, file: Path) -> None:
+    """Raw labels 1 to 150 become 0 to 149, and 0 ("other") becomes 255."""
     try:
         with Image.open(file) as picture:
             mode, raw = picture.mode, np.asarray(picture)
     except (OSError, SyntaxError) as error:
         raise UserError(f"cannot read {file} ({error}); get it again") from None
     if mode != "L" or raw.max() > RAW_CLASSES:
-        raise UserError(
-            f"{file} holds no raw labels of ADE20K, grey and 0 to {RAW_CLASSES}; it may be converted already"
-        )
-    _write_png(folder / file.name, shift_labels(raw))
+        raise UserError(f"{file} holds no raw labels of ADE20K, grey and 0 to {RAW_CLASSES}; is it converted already?")
+    Image.fromarray(raw - np.uint8(1)).save(folder / file.name)  # 0 wraps around
 
 
 def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, int]:
@@ -70,74 +63,40 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
     Raises:
         UserError: splits with other categories, an image that is absent or no .jpg, a `root` that is there already.
     """
-    (names, *others) = (_categories(content) for content, _ in splits.values())
+    (names, *others) = (
+        {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
+        for content, _ in splits.values()
+    )
     if any(other != names for other in others):
         raise UserError("the two COCO files have different categories; write the same `categories` into both")
-    counts = {}
+    class_of, counts = {category: number for number, category in enumerate(names, 1)}, {}
     with new_folder(root) as draft:
         for split, (content, folder) in splits.items():
             for part in (IMAGES, LABELS):
                 (draft / part / split).mkdir(parents=True)
-            for entry, labels in _labelled(content, {category: i for i, category in enumerate(names, 1)}):
+            annotations = {entry["id"]: [] for entry in content["images"]}
+            for annotation in content["annotations"]:
+                annotations[annotation["image_id"]].append(annotation)
+            for entry in content["images"]:
                 stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "_")
                 _copy_jpeg(folder / entry["file_name"], draft / IMAGES / split / f"{stem}.jpg")
-                _write_png(draft / LABELS / split / f"{stem}.png", labels)
+                labels = paint_labels(annotations[entry["id"]], class_of, entry["height"], entry["width"])
+                Image.fromarray(labels).save(draft / LABELS / split / f"{stem}.png")
             counts[split] = len(content["images"])
         (draft / NAMES).write_text("\n".join([BACKGROUND, *names.values()]) + "\n", encoding="utf-8")
     return counts
 
 
-def paint_labels(annotations: list[dict], place: dict[int, int], height: int, width: int) -> np.ndarray:
+def paint_labels(annotations: list[dict], class_of: dict[int, int], height: int, width: int) -> np.ndarray:
     """The label of each pixel, uint8 (height, width): 0 where no object is; smaller objects lie on larger ones."""
     labels = np.zeros((height, width), dtype=np.uint8)
-    masks = [(decode_mask(a.get("segmentation"), height, width), place[a["category_id"]]) for a in annotations]
+    masks = [(decode_mask(a.get("segmentation"), height, width), class_of[a["category_id"]]) for a in annotations]
     for mask, label in sorted((m for m in masks if m[0] is not None), key=lambda m: -m[0].sum()):
         labels[mask] = label
     return labels
 
 
-def _categories(content: dict) -> dict[int, str]:
-    return {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
-
-
-def _labelled(content: dict, place: dict[int, int]) -> Iterator[tuple[dict, np.ndarray]]:
-    """Each image's entry with its labels."""
-    annotations = {entry["id"]: [] for entry in content["images"]}
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    for entry in content["images"]:
-        yield entry, paint_labels(annotations[entry["id"]], place, entry["height"], entry["width"])
-
-
 def _copy_jpeg(source: Path, target: Path) -> None:
     if source.suffix.lower() not in (".jpg", ".jpeg") or not source.is_file():
-        raise UserError(
-            f"there is no .jpg {source}, and the layout has no other images; check --images, or convert them"
-        )
+        raise UserError(f"there is no .jpg {source}, and the layout has no other images; convert them first")
     shutil.copyfile(source, target)
-
-
-def _write_png(path: Path, labels: np.ndarray) -> None:
-    _, data = cv2.imencode(".png", labels)
-    path.write_bytes(data)
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a draft folder beside `path`, which becomes `path` when the block ends well and is removed when it fails.
-
-    Raises:
-        UserError: `path` is there already, or cannot be written.
-    """
-    if path.exists():
-        raise UserError(f"{path} is there already; remove it to make it anew, or give another")
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        draft.rename(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

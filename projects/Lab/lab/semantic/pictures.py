@@ -5,8 +5,7 @@ import colorsys
 import numpy as np
 
 from cropfield.canvas import INK, PALETTE, PAPER, blend, column, row, write
-
-IGNORE = 255
+from lab.semantic.layout import IGNORE
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -42,23 +41,16 @@ def side_by_side(rows: list[list[np.ndarray]], titles: list[str], names: dict[in
         names: of the classes, by label.
     """
     width = rows[0][0].shape[1]
-    heads = [_line([(title, INK)], width) for title in titles]
-    grid = column([row(heads), *(row(tiles) for tiles in rows)])
-    words = [(name, class_color(label)) for label, name in names.items()]
-    return column([grid, *_legend(words, grid.shape[1])])
-
-
-def _legend(words: list[tuple[str, tuple]], width: int) -> list[np.ndarray]:
-    """Lines of coloured names that fit into `width` pixels."""
+    grid = column([row([_line([(title, INK)], width) for title in titles]), *(row(tiles) for tiles in rows)])
     lines, used = [[]], 0
-    for word in words:
-        wide = 10 * len(word[0]) + 24
-        if used + wide > width and lines[-1]:
+    for label, name in names.items():
+        wide = 10 * len(name) + 24
+        if used + wide > grid.shape[1] and lines[-1]:
             lines.append([])
             used = 0
-        lines[-1].append(word)
+        lines[-1].append((name, class_color(label)))
         used += wide
-    return [_line(line, width) for line in lines]
+    return column([grid, *(_line(line, grid.shape[1]) for line in lines)])
 
 
 def _line(words: list[tuple[str, tuple]], width: int) -> np.ndarray:

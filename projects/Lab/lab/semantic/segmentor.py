@@ -1,7 +1,6 @@
 """Semantic segmentation with Segmenter's linear decoder (Table 1, App. B.3): head, and inference by sliding windows."""
 
-from collections.abc import Iterator
-
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -111,22 +110,18 @@ class SlidingWindowSegmentor(SemanticSegmentor):
 
     def slide(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (3, H, W), no side below the window -> scores (K, H, W)."""
-        height, width = pixels.shape[1:]
-        rows, columns = (starts(side, self.window, self.stride) for side in (height, width))
-        places = [(y, x) for y in rows for x in columns]
-        total, count = None, pixels.new_zeros(height, width)
-        for (y, x), scores in zip(places, self.score_windows(pixels, places), strict=True):
-            total = scores.new_zeros(len(scores), height, width) if total is None else total
-            total[:, y : y + self.window, x : x + self.window] += scores
-            count[y : y + self.window, x : x + self.window] += 1
+        rows, columns = (starts(side, self.window, self.stride) for side in pixels.shape[1:])
+        windows = [np.s_[:, y : y + self.window, x : x + self.window] for y in rows for x in columns]
+        total, count = None, torch.zeros_like(pixels[:1])
+        for first in range(0, len(windows), self.windows_at_once):
+            batch = windows[first : first + self.windows_at_once]
+            scores = self.sem_seg_head(self.backbone(torch.stack([pixels[window] for window in batch])), None)[0]
+            if total is None:
+                total = scores.new_zeros(scores.shape[1], *pixels.shape[1:])
+            for window, found in zip(batch, scores, strict=True):
+                total[window] += found
+                count[window] += 1
         return total / count
-
-    def score_windows(self, pixels: Tensor, places: list[tuple[int, int]]) -> Iterator[Tensor]:
-        """Scores (K, window, window) of the window at each place (y, x)."""
-        for first in range(0, len(places), self.windows_at_once):
-            some = places[first : first + self.windows_at_once]
-            windows = torch.stack([pixels[:, y : y + self.window, x : x + self.window] for y, x in some])
-            yield from self.sem_seg_head(self.backbone(windows), None)[0]
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
