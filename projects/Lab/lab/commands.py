@@ -35,7 +35,12 @@ def add_trunk_options(parser: argparse.ArgumentParser, required: bool = True) ->
     """--weights, --num-heads, --untrained, --seed and --device, for `load_trunk`."""
     add, weights = parser.add_argument, "a backbone file, a training state or public ViT weights"
     add("--weights", type=Path, required=required, metavar="FILE", help=weights)
-    add("--num-heads", type=positive, metavar="N", help="where --weights does not record them (default: width / 64)")
+    add(
+        "--num-heads",
+        type=positive,
+        metavar="N",
+        help="where --weights does not record them (default: as published ViTs of that width)",
+    )
     add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
     add("--seed", type=int, default=0, help="of initial values and of what is drawn (default 0)")
     add("--device", default=default_device(), help="default: cuda where there is one")

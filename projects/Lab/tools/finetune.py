@@ -15,7 +15,8 @@ from dataclasses import asdict
 
 from detectron2.utils.logger import setup_logger
 
-from lab.probes.arguments import datasets_of, evaluation_parser, load_trunk_of, positive, report
+from lab.commands import positive
+from lab.probes.arguments import datasets_of, evaluation_parser, load_trunk_of, report
 from lab.probes.datasets import framing_of
 from lab.probes.finetune import Classifier, FineTuning, Recipe
 from pretrain.errors import UserError, run_main

@@ -10,7 +10,8 @@ import argparse
 
 from detectron2.utils.logger import setup_logger
 
-from lab.probes.arguments import add_cache, evaluation_parser, features_of, positive, report
+from lab.commands import positive
+from lab.probes.arguments import add_cache, evaluation_parser, features_of, report
 from lab.probes.knn import knn_accuracy
 from pretrain.errors import run_main
 

@@ -15,7 +15,8 @@ import time
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from lab.probes.arguments import add_cache, evaluation_parser, features_of, positive, report
+from lab.commands import positive
+from lab.probes.arguments import add_cache, evaluation_parser, features_of, report
 from lab.probes.datasets import PROBE_EPOCHS
 from lab.probes.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
 from lab.probes.logistic import fit_logistic

@@ -69,6 +69,14 @@ def test_it_learns_what_it_is_shown(tmp_path, tiny_datasets):
     assert not torch.equal(before, tuning.model.trunk.patch_embed.proj.weight)
 
 
+def test_broken_images_are_left_out_of_batches_and_figures(images):
+    train, _ = images  # its second image is broken
+    tuning = FineTuning(classifier(), train, train, RECIPE)
+    ((pixels, labels),) = tuning.readable(train)
+    assert len(pixels) == len(train) - 1 and torch.equal(labels, train.labels[torch.arange(len(train)) != 1])
+    assert tuning.evaluate() == {"top1": pytest.approx(100 * 6 / 13), "top5": 100}  # of 13: the head takes class 0
+
+
 def test_resumed_equals_uninterrupted_to_the_bit(images, tmp_path):
     whole = FineTuning(classifier(), *images, RECIPE, tmp_path / "whole.pth")
     whole.run()

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
+from detectron2.modeling import SemanticSegmentor
 
 from cropfield import CropFieldViT, PlainBackbone
 from lab.semantic.segmentor import BFloat16Segmentor, LinearSegmentationHead, SlidingWindowSegmentor, at_least, starts
@@ -54,15 +53,6 @@ def test_the_loss_is_the_mean_over_labelled_pixels():
     torch.testing.assert_close(losses["loss_sem_seg"], -2 * chosen[kept].mean())
     unlabelled = head({"last_feat": features}, torch.full_like(targets, 255))[1]["loss_sem_seg"]
     assert unlabelled == 0 and torch.isfinite(unlabelled)
-
-
-def test_detectron2_builds_the_head_from_yaml():
-    cfg = get_cfg()
-    node = cfg.MODEL.SEM_SEG_HEAD
-    node.IN_FEATURES, node.NUM_CLASSES, node.LOSS_WEIGHT = ["last_feat"], 7, 0.5
-    shape = {"last_feat": ShapeSpec(channels=6, stride=4)}
-    head = SEM_SEG_HEADS_REGISTRY.get("LinearSegmentationHead")(cfg, shape)
-    assert head.classifier.out_channels == 7 and head.loss_weight == 0.5 and head.ignore_value == node.IGNORE_VALUE
 
 
 @pytest.mark.parametrize(

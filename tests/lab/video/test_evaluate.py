@@ -8,7 +8,7 @@ from lab.compose.videos import VideoPlan, compose_videos
 from lab.video import evaluate
 from lab.video.davis import davis_palette, find_videos, read_mask, write_mask
 from lab.video.evaluate import ObjectScore, evaluate_video, overall, propagate_masks
-from lab.video.measures import Statistics
+from lab.video.measures import Statistics, boundary
 from lab.video.propagate import Propagation
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
@@ -42,6 +42,19 @@ def test_objects_that_swap_their_numbers_score_nothing(video, trunk, tmp_path, m
     swap = np.array([0, 2, 1], np.uint8)
     monkeypatch.setattr(evaluate, "propagate_masks", lambda *_: (swap[read_mask(path)[0]] for path in video.masks))
     assert all(score.region.mean == 0 for score in evaluate_video(trunk, video, tmp_path, Propagation()))
+
+
+def test_an_object_that_has_lost_its_inside_keeps_its_boundary(video, trunk, tmp_path, monkeypatch):
+    """J and F are told apart: a ring within F's tolerance of the outline has little area."""
+
+    def rings(*_):
+        for path in video.masks:
+            truth = read_mask(path)[0]
+            yield np.where(boundary(truth), truth, 0).astype(np.uint8)
+
+    monkeypatch.setattr(evaluate, "propagate_masks", rings)
+    for score in evaluate_video(trunk, video, tmp_path, Propagation()):
+        assert score.region.mean < 0.5 < score.boundary.mean
 
 
 def test_masks_are_written_as_davis_wants_them(video, trunk, tmp_path):

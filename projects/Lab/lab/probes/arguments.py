@@ -8,26 +8,19 @@ from pathlib import Path
 import torch
 
 from cropfield.results import write_result
+from lab.commands import add_trunk_options, load_trunk, new_parser, positive
 from lab.probes.datasets import DATASETS, framing_of, open_dataset
 from lab.probes.feature_cache import Features, Reading, cached_features
 from lab.probes.features import own_pool
 from lab.probes.labelled import LabelledImages
-from lab.trunks import build_trunk, open_trunk
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 
 def evaluation_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(description)
+    add_trunk_options(parser)
     add = parser.add_argument
-    add("--weights", type=Path, required=True, help="a backbone file, a training state or public ViT weights")
-    add(
-        "--num-heads",
-        type=positive,
-        metavar="N",
-        help="for files that do not record it (default: as published ViTs of that width)",
-    )
-    add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
     add("--dataset", required=True, choices=DATASETS)
     add("--data", type=Path, required=True, metavar="DIR", help="the dataset's folder")
     add("--train-list", type=Path, metavar="FILE", help="for imagenet_1pct: its training images, one a line")
@@ -35,16 +28,7 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
     add("--image-size", type=positive, default=224, metavar="PX", help="pixels a side (default 224)")
     add("--batch-size", type=positive, metavar="B", help="images a step")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
-    add("--seed", type=int, default=0)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
-
-
-def positive(text: str) -> int:
-    """For `type=` of an option."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +40,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 def load_trunk_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
     """The trunk on its device. Raises UserError, also for an image size that does not divide into its patches."""
-    torch.manual_seed(args.seed)  # of the untrained one's values
-    make = build_trunk if args.untrained else open_trunk
-    trunk = make(args.weights, args.num_heads, drop_path_rate).to(args.device)
+    trunk = load_trunk(args, drop_path_rate)
     if args.image_size % trunk.patch_size:
         raise UserError(f"--image-size {args.image_size} is no multiple of the trunk's patch, {trunk.patch_size}")
     return trunk

@@ -3,16 +3,14 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
+from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
 from cropfield.autocast import TrainsInBFloat16
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class LinearSegmentationHead(nn.Module):
     """One linear layer for each patch token, its scores enlarged to pixels: Segmenter's linear decoder.
 
@@ -24,7 +22,6 @@ class LinearSegmentationHead(nn.Module):
         loss_weight: factor of the loss.
     """
 
-    @configurable
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
@@ -40,19 +37,6 @@ class LinearSegmentationHead(nn.Module):
         self.classifier = nn.Conv2d(input_shape[in_feature].channels, num_classes, kernel_size=1)
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """For yaml: MODEL.SEM_SEG_HEAD.{IN_FEATURES, NUM_CLASSES, IGNORE_VALUE, LOSS_WEIGHT}."""
-        node = cfg.MODEL.SEM_SEG_HEAD
-        (in_feature,) = node.IN_FEATURES
-        return {
-            "input_shape": input_shape,
-            "num_classes": node.NUM_CLASSES,
-            "in_feature": in_feature,
-            "ignore_value": node.IGNORE_VALUE,
-            "loss_weight": node.LOSS_WEIGHT,
-        }
 
     def forward(self, features: dict[str, Tensor], targets: Tensor | None = None) -> tuple[Tensor | None, dict]:
         """Scores (B, K, H*stride, W*stride) and no loss in evaluation; no scores and the loss in training.
