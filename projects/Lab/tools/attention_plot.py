@@ -5,7 +5,7 @@ python projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/
 
 from pathlib import Path
 
-from lab.attention.plot import read_layers, write_plot
+from lab.attention.plot import read_layers, write_layers_plot
 from lab.commands import new_parser
 from pretrain.errors import UserError, run_main
 
@@ -23,7 +23,7 @@ def main() -> None:
         )
     if len(sizes) > 1:
         print("note: the results are of different images")
-    write_plot(args.output, results)
+    write_layers_plot(args.output, results)
     print(args.output)
 
 

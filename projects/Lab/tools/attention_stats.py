@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from cropfield.results import write_result
 from lab.attention.images import MiddleSquares, check_size
-from lab.attention.plot import layer_metrics, read_layers, write_heads, write_plot
+from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
 from lab.attention.stats import attention_stats, uniform_distance
 from lab.commands import add_trunk_options, load_trunk, new_parser, peak_memory, positive
 from lab.timm_trunks import timm_trunk
@@ -73,7 +73,7 @@ def main() -> None:
     path = write_result(
         args.output, "attention", args.dataset_name or Path(args.images).stem, args.name, metrics, settings
     )
-    write_plot(args.output / "layers.png", [read_layers(args.output)])
+    write_layers_plot(args.output / "layers.png", [read_layers(args.output)])
     for layer in range(1, len(trunk.blocks) + 1):
         nmi, distance, percent = (
             metrics[f"{kind}_layer_{layer:02d}"] for kind in ("nmi", "distance", "distance_percent")

@@ -4,7 +4,7 @@ import cv2
 import pytest
 
 from cropfield.results import write_result
-from lab.attention.plot import read_layers, write_plot
+from lab.attention.plot import read_layers, write_layers_plot
 from pretrain.errors import UserError
 
 
@@ -25,8 +25,8 @@ def test_layers_come_in_order(tmp_path):
 
 def test_the_plot_is_a_readable_png_that_shows_every_line(tmp_path):
     one, two = read_layers(result(tmp_path / "1")), read_layers(result(tmp_path / "2", "b", nmi=(0.3, 0.01)))
-    write_plot(tmp_path / "one.png", [one])
-    write_plot(tmp_path / "both.png", [one, two])
+    write_layers_plot(tmp_path / "one.png", [one])
+    write_layers_plot(tmp_path / "both.png", [one, two])
     pictures = [cv2.imread(str(tmp_path / name)) for name in ("one.png", "both.png")]
     assert pictures[0].shape == pictures[1].shape == (400, 1000, 3)
     orange = [((picture[..., ::-1] - [230, 159, 0]) == 0).all(-1).sum() for picture in pictures]

@@ -59,7 +59,7 @@ def read_layers(folder: Path) -> dict:
     return {key: result.get(key) for key in ("model", "dataset")} | {"settings": result.get("settings", {})} | layers
 
 
-def write_plot(path: Path, results: list[dict]) -> None:
+def write_layers_plot(path: Path, results: list[dict]) -> None:
     """Draw what `read_layers` gives, in order, as a PNG of 1,000 x 400 pixels; whole or not at all.
 
     The distance of uniform attention is a dotted line.
