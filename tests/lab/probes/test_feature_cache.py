@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.probes import feature_cache
-from lab.probes.feature_cache import Reading, cached_features, describe, fingerprint
+from lab.probes.feature_cache import Reading, cache_key, cached_features, fingerprint
 from lab.probes.features import pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import labelled_folder
@@ -62,7 +62,7 @@ def test_what_is_read_back_is_what_the_trunk_says(tmp_path, images, trunk):
 def test_a_name_that_is_no_utf8_is_a_name(images, trunk):
     folder = images.path(0).parent
     os.rename(images.path(0), os.fsencode(folder) + b"/\xff.JPEG")
-    assert describe(trunk, labelled_folder(folder.parent), READING) != describe(trunk, images, READING)
+    assert cache_key(trunk, labelled_folder(folder.parent), READING) != cache_key(trunk, images, READING)
 
 
 HALF = dict(atol=2e-3, rtol=1e-3)  # of float16
