@@ -1,4 +1,4 @@
-"""Installs `pretrain` (the pretrainer) and the projects on it: `cropfield` (the Detectron2 plugin), `stop` and `lab`."""
+"""Installs `pretrain` (the pretrainer) and its projects: `cropfield` (the Detectron2 plugin), `stop` and `lab`."""
 
 from setuptools import find_packages, setup
 

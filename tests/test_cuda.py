@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 HAS_XFORMERS = importlib.util.find_spec("xformers") is not None
 KERNELS = ["sdpa", pytest.param("xformers", marks=pytest.mark.skipif(not HAS_XFORMERS, reason="no xformers"))]
-TRUNK = dict(embed_dim=128, depth=3, num_heads=2, field_size=10, layer_scale=0.3, drop_path_rate=0.0)
+BACKBONE = dict(embed_dim=128, depth=3, num_heads=2, field_size=10, layer_scale=0.3, drop_path_rate=0.0)
 HEADS = dict(num_prototypes=512, head_hidden_dim=64, bottleneck_dim=32)
 
 
@@ -70,7 +70,7 @@ def test_every_kernel_is_attention(kernel, dtype, tolerance):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype, tolerance", [(None, 2e-3), (torch.bfloat16, 6e-2)])
 def test_a_step_is_that_of_the_cpu(kernel, dtype, tolerance):
-    method, batch = make_method(TRUNK, **HEADS), make_batch(4)
+    method, batch = make_method(BACKBONE, **HEADS), make_batch(4)
     wanted = losses_and_gradients(method, batch, "cpu")
     with attention_by(kernel):
         assert_close(losses_and_gradients(method, batch, "cuda", dtype), wanted, tolerance)
@@ -78,8 +78,8 @@ def test_a_step_is_that_of_the_cpu(kernel, dtype, tolerance):
 
 def test_a_step_of_ijepa_is_that_of_the_cpu():
     torch.manual_seed(0)
-    trunk = VisionTransformer(16, 128, 2, 2, field_size=14, class_token=False, learned_field=False, layer_scale=None)
-    method = JEPA(trunk, Predictor(128, 64, 2, 2, field_size=14), LinearParamScheduler(0.996, 1.0), max_iter=10)
+    backbone = VisionTransformer(16, 128, 2, 2, field_size=14, class_token=False, learned_field=False, layer_scale=None)
+    method = JEPA(backbone, Predictor(128, 64, 2, 2, field_size=14), LinearParamScheduler(0.996, 1.0), max_iter=10)
     crops = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
     masks = MultiBlockMasks((14, 14), group_size=3).of_batch(range(4), 4, 1, np.random.default_rng(0), None)
     batch = {"global_crops": crops, "index": torch.arange(4), **masks}
@@ -87,7 +87,7 @@ def test_a_step_of_ijepa_is_that_of_the_cpu():
 
 
 def test_a_compiled_step_is_the_same():
-    method, batch = make_method(TRUNK, block_rows=16, **HEADS), make_batch(4)
+    method, batch = make_method(BACKBONE, block_rows=16, **HEADS), make_batch(4)
     wanted = losses_and_gradients(method, batch, "cuda", torch.bfloat16)
     method.compile_parts()
     assert_close(losses_and_gradients(method, batch, "cuda", torch.bfloat16), wanted, 5e-2)
@@ -119,7 +119,7 @@ def test_training_in_bfloat16_goes_as_in_float32():
     batch = {name: value.cuda() for name, value in make_batch(8).items()}
     falls = []
     for amp in (False, True):
-        step = OurStep(make_method(TRUNK, **HEADS).cuda(), batch, amp)
+        step = OurStep(make_method(BACKBONE, **HEADS).cuda(), batch, amp)
         losses = [step() for _ in range(60)]
         assert all(torch.isfinite(torch.tensor(losses)))
         falls.append(losses[0] - losses[-1])

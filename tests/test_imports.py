@@ -1,4 +1,4 @@
-"""Which room may know which, read from the imports themselves. Arrows run one way: Lab -> StoP, CropField -> pretrain."""
+"""Which room may know which, read from the imports. Arrows run one way: Lab -> StoP, CropField -> pretrain."""
 
 import ast
 import subprocess

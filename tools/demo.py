@@ -2,8 +2,8 @@
 
     python tools/demo.py [--output outputs/demo] [--seed 0]
 
-Both detectors get the same images, iterations and seed; only their trunk's initial weights differ. Stages that OUTPUT
-holds are skipped, so an interrupted demo goes on where it stopped. The picture book is OUTPUT/report.html.
+Both detectors get the same images, iterations and seed; only their backbone's initial weights differ. Stages that
+OUTPUT holds are skipped, so an interrupted demo goes on where it stopped. The picture book is OUTPUT/report.html.
 """
 
 import argparse

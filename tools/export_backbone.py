@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Take the teacher's trunk out of a pretraining checkpoint.
+"""Take the teacher's backbone out of a pretraining checkpoint.
 
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
-from pretrain.models.weights import fold_layer_scale, read_trunk, resize_field, write_backbone
+from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
-    file = read_trunk(options.checkpoint)
+    file = read_backbone(options.checkpoint)
     state, metadata = file.state, file.metadata
     if "method" not in metadata:
         raise UserError(f"{options.checkpoint} is no training state; give the last.pth of tools/pretrain_net.py")

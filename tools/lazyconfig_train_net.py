@@ -8,8 +8,8 @@
 The configs also work with the tool of the same name that Detectron2 ships. This one checks overrides, data and weights
 before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json. It fits the schedule
 to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, compiles
-the trunk and writes to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits an
-8 GB card.
+the backbone and writes to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits
+an 8 GB card.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Pretrain a trunk on unlabeled images.
+"""Pretrain a backbone on unlabeled images.
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 

@@ -3,7 +3,7 @@
     python tools/pretrain_then_detect.py --images DIR \
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
-Pretrains (OUTPUT/pretrain), exports the trunk (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
+Pretrains (OUTPUT/pretrain), exports the backbone (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
 (OUTPUT/detect) and writes OUTPUT/result.json. Stages that OUTPUT already holds are skipped; an interrupted one goes on.
 Overrides say which half they mean: pretrain.train.max_iter=500, detect.train.max_iter=300.
 """
@@ -29,10 +29,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.add_argument(f"--{split}-json", required=True, metavar="FILE", help=f"COCO-format annotations {use}")
         parser.add_argument(f"--{split}-images", required=True, metavar="DIR", help="folder of their images")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the trunk (default: tiny)")
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the backbone (default: tiny)")
     parser.add_argument(
         "--pretrain-config", type=Path, metavar="FILE",
-        help="another pretraining config for a trunk of that size, such as projects/StoP/configs/stop_tiny.py",
+        help="another pretraining config for a backbone of that size, such as projects/StoP/configs/stop_tiny.py",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
     return parser.parse_intermixed_args(argv)
@@ -78,12 +78,12 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     for stage in (stages[0], stages[-1]):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
         model = load_config(config, overrides).model
-        nets.append(model.trunk if "trunk" in model else model.backbone.net)
+        nets.append(model.backbone.get("net", model.backbone))
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         mine, theirs = (net[name] for net in nets)
         if mine != theirs:
             raise UserError(
-                f"{name} of the trunk is {mine} in pretraining and {theirs} in the detector: make them equal"
+                f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
             )
     open_source(args.images)
     check_coco_file(args.train_json, args.train_images)

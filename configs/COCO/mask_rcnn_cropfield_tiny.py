@@ -23,7 +23,7 @@ channels = 96
 if train.device == "cpu" and bf16_pays():
     model._target_ = BFloat16RCNN
 
-# The trunk of configs/pretrain/cropfield_tiny.py.
+# The backbone of configs/pretrain/cropfield_tiny.py.
 model.backbone.net.patch_size = 8
 model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6

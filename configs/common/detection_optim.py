@@ -15,7 +15,7 @@ train.device = default_device()
 train.amp.enabled = train.device == "cuda"
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: another one each time
-train.init_partial = False  # True: a trunk that init_checkpoint does not fill whole keeps the rest as it is
+train.init_partial = False  # True: a backbone that init_checkpoint does not fill whole keeps the rest as it is
 
 # What follows is read by this repository's tool; Detectron2's takes the schedule as it stands, in float16.
 train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
@@ -23,7 +23,7 @@ train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
 train.reference_batch_size = 64
 train.lr_rule = "sqrt"
 train.images_per_gpu = 0  # images a pass; gradients of several passes add up to the batch. 0: all in one
-train.compile = False  # torch.compile, for the trunk's blocks
+train.compile = False  # torch.compile, for the backbone's blocks
 train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights
 train.best_metric = "bbox/AP"  # of the evaluations every eval_period, whose best weights are kept as model_best.pth
 train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: never stop early

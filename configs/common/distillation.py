@@ -44,7 +44,7 @@ from pretrain.models.vit import VisionTransformer
 from .pretraining import train
 
 model = L(SelfDistillation)(
-    trunk=L(VisionTransformer)(
+    backbone=L(VisionTransformer)(
         patch_size=16,  # Sec. 4
         embed_dim=384,
         depth=12,

@@ -4,7 +4,7 @@
 
 The paper's recipe with all sizes scaled down. Local crops cover smaller parts of the image than in the paper, so that
 objects keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to open;
-and colours are jittered only: a trunk that has learned to ignore colour detects worse in so short a fine-tuning.
+and colours are jittered only: a backbone that has learned to ignore colour detects worse in so short a fine-tuning.
 """
 
 from detectron2.config import LazyCall as L
@@ -13,7 +13,7 @@ from pretrain.data.augment import jitter_photometric
 
 from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
-model.trunk.update(
+model.backbone.update(
     patch_size=8,
     embed_dim=192,
     depth=6,

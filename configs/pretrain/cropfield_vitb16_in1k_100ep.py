@@ -14,6 +14,6 @@ on one H100, 50 GPU-hours (docs/cost.md).
 
 from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
-model.trunk.embed_dim = 768
-model.trunk.num_heads = 12
+model.backbone.embed_dim = 768
+model.backbone.num_heads = 12
 train.output_dir = "outputs/cropfield_vitb16_in1k_100ep"

@@ -9,5 +9,5 @@ from .cropfield_tiny import dataloader, lr_multiplier, model, optimizer, train, 
 
 model.field_sampling = False
 model.position_loss = False
-model.trunk.field_size = 12
+model.backbone.field_size = 12
 train.output_dir = "outputs/dinov2_tiny"

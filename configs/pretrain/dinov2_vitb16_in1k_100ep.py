@@ -17,5 +17,5 @@ Length and learning rate: as cropfield_vitb16_in1k_100ep.py, 250,200 steps and 1
 from .cropfield_vitb16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.update(field_sampling=False, position_loss=False, koleo_weight=0.1)
-model.trunk.field_size = 14
+model.backbone.field_size = 14
 train.output_dir = "outputs/dinov2_vitb16_in1k_100ep"

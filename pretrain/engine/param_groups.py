@@ -4,7 +4,7 @@ from torch import nn
 
 
 def param_groups(model: nn.Module) -> list[dict]:
-    """Trained parameters by part, "trunk", "prototypes" or "rest", each split by whether weights decay.
+    """Trained parameters by part, "backbone", "prototypes" or "rest", each split by whether weights decay.
 
     Biases, norms and LayerScale do not; everything else does, the position field, class and mask tokens included, as in
     DINOv2. Each group has a `name`, and a `part` and a flag `decay` that `OptimizerSchedule` reads.
@@ -20,7 +20,7 @@ def param_groups(model: nn.Module) -> list[dict]:
 
 
 def _part(name: str) -> str:
-    return next((part for part in ("trunk", "prototypes") if part in name.split(".")), "rest")
+    return next((part for part in ("backbone", "prototypes") if part in name.split(".")), "rest")
 
 
 def _decays(name: str) -> bool:

@@ -34,7 +34,7 @@ class OptimizerSchedule(HookBase):
     Args:
         lr, weight_decay: functions of progress in [0, 1]; past the end of training they keep their last value.
         freeze_prototypes: share of training during which prototypes keep their values (one epoch in Table 6's recipe).
-        head_warmup: share of training during which the trunk keeps its values, so that the gradients of heads which
+        head_warmup: share of training during which the backbone keeps its values, so that the gradients of heads which
             know nothing yet do not spoil weights that know something.
     """
 
@@ -48,7 +48,7 @@ class OptimizerSchedule(HookBase):
     ):
         self.optimizer = optimizer
         self.lr, self.weight_decay = lr, weight_decay
-        self.frozen_until = {"prototypes": freeze_prototypes, "trunk": head_warmup}
+        self.frozen_until = {"prototypes": freeze_prototypes, "backbone": head_warmup}
 
     def before_step(self) -> None:
         progress = min(1.0, self.trainer.iter / self.trainer.max_iter)

@@ -1,7 +1,7 @@
 """Ways to keep a teacher from giving every token to the same prototype, and "none".
 
-Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`. `current_centre`
-gives the centre as `forward` does, and remembers nothing of the tokens.
+Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`.
+`current_centre` gives the centre as `forward` does, and remembers nothing of the tokens.
 """
 
 import torch

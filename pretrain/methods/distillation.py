@@ -41,7 +41,7 @@ class MaskedPatches(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a trunk makes of a batch's crops, and the heads are shown."""
+    """What a backbone makes of a batch's crops, and the heads are shown."""
 
     cls: Tensor  # (crops, D) class tokens, view-major
     patches: dict[str, Tensor]  # (n, D) of the global crops' masked patches, by kind of mask
@@ -64,10 +64,10 @@ class SelfDistillation(StudentTeacher):
     (`koleo_weight=0`) too it is iBOT, without any patch loss (`content_loss=False`) it is DINO.
 
     Args:
-        trunk: the student's trunk, with a class token; the teacher is a copy of it.
+        backbone: the student's backbone, with a class token; the teacher is a copy of it.
         momentum: the teacher's momentum over training, from 0 to 1 (Table 6: cosine, 0.992 -> 1).
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
+        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
         field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.
@@ -80,7 +80,7 @@ class SelfDistillation(StudentTeacher):
 
     def __init__(
         self,
-        trunk: VisionTransformer,
+        backbone: VisionTransformer,
         momentum: ParamScheduler,
         max_iter: int,
         init: str = "",
@@ -97,14 +97,16 @@ class SelfDistillation(StudentTeacher):
         centre_momentum: float = 0.9,
         block_rows: int = 512,
     ):
-        if trunk.cls_token is None:
-            raise UserError("model.trunk: self-distillation needs a class token; set class_token=True")
+        if backbone.cls_token is None:
+            raise UserError("model.backbone: self-distillation needs a class token; set class_token=True")
         if centering not in ("softmax", "sinkhorn", "none"):
             raise UserError(f"model.centering: {centering!r} is neither 'softmax' nor 'sinkhorn' nor 'none'")
         heads = ["image"] + ["content"] * content_loss + ["position"] * position_loss
-        student = nn.ModuleDict({"trunk": trunk})
+        student = nn.ModuleDict({"backbone": backbone})
         for name in heads:
-            student[f"{name}_head"] = ProjectionHead(trunk.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim)
+            student[f"{name}_head"] = ProjectionHead(
+                backbone.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim
+            )
         super().__init__(student, momentum, max_iter, init)
         self.field_sampling, self.koleo_weight = field_sampling, koleo_weight
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
@@ -117,9 +119,9 @@ class SelfDistillation(StudentTeacher):
                 "sinkhorn": SinkhornKnopp,
                 "none": NoCentering,
             }[centering]()
-        # e_MASK and e_POS: part of training, not of the trunk; zero at the start.
-        self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if content_loss else None
-        self.pos_mask_token = nn.Parameter(torch.zeros(trunk.embed_dim)) if position_loss else None
+        # e_MASK and e_POS: part of training, not of the backbone; zero at the start.
+        self.mask_token = nn.Parameter(torch.zeros(backbone.embed_dim)) if content_loss else None
+        self.pos_mask_token = nn.Parameter(torch.zeros(backbone.embed_dim)) if position_loss else None
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """One step's losses, weighted, to be summed.
@@ -142,16 +144,16 @@ class SelfDistillation(StudentTeacher):
 
     def teacher_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
         """Of the global crops, which the teacher sees whole."""
-        trunk = self.teacher["trunk"]
-        return encode(trunk, [self.embed(trunk, batch["global_crops"], batch["global_boxes"], {})], masked)
+        backbone = self.teacher["backbone"]
+        return encode(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
 
     def student_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
         """Of the masked global crops, and of the local ones if there are any."""
-        trunk = self.student["trunk"]
-        groups = [self.embed(trunk, batch["global_crops"], batch["global_boxes"], masked)]
+        backbone = self.student["backbone"]
+        groups = [self.embed(backbone, batch["global_crops"], batch["global_boxes"], masked)]
         if "local_crops" in batch:
-            groups.append(self.embed(trunk, batch["local_crops"], batch["local_boxes"], {}))
-        return encode(trunk, groups, masked)
+            groups.append(self.embed(backbone, batch["local_crops"], batch["local_boxes"], {}))
+        return encode(backbone, groups, masked)
 
     def losses(
         self, student: Features, teacher: Features, masked: dict[str, MaskedPatches], num_images: int
@@ -171,15 +173,17 @@ class SelfDistillation(StudentTeacher):
             losses["loss_koleo"] = self.koleo_weight * sum(koleo_loss(view) for view in views)
         return losses
 
-    def embed(self, trunk: VisionTransformer, crops: Tensor, boxes: Tensor, masked: dict[str, MaskedPatches]) -> Tensor:
+    def embed(
+        self, backbone: VisionTransformer, crops: Tensor, boxes: Tensor, masked: dict[str, MaskedPatches]
+    ) -> Tensor:
         """Crops uint8 (B, 3, H*p, W*p) at boxes (B, 4) -> tokens (B, 1 + H*W, D), content or position masked."""
-        content = trunk.embed_patches(self.normalised(crops))
-        positions = trunk.sample_positions(boxes if self.field_sampling else None, trunk.grid(crops))
+        content = backbone.embed_patches(self.normalised(crops))
+        positions = backbone.sample_positions(boxes if self.field_sampling else None, backbone.grid(crops))
         if "content" in masked:
             content = torch.where(masked["content"].mask[..., None], self.mask_token.to(content.dtype), content)
         if "position" in masked:
             positions = torch.where(masked["position"].mask[..., None], self.pos_mask_token, positions)
-        return trunk.with_class_token(content + positions)
+        return backbone.with_class_token(content + positions)
 
     def after_step(self, step: int) -> None:
         """Centres and teacher follow the student; call after the optimizer's step."""
@@ -196,7 +200,7 @@ class SelfDistillation(StudentTeacher):
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module: gradients are clipped for each on its own, as in DINOv2."""
         groups = {name: list(module.parameters()) for name, module in self.student.items()}
-        groups["trunk"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
+        groups["backbone"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
         return groups
 
     @torch.no_grad()
@@ -205,7 +209,7 @@ class SelfDistillation(StudentTeacher):
 
         Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
         the student's against the teacher's of the image's next view; "content", "position": masked patches) end in
-        `_name`. Whether the trunk reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
+        `_name`. Whether the backbone reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
         quarter forward passes of the global crops.
         """
         masked, num_images = self.masked_patches(batch), len(batch["index"])
@@ -213,7 +217,7 @@ class SelfDistillation(StudentTeacher):
         training = self.student.training
         self.student.eval()  # drop path would draw from the run's random numbers
         student = self.student_features(global_crops, masked)
-        crops, grid = batch["global_crops"], self.student["trunk"].grid(batch["global_crops"])
+        crops, grid = batch["global_crops"], self.student["backbone"].grid(batch["global_crops"])
         everywhere = MaskedPatches.of(torch.ones(len(crops), grid[0] * grid[1], dtype=torch.bool, device=crops.device))
         teacher = self.teacher_features(batch, masked | {"every": everywhere})
         values = {
@@ -245,17 +249,17 @@ class SelfDistillation(StudentTeacher):
             field_rms, content_rms: of the field and of the patch embedding's output.
             moved_feature_cosine, moved_patch_cosine: between class tokens or patches at the two places.
         """
-        trunk, num_images = self.teacher["trunk"], len(batch["index"])
+        backbone, num_images = self.teacher["backbone"], len(batch["index"])
         few = -(-num_images // 4)
         crops = batch["global_crops"][:few]
-        content = trunk.embed_patches(self.normalised(crops))
-        values = {"field_rms": rms(trunk.pos_embed), "content_rms": rms(content)}
+        content = backbone.embed_patches(self.normalised(crops))
+        values = {"field_rms": rms(backbone.pos_embed), "content_rms": rms(content)}
         if self.field_sampling:
             views = torch.cat([batch[f"{kind}_boxes"] for kind in ("global", "local") if f"{kind}_boxes" in batch])
             views = views.unflatten(0, (-1, num_images))
             (boxes,) = placed_anew(views[:1], views)
-            tokens = trunk.with_class_token(content + trunk.sample_positions(boxes[:few], trunk.grid(crops)))
-            (moved,) = trunk.encode([tokens])
+            tokens = backbone.with_class_token(content + backbone.sample_positions(boxes[:few], backbone.grid(crops)))
+            (moved,) = backbone.encode([tokens])
             values["moved_feature_cosine"] = mean_cosine(moved[:, 0], cls[:few])
             values["moved_patch_cosine"] = mean_cosine(moved[:, 1:], patches[:few])
         return values
@@ -267,15 +271,15 @@ class SelfDistillation(StudentTeacher):
 
         mask: (V*B, N), positions hidden. hidden, teacher: (n, D), features there, the student's with e_POS.
         """
-        own, theirs, trunk = self.student["position_head"], self.teacher["position_head"], self.student["trunk"]
+        own, theirs, backbone = self.student["position_head"], self.teacher["position_head"], self.student["backbone"]
         targets, prototypes = theirs(teacher), theirs.prototypes()
         centre = self.centering["position"].current_centre(targets, prototypes, self.teacher_temp)  # with all ranks
         mask = mask[: -(-len(batch["index"]) // 2)]
         crops = mask.any(1).nonzero().flatten()
         if not len(crops):
             return centre.new_tensor(torch.nan)
-        tokens = self.embed(trunk, batch["global_crops"][crops], batch["global_boxes"][crops], {})
-        shown = encode(trunk, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
+        tokens = self.embed(backbone, batch["global_crops"][crops], batch["global_boxes"][crops], {})
+        shown = encode(backbone, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
         count = len(shown)
         signs = targets.new_tensor([1 / count, -1 / count]).repeat_interleave(count)
         student, targets = torch.cat([own(hidden[:count]), own(shown)]), targets[:count].repeat(2, 1)
@@ -331,10 +335,10 @@ class SelfDistillation(StudentTeacher):
         )
 
 
-def encode(trunk: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
-    """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `trunk`."""
+def encode(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
+    """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `backbone`."""
     layout, num_patches = Layout.of(groups), groups[0].shape[1] - 1
     kept = [layout.starts(groups[0].device)]
     kept += [m.index + m.index // num_patches + 1 for m in masked.values()]  # each crop begins with its class token
-    cls, *patches = trunk.encode(groups, torch.cat(kept)).split([len(index) for index in kept])
+    cls, *patches = backbone.encode(groups, torch.cat(kept)).split([len(index) for index in kept])
     return Features(cls, dict(zip(masked, patches, strict=True)))

@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.methods.ema import update_teacher
 from pretrain.models.vit import VisionTransformer, compile_blocks
-from pretrain.models.weights import load_trunk
+from pretrain.models.weights import load_backbone
 
 
 class StudentTeacher(nn.Module):
     """Base of the methods. The teacher is a copy of the student, takes no gradient and stays in eval mode.
 
     Args:
-        student: modules that the teacher has too, the "trunk" among them.
+        student: modules that the teacher has too, the "backbone" among them.
         momentum: the teacher's momentum over training, from 0 to 1.
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
+        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
     """
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
         if init:
-            load_trunk(student["trunk"], init)
+            load_backbone(student["backbone"], init)
         self.momentum, self.max_iter = momentum, max_iter
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(False).eval()
@@ -55,8 +55,8 @@ class StudentTeacher(nn.Module):
     @property
     def backbone(self) -> VisionTransformer:
         """The teacher's: what is exported."""
-        return self.teacher["trunk"]
+        return self.teacher["backbone"]
 
     def normalised(self, crops: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> pixels as the trunk takes them."""
+        """uint8 (B, 3, H, W) -> pixels as the backbone takes them."""
         return (crops.float() - self.image_mean) / self.image_std

@@ -52,12 +52,12 @@ def _unread_field(values: dict[str, float]) -> dict[str, str]:
     if not signs or not all(shows for shows, _ in signs):
         return {}
     sentence = (
-        f"the trunk does not read its position field: {' and '.join(said for _, said in signs)}, so that positions are "
-        "not learned. Likely cause: a field that is small beside its content"
+        f"the backbone does not read its position field: {' and '.join(said for _, said in signs)}, so that positions "
+        "are not learned. Likely cause: a field that is small beside its content"
     )
     if "field_rms" in values and "content_rms" in values:
         sentence += f" (rms {values['field_rms']:.3f} and {values['content_rms']:.3f})"
-    return {"field unread": f"{sentence}; set model.trunk.field_init=centred_sincos, or train longer"}
+    return {"field unread": f"{sentence}; set model.backbone.field_init=centred_sincos, or train longer"}
 
 
 def _alike(spread: float, entropy: float) -> str:

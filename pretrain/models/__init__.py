@@ -1,1 +1,1 @@
-"""Model room: the trunk, its position field, packed attention, projection heads."""
+"""Model room: the backbone, its position field, packed attention, projection heads."""

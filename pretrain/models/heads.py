@@ -12,7 +12,7 @@ class ProjectionHead(nn.Module):
     which make them in blocks.
 
     Args:
-        dim: D of the trunk.
+        dim: D of the backbone.
         num_prototypes: K; 65,536 in the paper (Table 6).
         hidden_dim, bottleneck_dim: DINOv2's 2048 and 256; the paper is silent.
     """

@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
         return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), boxes, grid)
 
     def with_class_token(self, patches: Tensor) -> Tensor:
-        """(B, N, D) -> (B, 1 + N, D), or unchanged in a trunk without class token."""
+        """(B, N, D) -> (B, 1 + N, D), or unchanged in a backbone without class token."""
         if self.cls_token is None:
             return patches
         return torch.cat([self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
@@ -141,7 +141,8 @@ class VisionTransformer(nn.Module):
             boxes: (B, 4) places in the field; None, as at inference, is the whole field.
 
         Returns:
-            class tokens (B, D), None in a trunk without them, and patch tokens (B, H*W, D), both after the final norm.
+            class tokens (B, D), None in a backbone without them, and patch tokens (B, H*W, D), both after the final
+            norm.
         """
         (features,) = self.encode([self.embed(images, boxes)])
         return (features[:, 0], features[:, 1:]) if self.cls_token is not None else (None, features)

@@ -1,8 +1,8 @@
 """ViT weights as they are published, under this project's names: ours, timm's, DINO's, iBOT's, DINOv2's, MAE's, DeiT's.
 
 They are all the same plain pre-norm ViT and differ in four things, which this file undoes: where a checkpoint keeps the
-trunk, names of blocks and LayerScale, a position for the class token, and tokens that our trunk has not. All of them
-use LayerNorm with eps 1e-6, exact GELU and, except some of timm's own, images normalised as `pretrain.data` does.
+backbone, names of blocks and LayerScale, a position for the class token, and tokens that our backbone has not. All of
+them use LayerNorm with eps 1e-6, exact GELU and, except some of timm's own, images normalised as `pretrain.data` does.
 What computes something else (CLIP's second norm, relative or rotary positions, SwiGLU, norms of q and k) is refused.
 """
 
@@ -39,7 +39,7 @@ _EXTRA_TOKENS = {"register_tokens": "register", "reg_token": "register", "dist_t
 
 
 @dataclass
-class TrunkFile:
+class BackboneFile:
     """A plain ViT's tensors under our names: `pos_embed` is a field (1, h*w, D), the class token has no position."""
 
     path: str
@@ -50,7 +50,7 @@ class TrunkFile:
     metadata: dict[str, str] = field(default_factory=dict)  # what the file says of itself
 
 
-def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> TrunkFile:
+def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> BackboneFile:
     """A ViT's tensors, in whichever layout, under our names.
 
     Args:
@@ -61,14 +61,14 @@ def trunk_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str,
         UserError: there is no ViT among them or another kind than the plain one, or a number is not finite.
     """
     notes: list[str] = []
-    state = _rename(_trunk_of(path, tensors, notes))
+    state = _rename(_backbone_of(path, tensors, notes))
     _check_plain(path, state)
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: numbers that are not finite in {abbreviated(broken)}; its training had diverged")
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
-    return TrunkFile(str(path), state, field_size, num_heads, notes, dict(metadata))
+    return BackboneFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
 def abbreviated(names: list[str], most: int = 3) -> str:
@@ -77,14 +77,14 @@ def abbreviated(names: list[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _trunk_of(path, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """The tensors below the prefix where the trunk lies: "", "model.", "teacher.backbone.", "backbone.net." ..."""
+def _backbone_of(path, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """The tensors below the prefix where the backbone lies: "", "model.", "teacher.backbone.", "backbone.net." ..."""
     prefixes = [name.removesuffix(PATCH_WEIGHT) for name in tensors if name.endswith(PATCH_WEIGHT)]
     if not prefixes:
         hint = "give a ViT of tools/export_backbone.py, DINO, DINOv2, MAE or timm"
         if any("embeddings.patch_embeddings.projection" in name for name in tensors):
             hint = "its names are those of Hugging Face's transformers; take the original release, or timm's copy of it"
-        raise UserError(f"{path} holds no ViT trunk (no {PATCH_WEIGHT}); {hint}")
+        raise UserError(f"{path} holds no ViT backbone (no {PATCH_WEIGHT}); {hint}")
     prefix = min(prefixes, key=lambda p: (not any(word in p for word in _AVERAGES), len(p)))
     others = [other for other in prefixes if other != prefix]
     if others:
@@ -104,7 +104,7 @@ def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_plain(path, state: dict[str, Tensor]) -> None:
     if any(".mlp.w12." in name or ".mlp.w3." in name for name in state) or _is_gated(state):
         raise UserError(
-            f"{path} has SwiGLU blocks, as DINOv2's ViT-g, and this trunk has plain MLPs; take its ViT-S, B or L"
+            f"{path} has SwiGLU blocks, as DINOv2's ViT-g, and this backbone has plain MLPs; take its ViT-S, B or L"
         )
     other = [name for name in state if name.startswith("blocks.") and not _BLOCK.fullmatch(name)]
     other += [n for n in state if n.startswith(_OTHER_EMBEDDINGS) and not n.startswith("patch_embed.proj.")]

@@ -1,4 +1,4 @@
-"""Weights of a trunk: read them from any file that is known, build a trunk for them, fill one, write them."""
+"""Weights of a backbone: read them from any file that is known, build a backbone for them, fill one, write them."""
 
 import logging
 import math
@@ -14,13 +14,13 @@ from pretrain.errors import UserError
 from pretrain.files import read_tensors, replacing, write_torch_file
 from pretrain.models.pos_embed import sample_pos_embed
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, TrunkFile, abbreviated, trunk_file
+from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, BackboneFile, abbreviated, backbone_file
 
 logger = logging.getLogger(__name__)
 
-# Where a detector keeps its trunk: Detectron2's simple feature pyramid calls it `net`.
+# Where a detector keeps its backbone: Detectron2's simple feature pyramid calls it `net`.
 DETECTOR_PREFIX = "backbone.net."
-# What files have beside the trunk, by the first part of the name; ViTDet's trunk has no class token and no last norm.
+# What files have beside the backbone, by the first part of the name; ViTDet's has no class token and no last norm.
 _EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
 
 
@@ -29,17 +29,17 @@ class LoadReport:
     """What a load did. `str()` is the sentence for the log."""
 
     path: str
-    matched: int = 0  # tensors of the trunk that the file filled
+    matched: int = 0  # tensors of the backbone that the file filled
     parameters: int = 0  # numbers in them
     resized: list[str] = field(default_factory=list)  # "pos_embed resized from 50x50 to 16x16"
     converted: list[str] = field(default_factory=list)  # what was done about LayerScale, tokens, their positions
     left_over: list[str] = field(default_factory=list)  # in the file, unused
-    missing: list[str] = field(default_factory=list)  # in the trunk, unfilled; only after a partial load
+    missing: list[str] = field(default_factory=list)  # in the backbone, unfilled; only after a partial load
 
     def __str__(self) -> str:
         total = self.matched + len(self.missing)
         whole = f"all {total} tensors" if not self.missing else f"{self.matched} of {total} tensors"
-        parts = [f"{self.path}: {whole} of the trunk matched ({self.parameters / 1e6:.1f} M parameters)"]
+        parts = [f"{self.path}: {whole} of the backbone matched ({self.parameters / 1e6:.1f} M parameters)"]
         if self.missing:
             parts.append(f"left at their initial values: {abbreviated(self.missing)}")
         parts += [f"{change} (bicubic)" for change in self.resized] + self.converted
@@ -53,18 +53,18 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def read_trunk(path: str | Path) -> TrunkFile:
-    """The trunk in a backbone file, a training state (its teacher's) or a file as others publish it.
+def read_backbone(path: str | Path) -> BackboneFile:
+    """The backbone in an export, a training state (the teacher's) or a file as others publish it.
 
     Raises:
         UserError: the file cannot be read (see `read_tensors`), holds no ViT or another kind than the plain one, or has
             numbers that are not finite.
     """
-    return trunk_file(path, *read_tensors(path))
+    return backbone_file(path, *read_tensors(path))
 
 
-def build_trunk(file: TrunkFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """A trunk of the shape of the one in `file`, with initial values, frozen and in eval mode; on the CPU.
+def build_backbone(file: BackboneFile, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """A backbone of the shape of the one in `file`, with initial values, frozen and in eval mode; on the CPU.
 
     Args:
         num_heads: for files that do not record them; None takes those of published ViTs of that width.
@@ -79,7 +79,7 @@ def build_trunk(file: TrunkFile, num_heads: int | None = None, drop_path_rate: f
             f"{file.path} does not record its number of heads, and no published ViT is {shape['width']} channels wide; "
             "say it with --num-heads"
         )
-    trunk = VisionTransformer(
+    backbone = VisionTransformer(
         patch_size=file.state[PATCH_WEIGHT].shape[-1],
         embed_dim=shape["width"],
         depth=shape["depth"],
@@ -92,45 +92,45 @@ def build_trunk(file: TrunkFile, num_heads: int | None = None, drop_path_rate: f
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
         final_norm="norm.weight" in file.state,
     )
-    return trunk.requires_grad_(False).eval()
+    return backbone.requires_grad_(False).eval()
 
 
-def load_trunk(trunk: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
-    """Fill a trunk (ours, or Detectron2's `ViT`) from a file as it is published, or change nothing and raise.
+def load_backbone(backbone: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
+    """Fill a backbone (ours, or Detectron2's `ViT`) from a file as it is published, or change nothing and raise.
 
-    What `read_trunk` undoes is exact; so is LayerScale: a file with it fits a trunk without (gamma is folded), and the
-    reverse (gamma is one). Two things are interpolated and not exact: a field of another size, as at inference, and
-    patches of another size (App. D goes from 14 to 16 pixels, and does not say how): `resample_patch_embed` of timm,
-    with which a patch that was enlarged by bicubic interpolation has the embedding that it had before.
+    What `read_backbone` undoes is exact; so is LayerScale: a file with it fits a backbone without (gamma is folded),
+    and the reverse (gamma is one). Two things are interpolated and not exact: a field of another size, as at inference,
+    and patches of another size (App. D goes from 14 to 16 pixels, and does not say how): `resample_patch_embed` of
+    timm, with which a patch that was enlarged by bicubic interpolation has the embedding that it had before.
 
     Args:
-        partial: take what fits and leave the rest at its initial values; else the trunk must match whole.
+        partial: take what fits and leave the rest at its initial values; else the backbone must match whole.
 
     Raises:
-        UserError: the file cannot be read or is no plain ViT (see `read_trunk`), the trunk would not match whole, or,
-            with `partial`, nothing matches.
+        UserError: the file cannot be read or is no plain ViT (see `read_backbone`), the backbone would not match whole,
+            or, with `partial`, nothing matches.
     """
-    report = fill_trunk(trunk, read_trunk(path), partial)
+    report = fill_backbone(backbone, read_backbone(path), partial)
     (logger.warning if report.missing else logger.info)(str(report))
     return report
 
 
-def fill_trunk(trunk: nn.Module, file: TrunkFile, partial: bool = False) -> LoadReport:
-    """`load_trunk` of a file that was read already."""
-    wanted = trunk.state_dict()
+def fill_backbone(backbone: nn.Module, file: BackboneFile, partial: bool = False) -> LoadReport:
+    """`load_backbone` of a file that was read already."""
+    wanted = backbone.state_dict()
     report = LoadReport(file.path, converted=list(file.notes))
     if not partial:
-        _check_architecture(file, trunk)
+        _check_architecture(file, backbone)
     state = _match_layer_scale(file.state, wanted, report)
     _match_patches(state, wanted, report)
-    _match_field(state, file.field_size, trunk, report)
-    _note_heads(file, trunk, report)
+    _match_field(state, file.field_size, backbone, report)
+    _note_heads(file, backbone, report)
     absent = sorted(wanted.keys() - state.keys())
     wrong = sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape)
     fitting = [name for name in wanted if name not in absent and name not in wrong]
     if not fitting or (not partial and len(fitting) < len(wanted)):
         raise UserError(_misfit(file.path, absent, wrong, partial))
-    trunk.load_state_dict({name: state[name] for name in fitting}, strict=False)
+    backbone.load_state_dict({name: state[name] for name in fitting}, strict=False)
     report.matched = len(fitting)
     report.parameters = sum(wanted[name].numel() for name in fitting)
     report.missing = sorted(absent + wrong)
@@ -139,7 +139,7 @@ def fill_trunk(trunk: nn.Module, file: TrunkFile, partial: bool = False) -> Load
 
 
 def describe(state: dict[str, Tensor]) -> dict[str, int]:
-    """Architecture that a trunk's tensors show: width, depth and MLP width."""
+    """Architecture that a backbone's tensors show: width, depth and MLP width."""
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     mlp = state.get("blocks.0.mlp.fc1.weight")
     return {
@@ -149,14 +149,14 @@ def describe(state: dict[str, Tensor]) -> dict[str, int]:
     }
 
 
-def _check_architecture(file: TrunkFile, trunk: nn.Module) -> None:
+def _check_architecture(file: BackboneFile, backbone: nn.Module) -> None:
     """One sentence instead of a list of a hundred tensors."""
-    theirs, ours = describe(file.state), describe(trunk.state_dict())
+    theirs, ours = describe(file.state), describe(backbone.state_dict())
     if file.num_heads is not None:
-        theirs["heads"], ours["heads"] = file.num_heads, trunk.blocks[0].attn.num_heads
+        theirs["heads"], ours["heads"] = file.num_heads, backbone.blocks[0].attn.num_heads
     different = [f"{name} {theirs[name]} and not {ours[name]}" for name in ours if theirs[name] != ours[name]]
     if different:
-        raise UserError(f"{file.path} is of another architecture than the trunk: {', '.join(different)}")
+        raise UserError(f"{file.path} is of another architecture than the backbone: {', '.join(different)}")
 
 
 def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
@@ -174,19 +174,19 @@ def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
 
 
 def _match_patches(state, wanted, report: LoadReport) -> None:
-    """Resample the patch embedding in place where the trunk's patches have another size."""
+    """Resample the patch embedding in place where the backbone's patches have another size."""
     old, new = state[PATCH_WEIGHT].shape[2:], wanted[PATCH_WEIGHT].shape[2:]
     if old != new and len(old) == 2:
         state[PATCH_WEIGHT] = resample_patch_embed(state[PATCH_WEIGHT], list(new))
         report.resized.append(f"patch_embed resized from {old[0]}x{old[1]} to {new[0]}x{new[1]} pixels")
 
 
-def _match_field(state, old: tuple[int, int] | None, trunk: nn.Module, report: LoadReport) -> None:
-    """Interpolate `pos_embed` in place where the trunk's field has another size."""
-    wanted = trunk.state_dict().get("pos_embed")
+def _match_field(state, old: tuple[int, int] | None, backbone: nn.Module, report: LoadReport) -> None:
+    """Interpolate `pos_embed` in place where the backbone's field has another size."""
+    wanted = backbone.state_dict().get("pos_embed")
     if old is None or wanted is None:
         return  # the caller names what is missing or misshapen
-    new = tuple(getattr(trunk, "field_size", None) or _square(wanted.shape[1]))
+    new = tuple(getattr(backbone, "field_size", None) or _square(wanted.shape[1]))
     if old != new:
         state["pos_embed"] = resize_field(state["pos_embed"], old, new)
         report.resized.append(f"pos_embed resized from {old[0]}x{old[1]} to {new[0]}x{new[1]}")
@@ -196,13 +196,13 @@ def _square(cells: int) -> tuple[int, int]:
     """Sides of the positions of Detectron2's `ViT`, which are square and may begin with a class token's."""
     side = math.isqrt(cells)
     if side * side != cells:
-        raise UserError(f"the trunk has {cells} positions, one for a class token; set pretrain_use_cls_token=False")
+        raise UserError(f"the backbone has {cells} positions, one for a class token; set pretrain_use_cls_token=False")
     return side, side
 
 
-def _note_heads(file: TrunkFile, trunk: nn.Module, report: LoadReport) -> None:
+def _note_heads(file: BackboneFile, backbone: nn.Module, report: LoadReport) -> None:
     """A wrong number of heads fits every tensor and computes nonsense."""
-    heads, width = trunk.blocks[0].attn.num_heads, trunk.state_dict()[PATCH_WEIGHT].shape[0]
+    heads, width = backbone.blocks[0].attn.num_heads, backbone.state_dict()[PATCH_WEIGHT].shape[0]
     published = PUBLISHED_HEADS.get(width)
     if file.num_heads is None and heads != published:
         usual = f", where published ViTs of {width} channels have {published}" if published else ""
@@ -213,11 +213,11 @@ def _note_heads(file: TrunkFile, trunk: nn.Module, report: LoadReport) -> None:
 
 def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:
     if partial:
-        return f"{path}: nothing in it fits the trunk, in name and shape; choose the config it fits"
+        return f"{path}: nothing in it fits the backbone, in name and shape; choose the config it fits"
     faults = [f"lacks {abbreviated(absent)}"] * bool(absent) + [f"has other shapes for {abbreviated(wrong)}"] * bool(
         wrong
     )
-    return f"{path} does not fill the trunk: it {' and '.join(faults)}; choose the config it fits"
+    return f"{path} does not fill the backbone: it {' and '.join(faults)}; choose the config it fits"
 
 
 def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:

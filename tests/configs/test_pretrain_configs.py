@@ -26,9 +26,9 @@ IMAGENET = 1_281_167
 
 # What each config changes of the paper's ViT-S, besides its output folder.
 CROPS, MASKS = "dataloader.train.crops", "dataloader.train.masks"
-NO_SAMPLING = {"model.field_sampling": False, "model.trunk.field_size": 14}
+NO_SAMPLING = {"model.field_sampling": False, "model.backbone.field_size": 14}
 NO_POSITION_LOSS = {"model.position_loss": False}
-VIT_B = {"model.trunk.embed_dim": 768, "model.trunk.num_heads": 12}
+VIT_B = {"model.backbone.embed_dim": 768, "model.backbone.num_heads": 12}
 DINOV2 = NO_SAMPLING | NO_POSITION_LOSS | {"model.koleo_weight": 0.1}
 DELTAS = {
     "cropfield_vits16_in1k_100ep": {},
@@ -45,7 +45,7 @@ DELTAS = {
     "ablations/table3_position_loss": NO_SAMPLING,
     "ablations/table4a_constant": {f"{CROPS}.scale_distribution": "constant"},
     "ablations/table4a_uniform": {f"{CROPS}.scale_distribution": "uniform"},
-    "ablations/table4b_19x19": {"model.trunk.field_size": 19},
+    "ablations/table4b_19x19": {"model.backbone.field_size": 19},
     "ablations/table5a_box": {f"{MASKS}.position_mask": "box"},
     "ablations/table5b_content": NO_POSITION_LOSS | {f"{MASKS}.content_share": 1.0, f"{MASKS}.position_share": 0.0},
     "ablations/table5b_position": {
@@ -91,26 +91,26 @@ def test_the_default_is_table_6(name):
     assert cfg.optimizer._target_ == torch.optim.AdamW and cfg.train.base_lr == 2e-3
     assert cfg.lr_multiplier.warmup * cfg.train.epochs == 10
     assert (cfg.weight_decay.start_value, cfg.weight_decay.end_value) == (0.04, 0.4)
-    assert model.trunk.drop_path_rate == 0.1
+    assert model.backbone.drop_path_rate == 0.1
     assert model.teacher_temp == 0.04 and model.momentum.start_value == 0.992
     assert tuple(masks.ratio) == (0.1, 0.5) and (masks.content_share, masks.position_share) == (0.5, 0.5)
     assert (masks.content_mask, masks.position_mask) == ("box", "cross")
     assert model.num_prototypes == 65536
-    assert crops.scale_distribution == "beta" and model.trunk.field_size == 50
+    assert crops.scale_distribution == "beta" and model.backbone.field_size == 50
     assert (crops.num_global, crops.global_size, crops.num_local, crops.local_size) == (2, 224, 8, 96)  # Sec. 4.1
     assert model.koleo_weight == 1 and model.field_sampling and model.position_loss  # Eq. 6
-    assert tuple(masks.grid) == (crops.global_size // model.trunk.patch_size,) * 2
+    assert tuple(masks.grid) == (crops.global_size // model.backbone.patch_size,) * 2
 
 
 @pytest.mark.parametrize("name, width", [(DEFAULT, 384), ("cropfield_vitb16_in1k_100ep", 768)])
 def test_the_model_is_table_6_where_the_config_leaves_no_choice(name, width):
     with torch.device("meta"):
         method = instantiate(load(name).model)
-    trunk, rates = method.student["trunk"], torch.linspace(0, 0.1, 12).tolist()
-    assert (trunk.embed_dim, len(trunk.blocks), trunk.patch_size) == (width, 12, 16)
-    assert [block.drop_path for block in trunk.blocks] == pytest.approx(rates)  # drop path: linear
-    assert trunk.pos_embed.shape == (1, 50 * 50, width)
-    heads = {name: module for name, module in method.student.items() if name != "trunk"}
+    backbone, rates = method.student["backbone"], torch.linspace(0, 0.1, 12).tolist()
+    assert (backbone.embed_dim, len(backbone.blocks), backbone.patch_size) == (width, 12, 16)
+    assert [block.drop_path for block in backbone.blocks] == pytest.approx(rates)  # drop path: linear
+    assert backbone.pos_embed.shape == (1, 50 * 50, width)
+    heads = {name: module for name, module in method.student.items() if name != "backbone"}
     assert heads.keys() == {"image_head", "content_head", "position_head"}  # separate heads
     for head in heads.values():
         assert head.prototypes.weight.shape == (65536, 256)
@@ -228,7 +228,7 @@ def tiny(cfg: DictConfig, images: Path, output: Path) -> DictConfig:
     loader.source = LazyCall(ImageFolder)(root=str(images))
     loader.update(batch_size=4, num_workers=0)
     if loader.masks._target_ is CropMasks:  # others need room for their blocks
-        patch = cfg.model.trunk.patch_size
+        patch = cfg.model.backbone.patch_size
         loader.crops.update(global_size=4 * patch, local_size=2 * patch)
         loader.masks.grid = (4, 4)
     cfg.train.update(max_iter=2, output_dir=str(output), device="cpu", log_period=1)
@@ -255,4 +255,4 @@ def test_a_config_trains_two_steps(name, images, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1]
     assert all(math.isfinite(line["total_loss"]) for line in lines)
-    assert all(line["grad_norm/trunk"] > 0 for line in lines)
+    assert all(line["grad_norm/backbone"] > 0 for line in lines)

@@ -21,14 +21,14 @@ def make(**changes) -> CropFieldViT:
     return backbone
 
 
-def test_keys_are_the_trunks():
+def test_keys_are_the_backbones():
     net = VisionTransformer(**SMALL)
     assert make(final_norm=True, class_token=True).state_dict().keys() == net.state_dict().keys()
     left_out = net.state_dict().keys() - make().state_dict().keys()
     assert left_out == {"cls_token", "norm.weight", "norm.bias"}
 
 
-def test_features_are_the_trunks():
+def test_features_are_the_backbones():
     images = torch.randn(2, 3, 40, 24)
     backbone = make(final_norm=True, class_token=True)
     net = VisionTransformer(**SMALL)

@@ -41,7 +41,7 @@ def test_feature_pyramid(tmp_path):
     }
 
 
-def test_every_key_reaches_the_trunk_or_the_pyramid(tmp_path):
+def test_every_key_reaches_the_backbone_or_the_pyramid(tmp_path):
     """Each value differs from its default."""
     cfg = yaml_config(tmp_path, "build_cropfield_vit_fpn_backbone")
     keys = dict(

@@ -13,7 +13,7 @@ import cropfield
 
 OURS = Path(cropfield.__file__).parents[1] / "configs"
 
-THEIR_TRUNK = """
+THEIR_BACKBONE = """
   DEVICE: cpu
   BACKBONE: {NAME: build_cropfield_vit_fpn_backbone}
   CROPFIELD: {PATCH_SIZE: 8, EMBED_DIM: 32, DEPTH: 2, NUM_HEADS: 2, FIELD_SIZE: [6, 6], FPN_CHANNELS: 16,
@@ -23,13 +23,13 @@ THEIR_TRUNK = """
 """
 RETINANET = f"""
 MODEL:
-  META_ARCHITECTURE: RetinaNet{THEIR_TRUNK}
+  META_ARCHITECTURE: RetinaNet{THEIR_BACKBONE}
   RETINANET: {{NUM_CLASSES: 3, IN_FEATURES: [p3, p4, p5], NUM_CONVS: 1, SCORE_THRESH_TEST: 0.0}}
   ANCHOR_GENERATOR: {{SIZES: [[16], [32], [64]]}}
 """
 FASTER_RCNN = f"""
 MODEL:
-  META_ARCHITECTURE: GeneralizedRCNN{THEIR_TRUNK}
+  META_ARCHITECTURE: GeneralizedRCNN{THEIR_BACKBONE}
   RPN: {{IN_FEATURES: [p3, p4, p5], POST_NMS_TOPK_TRAIN: 20, POST_NMS_TOPK_TEST: 20}}
   ANCHOR_GENERATOR: {{SIZES: [[16], [32], [64]]}}
   ROI_HEADS: {{NAME: StandardROIHeads, NUM_CLASSES: 3, IN_FEATURES: [p3, p4], SCORE_THRESH_TEST: 0.0}}
@@ -75,7 +75,7 @@ def test_our_example_files_build_and_train(name):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_the_plain_trunk_without_pyramid(tmp_path):
+def test_the_plain_backbone_without_pyramid(tmp_path):
     plain = FASTER_RCNN.replace("_fpn_backbone", "_backbone").replace("[p3, p4, p5]", "[last_feat]")
     plain = plain.replace("[p3, p4]", "[last_feat]").replace("[[16], [32], [64]]", "[[16, 32, 64]]")
     (tmp_path / "plain.yaml").write_text(plain)

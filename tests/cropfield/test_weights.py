@@ -1,4 +1,4 @@
-"""Backbone files into trunks: what matches, what is converted, what is refused."""
+"""Backbone files into backbones: what matches, what is converted, what is refused."""
 
 import pickle
 
@@ -17,22 +17,22 @@ IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
 
 
 def pretrained(**changes) -> dict[str, torch.Tensor]:
-    """A trunk's state as pretraining leaves it: class token, final norm, gammas of all sizes."""
+    """A backbone's state as pretraining leaves it: class token, final norm, gammas of all sizes."""
     torch.manual_seed(1)
     state = VisionTransformer(**SHAPE | changes).state_dict()
     return {name: value.uniform_(-0.5, 0.5) for name, value in state.items()}
 
 
-def features(trunk: CropFieldViT) -> torch.Tensor:
+def features(backbone: CropFieldViT) -> torch.Tensor:
     with torch.no_grad():
-        return trunk.eval()(IMAGES)["last_feat"]
+        return backbone.eval()(IMAGES)["last_feat"]
 
 
 @pytest.fixture
 def reference() -> torch.Tensor:
-    trunk = CropFieldViT(**SHAPE)
-    trunk.load_state_dict(pretrained(), strict=False)
-    return features(trunk)
+    backbone = CropFieldViT(**SHAPE)
+    backbone.load_state_dict(pretrained(), strict=False)
+    return features(backbone)
 
 
 def file_of(tmp_path, name: str, state, metadata=None):
@@ -40,22 +40,22 @@ def file_of(tmp_path, name: str, state, metadata=None):
     return tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["trunk.safetensors", "trunk.pth"])
+@pytest.mark.parametrize("name", ["backbone.safetensors", "backbone.pth"])
 def test_a_file_loads_whole_and_says_so(tmp_path, name, reference):
-    trunk = CropFieldViT(**SHAPE)
-    report = load_backbone(trunk, file_of(tmp_path, name, pretrained()))
-    assert torch.equal(features(trunk), reference)
-    assert report.matched == len(trunk.state_dict())
-    assert report.parameters == sum(p.numel() for p in trunk.parameters())
+    backbone = CropFieldViT(**SHAPE)
+    report = load_backbone(backbone, file_of(tmp_path, name, pretrained()))
+    assert torch.equal(features(backbone), reference)
+    assert report.matched == len(backbone.state_dict())
+    assert report.parameters == sum(p.numel() for p in backbone.parameters())
     assert report.left_over == ["cls_token", "norm.bias", "norm.weight"]
     assert "all 31 tensors" in str(report) and "unused, as expected: cls_token" in str(report)
 
 
 def test_a_bare_state_dict_loads_too(tmp_path, reference):
     torch.save(pretrained(), tmp_path / "bare.pth")
-    trunk = CropFieldViT(**SHAPE)
-    load_backbone(trunk, tmp_path / "bare.pth")
-    assert torch.equal(features(trunk), reference)
+    backbone = CropFieldViT(**SHAPE)
+    load_backbone(backbone, tmp_path / "bare.pth")
+    assert torch.equal(features(backbone), reference)
 
 
 def test_folding_layer_scale_is_exact():
@@ -69,36 +69,36 @@ def test_folding_layer_scale_is_exact():
     assert not any(name.endswith(".gamma") for name in fold_layer_scale(state))
 
 
-def test_folded_file_into_an_unfolded_trunk(tmp_path, reference):
-    trunk = CropFieldViT(**SHAPE)
-    report = load_backbone(trunk, file_of(tmp_path, "folded.safetensors", fold_layer_scale(pretrained())))
-    torch.testing.assert_close(features(trunk), reference)
-    assert all((p == 1).all() for n, p in trunk.named_parameters() if n.endswith(".gamma"))
+def test_folded_file_into_an_unfolded_backbone(tmp_path, reference):
+    backbone = CropFieldViT(**SHAPE)
+    report = load_backbone(backbone, file_of(tmp_path, "folded.safetensors", fold_layer_scale(pretrained())))
+    torch.testing.assert_close(features(backbone), reference)
+    assert all((p == 1).all() for n, p in backbone.named_parameters() if n.endswith(".gamma"))
     assert "LayerScale set to one" in str(report)
 
 
-def test_unfolded_file_into_a_trunk_without_layer_scale(tmp_path, reference):
-    trunk = CropFieldViT(**SHAPE, layer_scale=None)
-    report = load_backbone(trunk, file_of(tmp_path, "kept.pth", pretrained()))
-    torch.testing.assert_close(features(trunk), reference)
+def test_unfolded_file_into_a_backbone_without_layer_scale(tmp_path, reference):
+    backbone = CropFieldViT(**SHAPE, layer_scale=None)
+    report = load_backbone(backbone, file_of(tmp_path, "kept.pth", pretrained()))
+    torch.testing.assert_close(features(backbone), reference)
     assert "LayerScale folded" in str(report)
 
 
 def test_a_field_of_another_size_is_interpolated(tmp_path):
-    trunk = CropFieldViT(**SHAPE | dict(field_size=(6, 7)))
+    backbone = CropFieldViT(**SHAPE | dict(field_size=(6, 7)))
     state = pretrained(field_size=(4, 5))
-    report = load_backbone(trunk, file_of(tmp_path, "f.safetensors", state, {"field_size": "4x5"}))
+    report = load_backbone(backbone, file_of(tmp_path, "f.safetensors", state, {"field_size": "4x5"}))
     field = state["pos_embed"].view(1, 4, 5, 32).permute(0, 3, 1, 2)
     expected = nn.functional.interpolate(field, (6, 7), mode="bicubic").flatten(2).transpose(1, 2)
-    torch.testing.assert_close(trunk.pos_embed.data, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.pos_embed.data, expected, atol=1e-5, rtol=0)
     assert report.resized == ["pos_embed resized from 4x5 to 6x7"]
 
 
-def test_a_detectors_trunk_is_found(tmp_path, reference):
+def test_a_detectors_backbone_is_found(tmp_path, reference):
     detector = nn.Module()
     detector.backbone = nn.Module()
     detector.backbone.net = CropFieldViT(**SHAPE)
-    load_weights(detector, file_of(tmp_path, "trunk.pth", pretrained()))
+    load_weights(detector, file_of(tmp_path, "backbone.pth", pretrained()))
     assert torch.equal(features(detector.backbone.net), reference)
 
 
@@ -121,12 +121,12 @@ class Hostile:
         return (exec, ("import builtins; builtins.pwned = True",))
 
 
-def refusal(trunk, path) -> str:
-    """The sentence with which a load is refused; the trunk must be as it was."""
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+def refusal(backbone, path) -> str:
+    """The sentence with which a load is refused; the backbone must be as it was."""
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(UserError) as refused:
-        load_weights(trunk, path)
-    torch.testing.assert_close(trunk.state_dict(), before, rtol=0, atol=0)
+        load_weights(backbone, path)
+    torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
     assert path.name in str(refused.value)
     return str(refused.value)
 
@@ -134,27 +134,27 @@ def refusal(trunk, path) -> str:
 def test_files_that_are_no_checkpoints(tmp_path):
     import builtins
 
-    trunk = CropFieldViT(**SHAPE)
-    assert "no checkpoint" in refusal(trunk, tmp_path / "absent.pth")
+    backbone = CropFieldViT(**SHAPE)
+    assert "no checkpoint" in refusal(backbone, tmp_path / "absent.pth")
     for name in ("cut.pth", "cut.safetensors"):
         path = file_of(tmp_path, name, pretrained())
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        assert "truncated" in refusal(trunk, path)
+        assert "truncated" in refusal(backbone, path)
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    refusal(trunk, tmp_path / "text.pth")
+    refusal(backbone, tmp_path / "text.pth")
     (tmp_path / "hostile.pth").write_bytes(pickle.dumps({"model": Hostile()}))
-    refusal(trunk, tmp_path / "hostile.pth")
+    refusal(backbone, tmp_path / "hostile.pth")
     torch.save({"model": Hostile()}, tmp_path / "zipped.pth")
-    assert "could run code" in refusal(trunk, tmp_path / "zipped.pth")
+    assert "could run code" in refusal(backbone, tmp_path / "zipped.pth")
     assert not hasattr(builtins, "pwned")
     torch.save([1, 2], tmp_path / "list.pth")
-    assert "no tensors" in refusal(trunk, tmp_path / "list.pth")
+    assert "no tensors" in refusal(backbone, tmp_path / "list.pth")
 
 
 def test_files_of_something_else(tmp_path):
-    trunk = CropFieldViT(**SHAPE)
+    backbone = CropFieldViT(**SHAPE)
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
-    assert "no ViT trunk" in refusal(trunk, tmp_path / "resnet.safetensors")
+    assert "no ViT backbone" in refusal(backbone, tmp_path / "resnet.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_number_of_heads_is_checked_where_it_is_recorded(tmp_path):
     assert "heads 4 and not 2" in refusal(CropFieldViT(**SHAPE), path)
 
 
-def test_a_trunk_that_would_not_match_whole(tmp_path):
+def test_a_backbone_that_would_not_match_whole(tmp_path):
     state = pretrained()
     del state["blocks.1.mlp.fc2.weight"]
     assert "lacks blocks.1.mlp.fc2.weight" in refusal(CropFieldViT(**SHAPE), file_of(tmp_path, "hole.pth", state))
@@ -185,7 +185,7 @@ def test_a_trunk_that_would_not_match_whole(tmp_path):
     )
 
 
-def test_a_detectors_trunk_takes_a_part_where_it_is_told_to(tmp_path):
+def test_a_detectors_backbone_takes_a_part_where_it_is_told_to(tmp_path):
     state = pretrained()
     del state["blocks.1.mlp.fc2.weight"]
     detector = nn.Module()
@@ -197,18 +197,18 @@ def test_a_detectors_trunk_takes_a_part_where_it_is_told_to(tmp_path):
     assert torch.equal(detector.backbone.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
 
 
-def test_public_weights_fill_a_detectors_trunk(tmp_path, reference):
+def test_public_weights_fill_a_detectors_backbone(tmp_path, reference):
     """MAE's names: a class token's position, a decoder, no LayerScale."""
     state = fold_layer_scale(pretrained())
     state["pos_embed"] = torch.cat([torch.zeros(1, 1, 32), state["pos_embed"]], dim=1)
     torch.save({"model": state | {"decoder_embed.weight": torch.zeros(3)}}, tmp_path / "mae_pretrain_vit_base.pth")
-    trunk = CropFieldViT(**SHAPE)
-    report = load_backbone(trunk, tmp_path / "mae_pretrain_vit_base.pth")
-    torch.testing.assert_close(features(trunk), reference)
+    backbone = CropFieldViT(**SHAPE)
+    report = load_backbone(backbone, tmp_path / "mae_pretrain_vit_base.pth")
+    torch.testing.assert_close(features(backbone), reference)
     assert "unused, as expected: cls_token, decoder_embed, norm" in str(report)
 
 
-def test_a_trunk_with_class_token_needs_one_in_the_file(tmp_path):
+def test_a_backbone_with_class_token_needs_one_in_the_file(tmp_path):
     state = {name: value for name, value in pretrained().items() if name != "cls_token"}
     assert "lacks cls_token" in refusal(CropFieldViT(**SHAPE, class_token=True), file_of(tmp_path, "x.pth", state))
 
@@ -223,4 +223,4 @@ def test_a_detector_without_a_vit_is_refused(tmp_path):
     detector = nn.Module()
     detector.backbone = nn.Linear(2, 2)
     with pytest.raises(UserError, match="backbone is a Linear and no ViT"):
-        load_weights(detector, file_of(tmp_path, "trunk.pth", pretrained()))
+        load_weights(detector, file_of(tmp_path, "backbone.pth", pretrained()))

@@ -35,7 +35,8 @@ from pretrain.errors import run_main
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
-    "model.trunk.embed_dim=32", "model.trunk.depth=2", "model.trunk.num_heads=2", "model.trunk.drop_path_rate=0.2",
+    "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
+    "model.backbone.drop_path_rate=0.2",
     "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
     "dataloader.train.batch_size=4", "train.amp.enabled=False", "train.device=cpu",
 )  # fmt: skip

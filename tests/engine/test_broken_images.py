@@ -21,7 +21,7 @@ from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
-    "model.trunk.embed_dim=32", "model.trunk.depth=1", "model.trunk.num_heads=2", "model.num_prototypes=16",
+    "model.backbone.embed_dim=32", "model.backbone.depth=1", "model.backbone.num_heads=2", "model.num_prototypes=16",
     "model.head_hidden_dim=16", "model.bottleneck_dim=16", "dataloader.train.crops.num_local=1",
     "dataloader.train.num_workers=0", "train.amp.enabled=False", "train.log_period=1",
 )  # fmt: skip

@@ -55,7 +55,7 @@ class Recorder(HookBase):
 
     def after_step(self):
         self.seen.append({name: self.trainer.batch[name] for name in ("index", "global_boxes", "content_masks")})
-        names = ("total_loss", "loss_koleo", "loss_position", "grad_norm/trunk", "images")
+        names = ("total_loss", "loss_koleo", "loss_position", "grad_norm/backbone", "images")
         latest = self.trainer.storage.latest()
         self.logged.append({name: latest[name][0] for name in names if name in latest})
 
@@ -63,9 +63,9 @@ class Recorder(HookBase):
 def train(accumulate=1, learning_rate=0.2, method=SelfDistillation, **changes):
     """A few steps on this rank, as one process or as one of several. -> the `Recorder`'s lists, the training state"""
     torch.manual_seed(0)
-    trunk = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=1.0)
+    backbone = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=6, layer_scale=1.0)
     options = dict(num_prototypes=64, head_hidden_dim=32, bottleneck_dim=16, koleo_weight=0.5)
-    model = method(trunk, ConstantParamScheduler(0.8), STEPS, **{**options, **changes})
+    model = method(backbone, ConstantParamScheduler(0.8), STEPS, **{**options, **changes})
     loader = CropLoader(Pictures(), MultiCrop(32, local_size=16, num_local=3), CropMasks((4, 4)), BATCH)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], learning_rate, momentum=0.9)
     trainer = PretrainTrainer(model, loader, optimizer, amp=False, clip_grad=1.0, accumulate=accumulate)

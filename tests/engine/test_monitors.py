@@ -108,23 +108,23 @@ def test_gradients_explode_against_what_they_were():
         history = HistoryBuffer()
         for step, value in enumerate(values):
             history.update(value, step)
-        return {"grad_norm/trunk": history, "total_loss": history}
+        return {"grad_norm/backbone": history, "total_loss": history}
 
     assert exploding_gradients(histories([1.0] * 110), window=10) == {}
     assert exploding_gradients(histories([1.0] * 106 + [50.0] * 4), window=10) == {}  # not in the median
     found = exploding_gradients(histories([1.0] * 100 + [50.0] * 10), window=10)
-    assert found.keys() == {"grad_norm/trunk explodes"}
-    assert "is 50, it was 1" in found["grad_norm/trunk explodes"]
+    assert found.keys() == {"grad_norm/backbone explodes"}
+    assert "is 50, it was 1" in found["grad_norm/backbone explodes"]
     assert exploding_gradients(histories([50.0] * 100 + [1.0] * 10), window=10) == {}
     assert exploding_gradients(histories([0.0] * 100 + [1.0] * 10), window=10) == {}  # frozen before
 
 
 def tiny_method(field_init: str = "centred_sincos", **switches) -> SelfDistillation:
     torch.manual_seed(0)
-    trunk = VisionTransformer(8, 32, 2, 2, field_size=6, field_init=field_init, layer_scale=1.0)
+    backbone = VisionTransformer(8, 32, 2, 2, field_size=6, field_init=field_init, layer_scale=1.0)
     options = dict(momentum=ConstantParamScheduler(0.9), max_iter=100, koleo_weight=0.1)
     shape = dict(num_prototypes=16, head_hidden_dim=64, bottleneck_dim=16)
-    return SelfDistillation(trunk, **options, **shape, **switches)
+    return SelfDistillation(backbone, **options, **shape, **switches)
 
 
 def test_a_run_made_to_collapse_is_flagged_soon_and_a_healthy_one_is_not(warned):
@@ -141,7 +141,7 @@ def test_a_run_made_to_collapse_is_flagged_soon_and_a_healthy_one_is_not(warned)
     ("normal", dict(field_sampling=False, position_loss=False), 0),  # DINOv2
     ("centred_sincos", {}, 0),
 ])  # fmt: skip
-def test_a_field_that_the_trunk_does_not_read_is_warned_of(warned, field_init, switches, expected):
+def test_a_field_that_the_backbone_does_not_read_is_warned_of(warned, field_init, switches, expected):
     method = tiny_method(field_init, centering="sinkhorn", **switches)
     train(method, Monitor(period=2, patience=0.5), steps=10, lr=1e-4)
     assert len(warned) == expected

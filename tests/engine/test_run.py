@@ -14,7 +14,8 @@ from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
-    "model.trunk.embed_dim=32", "model.trunk.depth=2", "model.trunk.num_heads=2", "model.trunk.drop_path_rate=0.2",
+    "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
+    "model.backbone.drop_path_rate=0.2",
     "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
     "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.amp.enabled=False",
     "train.max_iter=4", "train.log_period=2",
@@ -94,11 +95,11 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     saved = (tmp_path / "config.yaml").read_text()
     (tmp_path / ".last.pth.123.partial").write_bytes(b"half a checkpoint, of a killed process")
     with pytest.raises(UserError, match="another model or config"):
-        pretrain(config(images, tmp_path, "model.trunk.depth=1"), resume=True)
+        pretrain(config(images, tmp_path, "model.backbone.depth=1"), resume=True)
     assert (tmp_path / "config.yaml").read_text() == saved
     pretrain(config(images, tmp_path, "train.max_iter=2", "optimizer.lr=0.001"), resume=True)
     log = (tmp_path / "log.txt").read_text()
-    assert "resumed with a changed config: model.trunk.depth: 2 -> 1" in log
+    assert "resumed with a changed config: model.backbone.depth: 2 -> 1" in log
     assert "resumed with a changed config: train.max_iter: 1 -> 2" in log
     assert "max_iter: 2" in (tmp_path / "config.yaml").read_text()
     assert not list(tmp_path.glob(".*"))
@@ -141,7 +142,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(images, t
         return losses
 
     monkeypatch.setattr(SelfDistillation, "forward", overflow)
-    with pytest.raises(UserError, match=r"step 2: the gradient is not finite .*grad_norm/trunk nan.*\.jpg"):
+    with pytest.raises(UserError, match=r"step 2: the gradient is not finite .*grad_norm/backbone nan.*\.jpg"):
         pretrain(config(images, tmp_path, "train.checkpointer.period=1"))
     assert torch.load(tmp_path / "last.pth", weights_only=True)["iteration"] == 2
     assert all(torch.equal(a, b) for a, b in zip(seen["weights"], seen["model"].parameters(), strict=True))

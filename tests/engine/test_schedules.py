@@ -25,7 +25,7 @@ def test_square_root_rule():
 
 
 def test_hook_sets_every_group():
-    parts = (("rest", True), ("rest", False), ("prototypes", True), ("trunk", True))
+    parts = (("rest", True), ("rest", False), ("prototypes", True), ("backbone", True))
     groups = [{"part": p, "decay": d, "params": [torch.nn.Parameter(torch.zeros(1))]} for p, d in parts]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     weight_decay = CosineParamScheduler(0.04, 0.4)
@@ -36,8 +36,8 @@ def test_hook_sets_every_group():
         hook.before_step()
         seen.append([(g["lr"], g["weight_decay"]) for g in optimizer.param_groups])
     decay = pytest.approx(0.04)
-    assert seen[0] == [(1.0, decay), (1.0, 0.0), (0.0, decay), (0.0, decay)]  # prototypes and trunk frozen
-    assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25, 0.0]  # trunk frozen
+    assert seen[0] == [(1.0, decay), (1.0, 0.0), (0.0, decay), (0.0, decay)]  # prototypes and backbone frozen
+    assert [lr for lr, _ in seen[1]] == [1.25, 1.25, 1.25, 0.0]  # backbone frozen
     assert [lr for lr, _ in seen[2]] == [1.5, 1.5, 1.5, 1.5]
     assert seen[2][0][1] == pytest.approx(0.22)  # half way from 0.04 to 0.4
 

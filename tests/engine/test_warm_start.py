@@ -1,4 +1,4 @@
-"""Pretraining from given weights: both trunks start from a file, heads learn first, a resumed run reads no file."""
+"""Pretraining from given weights: both backbones start from a file, heads learn first, a resumed run reads no file."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +17,8 @@ from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
-    "model.trunk.embed_dim=32", "model.trunk.depth=2", "model.trunk.num_heads=2", "model.trunk.field_size=8",
+    "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
+    "model.backbone.field_size=8",
     "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
     "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.amp.enabled=False",
     "train.max_iter=2", "train.freeze_prototypes=0", "train.checkpointer.period=1", "lr_multiplier.warmup=0",
@@ -56,11 +57,11 @@ def test_right_after_the_start_features_are_the_source_models(images, source, tm
     model, path = source
     with caplog.at_level("INFO"):
         method = instantiate(config(images, tmp_path, f"model.init={path}").model).eval()
-    assert "all 34 tensors of the trunk matched" in caplog.text and "unused, as expected: head" in caplog.text
+    assert "all 34 tensors of the backbone matched" in caplog.text and "unused, as expected: head" in caplog.text
     crops = torch.randn(2, 3, 64, 64)
     expected = model.forward_features(crops)
-    for trunk in (method.student["trunk"], method.teacher["trunk"]):
-        class_tokens, patches = trunk(crops)
+    for backbone in (method.student["backbone"], method.teacher["backbone"]):
+        class_tokens, patches = backbone(crops)
         found = torch.cat([class_tokens[:, None], patches], dim=1)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -75,9 +76,9 @@ def states_after_each_step(cfg) -> list[dict]:
 
 
 def test_heads_alone_learn_during_the_head_warmup(images, source, tmp_path):
-    """In the first of two steps the trunks stay bit for bit, decay included; in the second they move."""
+    """In the first of two steps the backbones stay bit for bit, decay included; in the second they move."""
     cfg = config(images, tmp_path, f"model.init={source[1]}", "train.head_warmup=0.5")
-    start = {name: value for name, value in instantiate(cfg.model).state_dict().items() if ".trunk." in name}
+    start = {name: value for name, value in instantiate(cfg.model).state_dict().items() if ".backbone." in name}
     after = states_after_each_step(cfg)
     assert all(torch.equal(after[0][name], value) for name, value in start.items())
     head = "image_head.mlp.0.weight"  # equal in student and teacher until the student's learns
@@ -105,10 +106,10 @@ def test_a_head_warmup_on_nothing_is_refused(images, tmp_path):
 
 def test_weights_of_another_architecture_are_refused(images, source, tmp_path):
     with pytest.raises(UserError, match="depth 2 and not 3"):
-        pretrain(config(images, tmp_path, f"model.init={source[1]}", "model.trunk.depth=3"))
+        pretrain(config(images, tmp_path, f"model.init={source[1]}", "model.backbone.depth=3"))
 
 
 def test_the_recipe_warms_up_its_heads():
     cfg = load_config(CONFIG.with_name("cropfield_vits16_warmstart.py"), ["model.init=dinov2_vits14_pretrain.pth"])
     assert 0 < cfg.train.head_warmup < 0.5
-    assert cfg.model.trunk.field_size == 37 and cfg.model.init.endswith(".pth")
+    assert cfg.model.backbone.field_size == 37 and cfg.model.init.endswith(".pth")

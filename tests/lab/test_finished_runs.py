@@ -10,8 +10,8 @@ from pretrain.engine.run import pretrain
 from pretrain.errors import UserError
 
 SMALL = [
-    "model.trunk.embed_dim=24",
-    "model.trunk.depth=2",
+    "model.backbone.embed_dim=24",
+    "model.backbone.depth=2",
     "model.num_prototypes=32",
     "model.head_hidden_dim=16",
     "model.bottleneck_dim=8",
@@ -38,7 +38,7 @@ def run_folder(tmp_path):
     return tmp_path / "run"
 
 
-def test_the_untrained_trunk_and_the_first_batch_are_the_runs_own(run_folder):
+def test_the_untrained_backbone_and_the_first_batch_are_the_runs_own(run_folder):
     pretraining = rebuild_pretraining(run_folder)
     trained = pretraining.trained.state_dict()
     for name, value in pretraining.untrained.state_dict().items():
@@ -62,7 +62,7 @@ def test_images_may_have_moved(run_folder):
 
 def test_a_config_of_another_run_is_refused(run_folder):
     cfg = OmegaConf.load(run_folder / "config.yaml")
-    cfg.model.trunk.depth = 3
+    cfg.model.backbone.depth = 3
     OmegaConf.save(cfg, run_folder / "config.yaml")
     with pytest.raises(UserError, match="does not belong to the config"):
         rebuild_pretraining(run_folder)

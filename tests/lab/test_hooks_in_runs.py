@@ -17,7 +17,8 @@ from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
-    "model.trunk.embed_dim=32", "model.trunk.depth=2", "model.trunk.num_heads=2", "model.trunk.drop_path_rate=0.2",
+    "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
+    "model.backbone.drop_path_rate=0.2",
     "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
     "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.amp.enabled=False",
     "train.max_iter=4", "train.log_period=2",
@@ -66,7 +67,7 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(images, tmp_path):
     assert [line["iteration"] for line in lines] == [1, 3]
     for line in lines:
         assert line["monitor/feature_rank"] >= 1 and 0 <= line["monitor/accuracy_position"] <= 1
-        assert line["knn/top1"] == 100  # dark and light are told apart by any trunk
+        assert line["knn/top1"] == 100  # dark and light are told apart by any backbone
     events = EventAccumulator(str(tmp_path / "a")).Reload()
     for name in ("field", "masks", "attention"):
         assert [image.step for image in events.Images(f"pictures/{name}")] == [2]

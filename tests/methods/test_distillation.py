@@ -14,7 +14,7 @@ EVERY = MaskedPatches.of(torch.ones(2 * IMAGES, PATCHES, dtype=torch.bool))
 
 def make_method(drop_path_rate: float = 0.0, **changes) -> SelfDistillation:
     torch.manual_seed(0)
-    trunk = VisionTransformer(
+    backbone = VisionTransformer(
         patch_size=8,
         embed_dim=32,
         depth=2,
@@ -26,7 +26,7 @@ def make_method(drop_path_rate: float = 0.0, **changes) -> SelfDistillation:
     options = dict(
         momentum=CosineParamScheduler(0.9, 1.0), max_iter=10, num_prototypes=64, head_hidden_dim=32, bottleneck_dim=16
     )
-    return SelfDistillation(trunk, **{**options, **changes})
+    return SelfDistillation(backbone, **{**options, **changes})
 
 
 def make_random_method(**changes) -> SelfDistillation:
@@ -76,7 +76,7 @@ def class_tokens(method, batch, crops: str):
 
 
 def field_of(method, crops: str):
-    return (method.teacher if crops == "teacher" else method.student)["trunk"].pos_embed
+    return (method.teacher if crops == "teacher" else method.student)["backbone"].pos_embed
 
 
 each_reader = pytest.mark.parametrize("crops", ["teacher", "global", "local"])
@@ -134,9 +134,9 @@ def test_the_teacher_reads_its_own_field_and_unmasked_global_crops_alone():
     with torch.no_grad():
         before = class_tokens(method, batch, "teacher")
         others = {name: value for name, value in batch.items() if name in ("global_crops", "global_boxes")}
-        method.student["trunk"].pos_embed.add_(1.0)
+        method.student["backbone"].pos_embed.add_(1.0)
         assert torch.equal(class_tokens(method, others, "teacher"), before)
-        method.teacher["trunk"].pos_embed.neg_()
+        method.teacher["backbone"].pos_embed.neg_()
         assert (class_tokens(method, batch, "teacher") - before).abs().amax(1).min() > 0.01
 
 
@@ -146,10 +146,10 @@ def test_without_field_sampling_every_crop_reads_the_whole_field():
     batch["global_boxes"] = torch.rand_like(batch["global_boxes"])
     after = method(batch, 0)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    trunk, crops = method.student["trunk"], batch["local_crops"]
+    backbone, crops = method.student["backbone"], batch["local_crops"]
     pixels = (crops.float() - method.image_mean) / method.image_std
-    expected = trunk.embed_patches(pixels) + trunk.sample_positions(None, (2, 2))
-    torch.testing.assert_close(method.embed(trunk, crops, batch["local_boxes"], {})[:, 1:], expected)
+    expected = backbone.embed_patches(pixels) + backbone.sample_positions(None, (2, 2))
+    torch.testing.assert_close(method.embed(backbone, crops, batch["local_boxes"], {})[:, 1:], expected)
 
 
 def test_masking_replaces_content_or_position_and_nothing_else():
@@ -157,10 +157,10 @@ def test_masking_replaces_content_or_position_and_nothing_else():
     with torch.no_grad():
         method.mask_token.fill_(0.3)
         method.pos_mask_token.fill_(0.7)
-        trunk, crops, boxes = method.student["trunk"], batch["global_crops"], batch["global_boxes"]
-        content = trunk.embed_patches((crops.float() - method.image_mean) / method.image_std)
-        positions = trunk.sample_positions(boxes, (4, 4))
-        tokens = method.embed(trunk, crops, boxes, method.masked_patches(batch))[:, 1:]
+        backbone, crops, boxes = method.student["backbone"], batch["global_crops"], batch["global_boxes"]
+        content = backbone.embed_patches((crops.float() - method.image_mean) / method.image_std)
+        positions = backbone.sample_positions(boxes, (4, 4))
+        tokens = method.embed(backbone, crops, boxes, method.masked_patches(batch))[:, 1:]
     c, p = batch["content_masks"], batch["position_masks"]
     torch.testing.assert_close(tokens[c], 0.3 + positions[c])
     torch.testing.assert_close(tokens[p], content[p] + 0.7)
@@ -173,13 +173,13 @@ def test_masked_tokens_start_at_zero():
 
 
 def test_encoding_gives_class_tokens_of_all_crops_and_the_named_patches():
-    trunk = make_random_method().student["trunk"].eval()
+    backbone = make_random_method().student["backbone"].eval()
     groups = [torch.randn(3, 5, 32), torch.randn(4, 3, 32)]
     masks = {name: torch.zeros(3, 4, dtype=torch.bool) for name in ("some", "none", "last")}
     masks["some"].view(-1)[[0, 3, 4, 11]] = masks["last"][1, 3] = True
     with torch.no_grad():
-        cls, patches = encode(trunk, groups, {name: MaskedPatches.of(mask) for name, mask in masks.items()})
-        first, second = trunk.encode(groups)
+        cls, patches = encode(backbone, groups, {name: MaskedPatches.of(mask) for name, mask in masks.items()})
+        first, second = backbone.encode(groups)
     torch.testing.assert_close(cls, torch.cat([first[:, 0], second[:, 0]]))
     for name, mask in masks.items():
         torch.testing.assert_close(patches[name], first[:, 1:][mask])
@@ -225,8 +225,8 @@ def test_a_diagnosis_says_what_the_features_say():
     with torch.no_grad():
         cls, patches = method.teacher_features(batch, {"every": EVERY})
         sharp = method.diagnose(batch)
-        for p in method.student["trunk"].parameters():
-            p.zero_()  # every image is the same to this trunk
+        for p in method.student["backbone"].parameters():
+            p.zero_()  # every image is the same to this backbone
         method.teacher.load_state_dict(method.student.state_dict())
         same = method.diagnose(batch)
     assert sharp["feature_rank"] == effective_rank(cls) and 1 < sharp["feature_rank"] <= 2 * IMAGES
@@ -287,9 +287,9 @@ def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_witho
         centre = method.centering["position"].current_centre(targets, t.prototypes(), 0.04)
         targets = torch.softmax((targets @ t.prototypes().T - centre) / 0.04, -1)[: mask[:half].sum()]
         losses = []
-        trunk, crops, boxes = method.eval().student["trunk"], batch["global_crops"], batch["global_boxes"]
+        backbone, crops, boxes = method.eval().student["backbone"], batch["global_crops"], batch["global_boxes"]
         for masked in (hidden, {}):
-            (features,) = trunk.encode([method.embed(trunk, crops, boxes, masked)])
+            (features,) = backbone.encode([method.embed(backbone, crops, boxes, masked)])
             log_p = torch.log_softmax(s(features[:half, 1:][mask[:half]]) @ s.prototypes().T / 0.1, -1)
             losses.append(-(targets * log_p).sum(-1).mean())
     torch.testing.assert_close(cost, losses[0] - losses[1], atol=1e-4, rtol=1e-4)
@@ -301,26 +301,29 @@ def test_what_hiding_a_position_costs_is_the_loss_with_e_pos_less_the_loss_witho
 def test_how_far_features_move_is_between_two_places_of_the_same_crops():
     method, batch = make_random_method(), make_batch()
     with torch.no_grad():
-        trunk = method.teacher["trunk"]
-        trunk.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+        backbone = method.teacher["backbone"]
+        backbone.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
         values, first = method.diagnose(batch), slice(IMAGES // 4)
         views = torch.cat([batch["global_boxes"], batch["local_boxes"]]).unflatten(0, (-1, IMAGES))
         crops = method.normalised(batch["global_crops"][first])
-        here, there = trunk(crops, batch["global_boxes"][first]), trunk(crops, placed_anew(views[:1], views)[0, first])
+        here, there = (
+            backbone(crops, batch["global_boxes"][first]),
+            backbone(crops, placed_anew(views[:1], views)[0, first]),
+        )
         for name, a, b in zip(("feature", "patch"), here, there, strict=True):
             expected = torch.nn.functional.cosine_similarity(a, b, dim=-1).mean()
             torch.testing.assert_close(values[f"moved_{name}_cosine"], expected)
         assert values["moved_patch_cosine"] < 0.99
-        torch.testing.assert_close(values["field_rms"], trunk.pos_embed.square().mean().sqrt())
-        torch.testing.assert_close(values["content_rms"], trunk.embed_patches(crops).square().mean().sqrt())
+        torch.testing.assert_close(values["field_rms"], backbone.pos_embed.square().mean().sqrt())
+        torch.testing.assert_close(values["content_rms"], backbone.embed_patches(crops).square().mean().sqrt())
 
 
 def test_a_field_that_says_nothing_of_places_is_found_unread():
     method, batch = make_method(), make_batch()
     assert method.diagnose(batch)["moved_patch_cosine"] < 1
     with torch.no_grad():
-        for trunk in (method.student["trunk"], method.teacher["trunk"]):
-            trunk.pos_embed.fill_(0.5)
+        for backbone in (method.student["backbone"], method.teacher["backbone"]):
+            backbone.pos_embed.fill_(0.5)
         method.pos_mask_token.fill_(0.5)
         values = method.diagnose(batch)
     assert values["moved_patch_cosine"] > 1 - 1e-6 and values["moved_feature_cosine"] > 1 - 1e-6
@@ -339,11 +342,11 @@ def test_what_a_variant_has_not_is_not_diagnosed():
 def test_a_flipped_crop_is_the_crop_with_every_patch_mirrored_in_place():
     """With its box flipped too, and to a transformer, which does not know the order of its tokens."""
     method, batch = make_method(), make_batch()
-    trunk, crops, boxes = method.student["trunk"], batch["global_crops"], batch["global_boxes"]
+    backbone, crops, boxes = method.student["backbone"], batch["global_crops"], batch["global_boxes"]
     in_place = crops.unflatten(-1, (4, 8)).flip(-1).flatten(-2)
     with torch.no_grad():
-        flipped = method.embed(trunk, crops.flip(-1), boxes[:, [2, 1, 0, 3]], {})[:, 1:]
-        expected = method.embed(trunk, in_place, boxes, {})[:, 1:]
+        flipped = method.embed(backbone, crops.flip(-1), boxes[:, [2, 1, 0, 3]], {})[:, 1:]
+        expected = method.embed(backbone, in_place, boxes, {})[:, 1:]
     torch.testing.assert_close(flipped.unflatten(1, (4, 4)).flip(2), expected.unflatten(1, (4, 4)))
     assert (flipped - expected).abs().max() > 0.1
 

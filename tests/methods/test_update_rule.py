@@ -19,9 +19,9 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 def make_method() -> SelfDistillation:
     torch.manual_seed(0)
-    trunk = VisionTransformer(patch_size=4, embed_dim=8, depth=1, num_heads=2, field_size=3)
+    backbone = VisionTransformer(patch_size=4, embed_dim=8, depth=1, num_heads=2, field_size=3)
     sizes = dict(num_prototypes=6, head_hidden_dim=8, bottleneck_dim=4)
-    return SelfDistillation(trunk, CosineParamScheduler(0.9, 1.0), STEPS, **sizes).double()
+    return SelfDistillation(backbone, CosineParamScheduler(0.9, 1.0), STEPS, **sizes).double()
 
 
 def decays(name: str) -> bool:
@@ -96,9 +96,9 @@ def test_prototypes_do_not_move_by_a_bit_in_the_first_epoch():
 def test_each_sub_module_is_clipped_on_its_own(limit):
     method = make_method()
     trainer = PretrainTrainer(method, loader=None, optimizer=None, amp=False, clip_grad=limit)
-    scale = {"trunk": 5.0, "image_head": 1e-3, "content_head": 1.0, "position_head": 100.0}
+    scale = {"backbone": 5.0, "image_head": 1e-3, "content_head": 1.0, "position_head": 100.0}
     members = {name: list(method.student[name].named_parameters(prefix=f"student.{name}")) for name in scale}
-    members["trunk"] += [("mask_token", method.mask_token), ("pos_mask_token", method.pos_mask_token)]
+    members["backbone"] += [("mask_token", method.mask_token), ("pos_mask_token", method.pos_mask_token)]
     gradients = {}
     for name, parameters in members.items():
         for full_name, parameter in parameters:

@@ -43,9 +43,9 @@ each_number_of_crops = pytest.mark.parametrize("views, local", CROPS.values(), i
 def make_pair(switches: dict) -> tuple[SelfDistillation, PlainStep]:
     """Both in float64, from values where everything matters: no token, bias or centre is zero, the teacher another."""
     torch.manual_seed(0)
-    trunk = VisionTransformer(PATCH, embed_dim=8, depth=2, num_heads=2, field_size=(6, 5), layer_scale=0.5)
+    backbone = VisionTransformer(PATCH, embed_dim=8, depth=2, num_heads=2, field_size=(6, 5), layer_scale=0.5)
     sizes = dict(num_prototypes=10, head_hidden_dim=12, bottleneck_dim=5, block_rows=7)
-    ours = SelfDistillation(trunk, CosineParamScheduler(0.6, 1.0), 4, **sizes, **switches).double()
+    ours = SelfDistillation(backbone, CosineParamScheduler(0.6, 1.0), 4, **sizes, **switches).double()
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

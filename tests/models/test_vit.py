@@ -12,13 +12,13 @@ SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=6, lay
 
 
 def randomized(**changes) -> VisionTransformer:
-    """A small trunk whose every parameter matters: biases, norms and gammas random too."""
+    """A small backbone whose every parameter matters: biases, norms and gammas random too."""
     torch.manual_seed(0)
-    trunk = VisionTransformer(**{**SMALL, **changes})
+    backbone = VisionTransformer(**{**SMALL, **changes})
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in backbone.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return trunk
+    return backbone
 
 
 def test_state_dict_and_features_are_timms():
@@ -51,15 +51,15 @@ def test_the_starts_of_field_and_class_token():
 
 
 def test_packed_forward_equals_crop_by_crop():
-    trunk = randomized().eval()
+    backbone = randomized().eval()
     crops = [torch.randn(2, 3, 48, 48), torch.randn(5, 3, 24, 24)]
     boxes = [torch.rand(2, 4), torch.rand(5, 4)]
 
     with torch.no_grad():
-        groups = trunk.encode([trunk.embed(c, b) for c, b in zip(crops, boxes, strict=True)])
+        groups = backbone.encode([backbone.embed(c, b) for c, b in zip(crops, boxes, strict=True)])
         for images, box, features in zip(crops, boxes, groups, strict=True):
             for i in range(len(images)):
-                cls, patches = trunk(images[i : i + 1], box[i : i + 1])
+                cls, patches = backbone(images[i : i + 1], box[i : i + 1])
                 torch.testing.assert_close(features[i, :1], cls, atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(features[i, 1:], patches[0], atol=1e-5, rtol=1e-4)
 
@@ -87,14 +87,14 @@ def test_drop_path_is_drawn_per_crop_and_equals_crop_by_crop(monkeypatch):
 
 def test_tokens_that_are_kept_are_as_without_keeping_with_all_gradients():
     """Drop path included: the same draws, and the same random numbers after it."""
-    trunk = randomized(drop_path_rate=0.5).train()
+    backbone = randomized(drop_path_rate=0.5).train()
     groups = [torch.randn(3, 5, 32).requires_grad_(), torch.randn(4, 2, 32).requires_grad_()]
     kept = torch.tensor([15, 3, 0, 22])
     found = []
-    for features in (lambda: pack(trunk.encode(groups))[0][kept], lambda: trunk.encode(groups, kept)):
+    for features in (lambda: pack(backbone.encode(groups))[0][kept], lambda: backbone.encode(groups, kept)):
         torch.manual_seed(0)
         value = features()
-        wanted = [*groups, *trunk.blocks.parameters()]
+        wanted = [*groups, *backbone.blocks.parameters()]
         found.append([value, *torch.autograd.grad(value.square().sum(), wanted), torch.rand(1)])
     for without, keeping in zip(*found, strict=True):
         torch.testing.assert_close(keeping, without, atol=1e-5, rtol=1e-5)
@@ -119,50 +119,50 @@ def test_an_image_that_does_not_divide_into_patches_is_refused():
         VisionTransformer(**SMALL)(torch.zeros(1, 3, 30, 32))
 
 
-def features_and_gradients(trunk, amp):
-    trunk.zero_grad()
+def features_and_gradients(backbone, amp):
+    backbone.zero_grad()
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        cls, patches = trunk(torch.linspace(0, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32).cos())
+        cls, patches = backbone(torch.linspace(0, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32).cos())
     (cls.square().sum() + patches.float().mean()).backward()
-    return [cls.detach(), patches.detach(), *(p.grad for p in trunk.parameters()), torch.rand(2)]
+    return [cls.detach(), patches.detach(), *(p.grad for p in backbone.parameters()), torch.rand(2)]
 
 
 @pytest.mark.parametrize("amp", [False, True])
 def test_recomputed_blocks_give_the_same_gradients(amp, monkeypatch):
     """Drop path included, and the random numbers after it."""
-    trunk = randomized(drop_path_rate=0.5).train()
-    expected = features_and_gradients(trunk, amp)
+    backbone = randomized(drop_path_rate=0.5).train()
+    expected = features_and_gradients(backbone, amp)
     calls = []
     forward = Block.forward
     monkeypatch.setattr(Block, "forward", lambda *args: calls.append(1) or forward(*args))
-    trunk.activation_checkpointing = True
-    for found, wanted in zip(features_and_gradients(trunk, amp), expected, strict=True):
+    backbone.activation_checkpointing = True
+    for found, wanted in zip(features_and_gradients(backbone, amp), expected, strict=True):
         assert torch.equal(found, wanted)
-    assert len(calls) == 2 * len(trunk.blocks)
+    assert len(calls) == 2 * len(backbone.blocks)
 
 
 def test_all_blocks_share_few_compilations_and_keep_their_names():
-    trunk, graphs = randomized(depth=3, drop_path_rate=0.5).train(), []
-    keys, expected = [*trunk.state_dict()], features_and_gradients(trunk, False)
-    compile_blocks(trunk, backend=lambda graph, _: graphs.append(graph) or graph)
-    for found, wanted in zip(features_and_gradients(trunk, False), expected, strict=True):
+    backbone, graphs = randomized(depth=3, drop_path_rate=0.5).train(), []
+    keys, expected = [*backbone.state_dict()], features_and_gradients(backbone, False)
+    compile_blocks(backbone, backend=lambda graph, _: graphs.append(graph) or graph)
+    for found, wanted in zip(features_and_gradients(backbone, False), expected, strict=True):
         torch.testing.assert_close(found, wanted)
     assert len(graphs) == 2  # without and with drop path, whatever its rate
-    assert [*trunk.state_dict()] == keys
+    assert [*backbone.state_dict()] == keys
 
 
 def test_the_last_block_is_compiled_once_more_whatever_the_number_of_kept_tokens():
-    trunk, graphs = randomized(depth=3).train(), []
+    backbone, graphs = randomized(depth=3).train(), []
     groups = [torch.randn(3, 5, 32).requires_grad_(), torch.randn(4, 2, 32)]
-    expected = pack(trunk.encode(groups))[0]
-    compile_blocks(trunk, backend=lambda graph, _: graphs.append(graph) or graph)
+    expected = pack(backbone.encode(groups))[0]
+    compile_blocks(backbone, backend=lambda graph, _: graphs.append(graph) or graph)
     for count in (4, 7, 9, 12, 5):
-        torch.testing.assert_close(trunk.encode(groups, torch.arange(count)), expected[:count])
+        torch.testing.assert_close(backbone.encode(groups, torch.arange(count)), expected[:count])
     assert len(graphs) <= 3  # all other blocks; the last, with its first number, and with any
 
 
-def test_a_new_trunk_begins_as_the_papers_and_dinov2s():
+def test_a_new_backbone_begins_as_the_papers_and_dinov2s():
     """Linear weights and field: normal of std .02, cut at two units as torch does; no bias; a LayerScale of 1e-5."""
     torch.manual_seed(0)
     state = VisionTransformer(embed_dim=96, depth=2, num_heads=3, field_size=20).state_dict()
@@ -180,20 +180,20 @@ def test_a_new_trunk_begins_as_the_papers_and_dinov2s():
     assert state["patch_embed.proj.weight"].abs().max().item() == pytest.approx(fan_in**-0.5, rel=0.01)
 
 
-def test_the_default_trunk_is_vit_s16_with_a_field_of_50():
+def test_the_default_backbone_is_vit_s16_with_a_field_of_50():
     with torch.device("meta"):
-        trunk = VisionTransformer()
-    assert trunk.facts == dict(
+        backbone = VisionTransformer()
+    assert backbone.facts == dict(
         patch_size="16", embed_dim="384", depth="12", num_heads="6", mlp_ratio="4.0", field_size="50x50",
         layer_scale="kept",
     )  # fmt: skip
     assert (
-        trunk.cls_token is not None
+        backbone.cls_token is not None
         and VisionTransformer(**SMALL | {"layer_scale": None}).facts["layer_scale"] == "none"
     )
-    assert trunk.pos_embed.requires_grad and not any(block.drop_path.drops for block in trunk.blocks)
-    assert {m.eps for m in trunk.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
-    assert isinstance(trunk.norm, torch.nn.LayerNorm) and not trunk.activation_checkpointing
+    assert backbone.pos_embed.requires_grad and not any(block.drop_path.drops for block in backbone.blocks)
+    assert {m.eps for m in backbone.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    assert isinstance(backbone.norm, torch.nn.LayerNorm) and not backbone.activation_checkpointing
     assert not VisionTransformer(**SMALL, learned_field=False).pos_embed.requires_grad
     with pytest.raises(ValueError, match="'zero' is neither"):
         VisionTransformer(**SMALL, field_init="zero")

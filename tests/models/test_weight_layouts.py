@@ -12,7 +12,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weights import load_trunk, read_trunk
+from pretrain.models.weights import load_backbone, read_backbone
 
 DIM, DEPTH, HEADS = 48, 2, 3
 NARROW = dict(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, num_classes=0)
@@ -36,16 +36,16 @@ def images_of(side: int) -> torch.Tensor:
 
 
 def loaded(path, **shape):
-    trunk = VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, **shape).eval()
-    return trunk, load_trunk(trunk, path)
+    backbone = VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, **shape).eval()
+    return backbone, load_backbone(backbone, path)
 
 
 @torch.no_grad()
-def assert_same_features(trunk: VisionTransformer, source: TimmViT, side: int) -> None:
+def assert_same_features(backbone: VisionTransformer, source: TimmViT, side: int) -> None:
     """Class and patch tokens after the last norm."""
     images = images_of(side)
     expected = source.forward_features(images)[:, [0, *range(source.num_prefix_tokens, source.num_prefix_tokens + 4)]]
-    class_tokens, patches = trunk(images)
+    class_tokens, patches = backbone(images)
     found = torch.cat([class_tokens[:, None], patches[:, :4]], dim=1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -74,22 +74,22 @@ def dinov2(num_registers: int = 0, **changes) -> tuple[TimmViT, dict[str, torch.
 
 def test_dinov2(tmp_path):
     source, state = dinov2()
-    trunk, report = loaded(saved(tmp_path, state), patch_size=14, field_size=37)
-    assert_same_features(trunk, source, 518)
-    assert report.matched == len(trunk.state_dict()) and not report.resized and report.left_over == ["mask_token"]
+    backbone, report = loaded(saved(tmp_path, state), patch_size=14, field_size=37)
+    assert_same_features(backbone, source, 518)
+    assert report.matched == len(backbone.state_dict()) and not report.resized and report.left_over == ["mask_token"]
     assert "class token's position added to cls_token" in str(report)
     assert "unused, as expected: mask_token" in str(report)
 
 
 def test_dinov2s_registers_are_dropped_with_a_word(tmp_path):
     source, state = dinov2(num_registers=4)
-    trunk, report = loaded(saved(tmp_path, state), patch_size=14, field_size=37)
+    backbone, report = loaded(saved(tmp_path, state), patch_size=14, field_size=37)
     assert "4 register tokens dropped, so features differ" in str(report)
     with pytest.raises(AssertionError):  # as the sentence says
-        assert_same_features(trunk, source, 518)
+        assert_same_features(backbone, source, 518)
     without = randomised(TimmViT(img_size=518, patch_size=14, init_values=1.0, no_embed_class=True, **NARROW))
     without.load_state_dict({n: v for n, v in source.state_dict().items() if n != "reg_token"})
-    assert_same_features(trunk, without, 518)
+    assert_same_features(backbone, without, 518)
 
 
 def test_registers_of_timm(tmp_path):
@@ -97,7 +97,7 @@ def test_registers_of_timm(tmp_path):
     for no_embed_class, count in ((True, 16), (False, 19)):
         source = timm_vit(img_size=64, reg_tokens=2, no_embed_class=no_embed_class)
         assert source.pos_embed.shape[1] == count
-        file = read_trunk(saved(tmp_path, source.state_dict(), "model.safetensors"))
+        file = read_backbone(saved(tmp_path, source.state_dict(), "model.safetensors"))
         assert file.field_size == (4, 4) and file.state["pos_embed"].shape == (1, 16, DIM)
         assert torch.equal(file.state["pos_embed"], source.pos_embed[:, -16:])
         assert any("2 register tokens dropped" in note for note in file.notes)
@@ -109,8 +109,8 @@ def test_dinov2s_training_checkpoint(tmp_path):
     chunked = {re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", name): value for name, value in state.items()}
     assert "blocks.1.1.norm1.weight" in chunked
     teacher = {f"backbone.{n}": v for n, v in chunked.items()} | {"dino_head.last_layer.weight_g": torch.ones(3, 1)}
-    trunk, report = loaded(saved(tmp_path, {"teacher": teacher}), patch_size=14, field_size=37)
-    assert_same_features(trunk, source, 518)
+    backbone, report = loaded(saved(tmp_path, {"teacher": teacher}), patch_size=14, field_size=37)
+    assert_same_features(backbone, source, 518)
     assert report.left_over == ["mask_token"]
 
 
@@ -120,7 +120,7 @@ def test_dinov2s_giant_is_refused(tmp_path):
     original = {n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): v for n, v in source.state_dict().items()}
     for path in (packed, saved(tmp_path, original)):
         with pytest.raises(UserError, match="SwiGLU.*ViT-S, B or L"):
-            read_trunk(path)
+            read_backbone(path)
 
 
 # --- DINO, iBOT, MAE, DeiT
@@ -137,20 +137,20 @@ def test_dinos_full_checkpoint(tmp_path):
         "epoch": 100,
         "args": argparse.Namespace(arch="vit_small", patch_size=16),
     }
-    trunk, report = loaded(saved(tmp_path, content), field_size=6)
-    assert_same_features(trunk, source, 96)
+    backbone, report = loaded(saved(tmp_path, content), field_size=6)
+    assert_same_features(backbone, source, 96)
     assert "taken from teacher.backbone.* and not from student.module.backbone.*" in str(report)
     assert "LayerScale set to one" in str(report)
     del content["teacher"]
-    trunk, _ = loaded(saved(tmp_path, content, "student.pth"), field_size=6)
-    assert torch.equal(trunk.norm.weight, other["norm.weight"])
+    backbone, _ = loaded(saved(tmp_path, content, "student.pth"), field_size=6)
+    assert torch.equal(backbone.norm.weight, other["norm.weight"])
 
 
 def test_ibot(tmp_path):
     source = timm_vit(img_size=96)
     state = source.state_dict() | {"masked_embed": torch.zeros(1, DIM)}
-    trunk, report = loaded(saved(tmp_path, {"state_dict": state}), field_size=6)
-    assert_same_features(trunk, source, 96)
+    backbone, report = loaded(saved(tmp_path, {"state_dict": state}), field_size=6)
+    assert_same_features(backbone, source, 96)
     assert "unused, as expected: masked_embed" in str(report)
 
 
@@ -160,19 +160,19 @@ def test_mae(tmp_path):
     state = {**source.state_dict(), "mask_token": torch.zeros(1, 1, 32), "decoder_embed.weight": torch.zeros(32, DIM)}
     state |= {"decoder_pos_embed": torch.zeros(1, 197, 32), "decoder_blocks.0.norm1.weight": torch.ones(32)}
     assert state["pos_embed"].shape == (1, 197, DIM)
-    trunk, report = loaded(saved(tmp_path, {"model": state}), field_size=14)
-    assert_same_features(trunk, source, 224)
+    backbone, report = loaded(saved(tmp_path, {"model": state}), field_size=14)
+    assert_same_features(backbone, source, 224)
     assert "unused, as expected" in str(report) and "decoder_blocks" in str(report)
 
 
 def test_deit_and_its_distilled_and_third_versions(tmp_path):
     source = timm_vit(img_size=96, num_classes=7)
-    trunk, report = loaded(saved(tmp_path, {"model": source.state_dict()}), field_size=6)
-    assert_same_features(trunk, source, 96)
+    backbone, report = loaded(saved(tmp_path, {"model": source.state_dict()}), field_size=6)
+    assert_same_features(backbone, source, 96)
     assert "unused, as expected: head" in str(report)
 
     distilled = source.state_dict() | {"dist_token": torch.ones(1, 1, DIM), "pos_embed": torch.randn(1, 38, DIM)}
-    file = read_trunk(saved(tmp_path, {"model": distilled}))
+    file = read_backbone(saved(tmp_path, {"model": distilled}))
     assert torch.equal(file.state["pos_embed"], distilled["pos_embed"][:, 2:])
     assert torch.equal(file.state["cls_token"], distilled["cls_token"] + distilled["pos_embed"][:, :1])
     assert "1 distillation token dropped" in file.notes[0]
@@ -181,9 +181,9 @@ def test_deit_and_its_distilled_and_third_versions(tmp_path):
     assert third.no_embed_class
     state = {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): value for name, value in third.state_dict().items()}
     assert "blocks.0.gamma_1" in state
-    trunk, report = loaded(saved(tmp_path, {"model": state}), field_size=6)
-    assert_same_features(trunk, third, 96)
-    assert report.matched == len(trunk.state_dict()) and "LayerScale" not in str(report)
+    backbone, report = loaded(saved(tmp_path, {"model": state}), field_size=6)
+    assert_same_features(backbone, third, 96)
+    assert report.matched == len(backbone.state_dict()) and "LayerScale" not in str(report)
 
 
 # --- timm
@@ -194,31 +194,31 @@ def test_deit_and_its_distilled_and_third_versions(tmp_path):
 @pytest.mark.parametrize("init_values", [None, 1e-5])
 def test_timm(tmp_path, name, no_embed_class, init_values):
     source = timm_vit(img_size=96, no_embed_class=no_embed_class, init_values=init_values, num_classes=5)
-    trunk, report = loaded(saved(tmp_path, source.state_dict(), name), field_size=6)
-    assert_same_features(trunk, source, 96)
+    backbone, report = loaded(saved(tmp_path, source.state_dict(), name), field_size=6)
+    assert_same_features(backbone, source, 96)
     assert ("position added" in str(report)) is not no_embed_class
     assert ("LayerScale set to one" in str(report)) is (init_values is None)
     assert "all 34 tensors" in str(report)
 
 
-def test_half_precision_files_give_float32_trunks(tmp_path):
+def test_half_precision_files_give_float32_backbones(tmp_path):
     source = timm_vit(img_size=96).half()
-    trunk, _ = loaded(saved(tmp_path, source.state_dict(), "model.safetensors"), field_size=6)
-    assert all(p.dtype == torch.float32 for p in trunk.parameters())
-    assert_same_features(trunk, source.float(), 96)
+    backbone, _ = loaded(saved(tmp_path, source.state_dict(), "model.safetensors"), field_size=6)
+    assert all(p.dtype == torch.float32 for p in backbone.parameters())
+    assert_same_features(backbone, source.float(), 96)
 
 
-def test_a_norm_after_pooling_is_not_the_trunks(tmp_path):
+def test_a_norm_after_pooling_is_not_the_backbones(tmp_path):
     source = timm_vit(img_size=96, global_pool="avg", num_classes=5)
     path = saved(tmp_path, source.state_dict())
     with pytest.raises(UserError, match="lacks norm.bias, norm.weight"):
         loaded(path, field_size=6)
-    trunk = VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, field_size=6)
-    report = load_trunk(trunk, path, partial=True)
+    backbone = VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, field_size=6)
+    report = load_backbone(backbone, path, partial=True)
     assert report.missing == ["norm.bias", "norm.weight"]
     assert "32 of 34 tensors" in str(report) and "left at their initial values: norm.bias" in str(report)
-    assert torch.equal(trunk.blocks[1].mlp.fc2.weight, source.blocks[1].mlp.fc2.weight)
-    assert torch.equal(trunk.norm.weight, torch.ones(DIM))
+    assert torch.equal(backbone.blocks[1].mlp.fc2.weight, source.blocks[1].mlp.fc2.weight)
+    assert torch.equal(backbone.norm.weight, torch.ones(DIM))
 
 
 @pytest.mark.parametrize(
@@ -234,19 +234,19 @@ def test_a_norm_after_pooling_is_not_the_trunks(tmp_path):
 def test_what_computes_something_else_is_refused(tmp_path, extra, words):
     state = timm_vit(img_size=96).state_dict() | {extra: torch.zeros(3)}
     with pytest.raises(UserError, match=f"published.pth is no plain ViT.*{words}"):
-        read_trunk(saved(tmp_path, state))
+        read_backbone(saved(tmp_path, state))
 
 
 def test_positions_that_are_no_square(tmp_path):
     state = timm_vit(img_size=(96, 80)).state_dict()
     with pytest.raises(UserError, match="31 positions, which is no square"):
-        read_trunk(saved(tmp_path, state))
+        read_backbone(saved(tmp_path, state))
 
 
 def test_names_of_transformers_get_a_hint(tmp_path):
     state = {"embeddings.patch_embeddings.projection.weight": torch.zeros(2, 3, 4, 4)}
     with pytest.raises(UserError, match="Hugging Face's transformers.*timm's copy"):
-        read_trunk(saved(tmp_path, state))
+        read_backbone(saved(tmp_path, state))
 
 
 # --- sizes
@@ -255,7 +255,7 @@ def test_names_of_transformers_get_a_hint(tmp_path):
 def test_patches_of_16_see_enlarged_patches_of_14_as_they_were(tmp_path):
     """The kernel is resized so that embedding does not change when every patch is enlarged by bicubic interpolation."""
     source, state = dinov2()
-    trunk, report = loaded(saved(tmp_path, state), patch_size=16, field_size=37)
+    backbone, report = loaded(saved(tmp_path, state), patch_size=16, field_size=37)
     assert report.resized == ["patch_embed resized from 14x14 to 16x16 pixels"]
     images = images_of(518)
     patches = images.unfold(2, 14, 14).unfold(3, 14, 14)  # (B, 3, H, W, 14, 14)
@@ -263,7 +263,7 @@ def test_patches_of_16_see_enlarged_patches_of_14_as_they_were(tmp_path):
     larger = larger.view(2, 3, 37, 37, 16, 16).permute(0, 1, 2, 4, 3, 5).reshape(2, 3, 592, 592)
     with torch.no_grad():
         expected = source.forward_features(images)
-        class_tokens, found = trunk(larger)
+        class_tokens, found = backbone(larger)
     torch.testing.assert_close(found, expected[:, 1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(class_tokens, expected[:, 0], atol=1e-4, rtol=0)
 
@@ -276,10 +276,10 @@ def test_patches_of_a_file_need_not_be_square(tmp_path):
 
 def test_any_grid_becomes_the_field(tmp_path):
     source = timm_vit(img_size=96)
-    trunk, report = loaded(saved(tmp_path, source.state_dict()), field_size=(9, 5))
+    backbone, report = loaded(saved(tmp_path, source.state_dict()), field_size=(9, 5))
     grid = source.pos_embed.detach()[:, 1:].view(1, 6, 6, DIM).permute(0, 3, 1, 2)
     expected = nn.functional.interpolate(grid, (9, 5), mode="bicubic").flatten(2).transpose(1, 2)
-    torch.testing.assert_close(trunk.pos_embed.data, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.pos_embed.data, expected, atol=1e-5, rtol=0)
     assert report.resized == ["pos_embed resized from 6x6 to 9x5"]
 
 
@@ -287,14 +287,16 @@ def test_any_grid_becomes_the_field(tmp_path):
 
 
 def test_a_training_state_gives_its_teacher(tmp_path):
-    trunk = randomised(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, field_size=(4, 6)))
-    state = trunk.state_dict()
-    model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
-    path = saved(tmp_path, {"model": model, "metadata": {"method": "X", **trunk.facts}}, "last.pth")
+    backbone = randomised(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, field_size=(4, 6)))
+    state = backbone.state_dict()
+    model = {
+        f"{role}.backbone.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")
+    }
+    path = saved(tmp_path, {"model": model, "metadata": {"method": "X", **backbone.facts}}, "last.pth")
     again, _ = loaded(path, field_size=(4, 6))
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
     with pytest.raises(UserError, match="heads 3 and not 4"):
-        load_trunk(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=4), path)
+        load_backbone(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=4), path)
 
 
 def test_unrecorded_heads_are_named_where_they_are_unusual(tmp_path):
@@ -304,10 +306,10 @@ def test_unrecorded_heads_are_named_where_they_are_unusual(tmp_path):
 
 def test_a_partial_load_of_something_else_is_refused(tmp_path):
     path = saved(tmp_path, timm_vit(img_size=96).state_dict())
-    trunk = VisionTransformer(embed_dim=96, depth=1, num_heads=3, layer_scale=None)
+    backbone = VisionTransformer(embed_dim=96, depth=1, num_heads=3, layer_scale=None)
     with pytest.raises(UserError, match="nothing in it fits"):
-        load_trunk(trunk, path, partial=True)
+        load_backbone(backbone, path, partial=True)
     shallow = VisionTransformer(embed_dim=DIM, depth=1, num_heads=HEADS)
     with pytest.raises(UserError, match="depth 2 and not 1"):
-        load_trunk(shallow, path)
-    assert load_trunk(shallow, path, partial=True).missing == []
+        load_backbone(shallow, path)
+    assert load_backbone(shallow, path, partial=True).missing == []

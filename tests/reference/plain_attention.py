@@ -29,12 +29,14 @@ def attention_probabilities(block, tokens, length):
 
 
 @torch.no_grad()
-def plain_stats(trunk, images):
+def plain_stats(backbone, images):
     """(B, 3, H, W) -> NMI and mean distance in patch sides, each (layers, heads): means over images."""
-    grid = trunk.grid(images)
-    tokens, layout = pack([trunk.with_class_token(trunk.embed_patches(images) + trunk.sample_positions(None, grid))])
+    grid = backbone.grid(images)
+    tokens, layout = pack(
+        [backbone.with_class_token(backbone.embed_patches(images) + backbone.sample_positions(None, grid))]
+    )
     maps = []
-    for block in trunk.blocks:
+    for block in backbone.blocks:
         maps.append(attention_probabilities(block, tokens, layout.lengths[0]))
         tokens = block(tokens, layout)
     count = grid[0] * grid[1]
@@ -59,15 +61,15 @@ def of_layer(attention, grid):
 
 def measure(way: str, count: int, size: int, vits: bool) -> None:
     torch.manual_seed(0)
-    trunk = VisionTransformer(embed_dim=384, num_heads=6) if vits else VisionTransformer(embed_dim=768, num_heads=12)
-    trunk.eval().requires_grad_(False)
+    backbone = VisionTransformer(embed_dim=384, num_heads=6) if vits else VisionTransformer(embed_dim=768, num_heads=12)
+    backbone.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     images = (torch.randn(3, size, size, generator=generator) for _ in range(count))
     start = time.perf_counter()
     if way == "plain":
-        nmi, distance = plain_stats(trunk, torch.stack(list(images)))
+        nmi, distance = plain_stats(backbone, torch.stack(list(images)))
     else:
-        stats = attention_stats(trunk, images)
+        stats = attention_stats(backbone, images)
         nmi, distance = stats.nmi, stats.distance
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from plain_vit import PlainHead, PlainTrunk
+from plain_vit import PlainBackbone, PlainHead
 from torch import Tensor, nn
 
 
@@ -40,9 +40,9 @@ class PlainStep(nn.Module):
             nn.ModuleDict({f"{name}_head": PlainHead(side[f"{name}_head"]) for name in heads})
             for side in (ours.student, ours.teacher)
         )
-        self.student["trunk"], self.teacher["trunk"] = (
-            PlainTrunk(ours.student["trunk"]),
-            PlainTrunk(ours.teacher["trunk"]),
+        self.student["backbone"], self.teacher["backbone"] = (
+            PlainBackbone(ours.student["backbone"]),
+            PlainBackbone(ours.teacher["backbone"]),
         )
         self.teacher.requires_grad_(False).eval()
         tokens = {"content": ours.mask_token, "position": ours.pos_mask_token}
@@ -83,7 +83,7 @@ class PlainStep(nn.Module):
         """All "global" or "local" crops through student or teacher, in one batch -> (B, 1 + N, D)"""
         images = (batch[f"{size}_crops"].to(self.mean.dtype) - self.mean) / self.std
         boxes = batch[f"{size}_boxes"] if self.field_sampling else None
-        return side["trunk"](images, boxes, masks, self.tokens)
+        return side["backbone"](images, boxes, masks, self.tokens)
 
     def targets(self, name: str, tokens: Tensor) -> Tensor:
         """The teacher's tokens (n, D) -> what the student is to say of them (n, K)"""
@@ -152,7 +152,7 @@ def plain_step(
         losses = model(batch)
     sum(losses.values()).backward()
     for name, module in model.student.items():
-        tokens = model.tokens.values() if name == "trunk" else []
+        tokens = model.tokens.values() if name == "backbone" else []
         nn.utils.clip_grad_norm_([*module.parameters(), *tokens], clip)
     optimizer.step()
     model.after_step(step)

@@ -39,20 +39,22 @@ class PlainBlock(nn.Module):
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
-class PlainTrunk(nn.Module):
-    """A ViT with the weights of `trunk`, a `VisionTransformer` with a class token and LayerScale."""
+class PlainBackbone(nn.Module):
+    """A ViT with the weights of `backbone`, a `VisionTransformer` with a class token and LayerScale."""
 
-    def __init__(self, trunk: nn.Module):
+    def __init__(self, backbone: nn.Module):
         super().__init__()
-        dim, patch = trunk.embed_dim, trunk.patch_size
-        self.field_size = trunk.field_size
+        dim, patch = backbone.embed_dim, backbone.patch_size
+        self.field_size = backbone.field_size
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, patch, patch)})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty_like(trunk.pos_embed))
-        hidden = round(dim * trunk.mlp_ratio)
-        self.blocks = nn.ModuleList(PlainBlock(dim, trunk.num_heads, hidden, b.drop_path.rate) for b in trunk.blocks)
+        self.pos_embed = nn.Parameter(torch.empty_like(backbone.pos_embed))
+        hidden = round(dim * backbone.mlp_ratio)
+        self.blocks = nn.ModuleList(
+            PlainBlock(dim, backbone.num_heads, hidden, b.drop_path.rate) for b in backbone.blocks
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.to(trunk.pos_embed.dtype).load_state_dict(trunk.state_dict())
+        self.to(backbone.pos_embed.dtype).load_state_dict(backbone.state_dict())
 
     def forward(
         self, images: Tensor, boxes: Tensor | None, masks: dict[str, Tensor], tokens: dict[str, Tensor]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "projects" / "StoP" / "configs"
 ABLATIONS = CONFIGS / "ablations"
 
-# Tables 10, 11, 12: epochs, learning rate, warm-up epochs, sigma, predictor depth and heads, trunk's depth and width.
+# Tables 10, 11, 12: epochs, learning rate, warm-up epochs, sigma, predictor's depth and heads, backbone's depth, width.
 RECIPES = {
     "vitb16": (600, 8e-4, 15, 0.25, 6, 12, 12, 768),
     "vitl16": (600, 8e-4, 15, 0.25, 12, 16, 24, 1024),
@@ -38,18 +38,18 @@ class ManyImages:
 @pytest.mark.parametrize("size", RECIPES)
 @pytest.mark.parametrize("method", ["stop", "ijepa"])
 def test_the_papers_values(method, size):
-    epochs, rate, warmup, sigma, depth, heads, trunk_depth, width = RECIPES[size]
+    epochs, rate, warmup, sigma, depth, heads, backbone_depth, width = RECIPES[size]
     cfg = load_config(CONFIGS / f"{method}_{size}_in1k.py", [])
     assert cfg.dataloader.train.batch_size == 2048
     resolve_length_and_lr(cfg, ManyImages)
     assert cfg.train.max_iter == epochs * 625
     assert cfg.optimizer.lr == pytest.approx(rate if method == "stop" else 1e-3)
-    predictor, trunk = cfg.model.predictor, cfg.model.trunk
+    predictor, backbone = cfg.model.predictor, cfg.model.backbone
     assert predictor.noise_std == (sigma if method == "stop" else 0)
     assert (predictor.embed_dim, predictor.depth, predictor.num_heads) == (384, depth, heads)
-    assert (predictor.trunk_dim, trunk.depth, trunk.embed_dim) == (width, trunk_depth, width)
+    assert (predictor.backbone_dim, backbone.depth, backbone.embed_dim) == (width, backbone_depth, width)
     crops, masks = instantiate(cfg.dataloader.train.crops), instantiate(cfg.dataloader.train.masks)
-    assert masks.grid == (crops.global_size / trunk.patch_size,) * 2 == (trunk.field_size,) * 2
+    assert masks.grid == (crops.global_size / backbone.patch_size,) * 2 == (backbone.field_size,) * 2
     lr, weight_decay = instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay)
     assert lr(0.0) == 1e-4 and lr(warmup / epochs) == pytest.approx(cfg.optimizer.lr)
     assert lr(1.0) == pytest.approx(1e-6) and (weight_decay(0.0), weight_decay(1.0)) == pytest.approx((0.04, 0.4))
@@ -59,7 +59,7 @@ DELTAS = {  # against stop.py
     "sincos": {"model.predictor.noise_std": 0.0},
     "learned_positions": {
         "model.predictor.noise_std": 0.0, "model.predictor.learned_positions": True,
-        "model.trunk.learned_field": True, "model.trunk.field_init": "normal",
+        "model.backbone.learned_field": True, "model.backbone.field_init": "normal",
     },
     "noise_on_context": {"model.predictor.noise_on": "context"},
     "noise_on_both": {"model.predictor.noise_on": "both"},
@@ -125,8 +125,8 @@ def test_the_release_is_its_delta_of_the_paper():
 
 
 SMALL = (
-    "model.trunk.embed_dim=48", "model.trunk.depth=2", "model.predictor.embed_dim=24", "model.predictor.depth=1",
-    "model.trunk.field_size=6", "dataloader.train.crops.global_size=48", "dataloader.train.masks.grid=[6,6]",
+    "model.backbone.embed_dim=48", "model.backbone.depth=2", "model.predictor.embed_dim=24", "model.predictor.depth=1",
+    "model.backbone.field_size=6", "dataloader.train.crops.global_size=48", "dataloader.train.masks.grid=[6,6]",
     "dataloader.train.masks.min_keep=3", "dataloader.train.batch_size=4", "dataloader.train.num_workers=0",
     "train.amp.enabled=False", "train.max_iter=4", "train.log_period=2", "train.base_lr=0.1", "train.device=cpu",
 )  # fmt: skip
@@ -188,7 +188,7 @@ def test_exported_features_agree_everywhere(runs, size):
     cfg = OmegaConf.load(runs / "whole" / "config.yaml")
     model = instantiate(cfg.model)
     model.load_state_dict(torch.load(runs / "whole" / "last.pth", weights_only=True)["model"])
-    _, expected = model.teacher["trunk"].eval()(images)
+    _, expected = model.teacher["backbone"].eval()(images)
 
     ours = CropFieldViT(**SHAPE, field_size=6, layer_scale=None, final_norm=True).eval()
     load_backbone(ours, export(runs))
@@ -203,5 +203,5 @@ def test_exported_features_agree_everywhere(runs, size):
     stock = ViT(pretrain_img_size=48, pretrain_use_cls_token=False, use_rel_pos=False, window_size=0, **SHAPE).eval()
     missing = stock.load_state_dict(load_file(export(runs)), strict=False)
     assert set(missing.unexpected_keys) == {"norm.weight", "norm.bias"} and not missing.missing_keys
-    found = model.teacher["trunk"].norm(stock(images)["last_feat"].flatten(2).transpose(1, 2))
+    found = model.teacher["backbone"].norm(stock(images)["last_feat"].flatten(2).transpose(1, 2))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

@@ -18,10 +18,10 @@ from stop.predictor import Predictor
 DIM, IMAGES = 32, 4
 
 
-def make_method(grid=(6, 6), predictor=None, trunk=None, **changes) -> JEPA:
+def make_method(grid=(6, 6), predictor=None, backbone=None, **changes) -> JEPA:
     torch.manual_seed(0)
-    trunk_options = dict(class_token=False, field_init="sincos", learned_field=False, layer_scale=None)
-    net = VisionTransformer(8, DIM, 2, 2, field_size=grid, **{**trunk_options, **(trunk or {})})
+    backbone_options = dict(class_token=False, field_init="sincos", learned_field=False, layer_scale=None)
+    net = VisionTransformer(8, DIM, 2, 2, field_size=grid, **{**backbone_options, **(backbone or {})})
     head = Predictor(DIM, 16, 2, 2, field_size=grid, **{"noise_std": 0.25, **(predictor or {})})
     method = JEPA(net, head, LinearParamScheduler(0.996, 1.0), max_iter=10, **changes).double()
     with torch.no_grad():
@@ -41,12 +41,12 @@ def make_batch(grid=(6, 6), images=IMAGES, share=slice(None), group_size=64) -> 
 
 @pytest.mark.parametrize("group_size", [64, 3])
 def test_loss_equals_the_method_written_out(group_size):
-    """Image by image and block by block, with the trunks' own forward passes and no packing."""
+    """Image by image and block by block, with the backbones' own forward passes and no packing."""
     method, batch = make_method(predictor=dict(noise_std=0.0)), make_batch(group_size=group_size)
     contexts = [seen for group in batch["context_patches"] for seen in group]
     assert len({len(seen) for seen in contexts}) == (1 if group_size == 64 else 2)
     pixels = (batch["global_crops"].double() - method.image_mean) / method.image_std
-    student, teacher, predictor = method.student["trunk"], method.teacher["trunk"], method.predictor
+    student, teacher, predictor = method.student["backbone"], method.teacher["backbone"], method.predictor
     losses = []
     for image, seen, blocks in zip(pixels, contexts, batch["target_patches"], strict=True):
         _, features = teacher(image[None])
@@ -123,10 +123,10 @@ def test_gradient_reaches_everything_trained_and_nothing_of_the_teacher():
     assert optimised.count(id(method.predictor.embed.weight)) == 1
 
 
-def test_learned_positions_are_trained_in_trunk_and_predictor():
-    method = make_method(trunk=dict(learned_field=True), predictor=dict(learned_positions=True))
+def test_learned_positions_are_trained_in_backbone_and_predictor():
+    method = make_method(backbone=dict(learned_field=True), predictor=dict(learned_positions=True))
     sum(method(make_batch(), 0).values()).backward()
-    assert method.student["trunk"].pos_embed.grad.any() and method.predictor.pos_embed.grad.any()
+    assert method.student["backbone"].pos_embed.grad.any() and method.predictor.pos_embed.grad.any()
 
 
 def test_the_teacher_follows_linearly_and_stays_where_training_ends():
@@ -188,12 +188,12 @@ def test_diagnostics_change_nothing_and_see_a_collapse():
     torch.testing.assert_close(healthy["l1_A"], matrix.abs().sum() / matrix.numel())
     torch.testing.assert_close(healthy["norm_mask_token"], bias.square().sum().sqrt())
     with torch.no_grad():
-        _, patches = method.teacher["trunk"]((batch["global_crops"].double() - method.image_mean) / method.image_std)
+        _, patches = method.teacher["backbone"]((batch["global_crops"].double() - method.image_mean) / method.image_std)
         images = torch.stack([image.mean(0) for image in patches])
         for name, features in (("feature", images), ("patch", torch.cat([*patches]))):
             torch.testing.assert_close(healthy[f"{name}_rank"], effective_rank(features))
             torch.testing.assert_close(healthy[f"{name}_std"], directional_std(features))
-        method.teacher["trunk"].norm.weight.mul_(1e-6)
+        method.teacher["backbone"].norm.weight.mul_(1e-6)
     collapsed = method.diagnose(batch)
     assert collapsed["patch_rank"] < 1.01 < 2 < healthy["patch_rank"]
     assert collapsed["target_std"] < 1e-3 < 0.1 < healthy["target_std"]
@@ -242,20 +242,22 @@ def test_gather():
 
 def test_bad_settings_are_refused_with_a_sentence():
     with pytest.raises(UserError, match="class_token=False"):
-        make_method(trunk=dict(class_token=True))
+        make_method(backbone=dict(class_token=True))
     with pytest.raises(UserError, match="'bilinear' nor 'max'"):
         make_method(half_resolution="area")
-    with pytest.raises(UserError, match="trunk_dim 8"):
-        JEPA(make_method().student["trunk"], Predictor(8, 16, 1, 1), LinearParamScheduler(0.996, 1.0), 10)
+    with pytest.raises(UserError, match="backbone_dim 8"):
+        JEPA(make_method().student["backbone"], Predictor(8, 16, 1, 1), LinearParamScheduler(0.996, 1.0), 10)
 
 
-def test_both_trunks_start_from_a_file(tmp_path):
-    source = make_method().float().student["trunk"]
-    torch.save(source.state_dict(), tmp_path / "trunk.pth")
+def test_both_backbones_start_from_a_file(tmp_path):
+    source = make_method().float().student["backbone"]
+    torch.save(source.state_dict(), tmp_path / "backbone.pth")
     torch.manual_seed(1)
     options = dict(class_token=False, field_init="sincos", learned_field=False, layer_scale=None, field_size=6)
-    trunk, predictor = VisionTransformer(8, DIM, 2, 2, **options), Predictor(DIM, 16, 2, 2, field_size=(6, 6))
-    method = JEPA(trunk, predictor, LinearParamScheduler(0.996, 1.0), max_iter=10, init=str(tmp_path / "trunk.pth"))
-    for ours in (method.student["trunk"], method.teacher["trunk"]):
+    backbone, predictor = VisionTransformer(8, DIM, 2, 2, **options), Predictor(DIM, 16, 2, 2, field_size=(6, 6))
+    method = JEPA(
+        backbone, predictor, LinearParamScheduler(0.996, 1.0), max_iter=10, init=str(tmp_path / "backbone.pth")
+    )
+    for ours in (method.student["backbone"], method.teacher["backbone"]):
         for name, value in source.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name

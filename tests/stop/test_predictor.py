@@ -6,12 +6,14 @@ import torch
 from pretrain.errors import UserError
 from stop.predictor import Predictor
 
-TRUNK, WIDTH = 8, 12
+BACKBONE, WIDTH = 8, 12
 
 
 def make_predictor(**changes) -> Predictor:
     torch.manual_seed(0)
-    predictor = Predictor(TRUNK, WIDTH, depth=2, num_heads=2, field_size=4, **{"noise_std": 0.25, **changes}).double()
+    predictor = Predictor(
+        BACKBONE, WIDTH, depth=2, num_heads=2, field_size=4, **{"noise_std": 0.25, **changes}
+    ).double()
     with torch.no_grad():
         for name, parameter in predictor.named_parameters():
             if name != "pos_embed":
@@ -21,7 +23,7 @@ def make_predictor(**changes) -> Predictor:
 
 def inputs(images=2, blocks=3):
     g = torch.Generator().manual_seed(1)
-    context = torch.randn(images, 5, TRUNK, dtype=torch.float64, generator=g)
+    context = torch.randn(images, 5, BACKBONE, dtype=torch.float64, generator=g)
     patches = torch.stack([torch.randperm(16, generator=g) for _ in range(images)])
     targets = torch.randint(0, 16, (images, blocks, 4), generator=g)
     return context, patches[:, :5], targets, (4, 4)
@@ -110,7 +112,7 @@ def test_blocks_are_predicted_on_their_own():
     predictor = make_predictor(noise_std=0.0)
     context, patches, targets, grid = inputs()
     together = predictor(context, patches, targets, grid)
-    assert together.shape == (2, 3, 4, TRUNK)
+    assert together.shape == (2, 3, 4, BACKBONE)
     for block in range(3):
         alone = predictor(context, patches, targets[:, block : block + 1], grid)
         torch.testing.assert_close(together[:, block : block + 1], alone)
@@ -121,7 +123,7 @@ def test_blocks_are_predicted_on_their_own():
 def test_a_is_one_parameter_with_gradient_from_both_uses():
     context, patches, targets, grid = inputs()
     predictor = make_predictor()
-    names = [name for name, p in predictor.named_parameters() if p.shape == (WIDTH, TRUNK)]
+    names = [name for name, p in predictor.named_parameters() if p.shape == (WIDTH, BACKBONE)]
     assert names == ["embed.weight"]
     positions = predictor.positions(grid)
     (from_noise,) = torch.autograd.grad(
@@ -136,7 +138,7 @@ def test_a_is_one_parameter_with_gradient_from_both_uses():
 def antithetic_gradient(predictor, monkeypatch, wanted):
     """d J / d wanted of the squared error, averaged over a draw and its negative, at a random target."""
     context, patches, targets, grid = inputs()
-    truth = torch.randn(2, 3, 4, TRUNK, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    truth = torch.randn(2, 3, 4, BACKBONE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     total = 0
     for sign in (1, -1):
         g = torch.Generator().manual_seed(9)
@@ -200,7 +202,7 @@ def test_proposition_3_2():
 def test_a_shared_bias_takes_the_place_of_m(noise_std):
     """c = A s + b + psi and m = A n + b + psi, every parameter used."""
     predictor = make_predictor(shared_bias=True, noise_std=noise_std)
-    noise, (context, patches, targets, grid) = torch.randn(2, 3, 4, TRUNK, dtype=torch.float64), inputs()
+    noise, (context, patches, targets, grid) = torch.randn(2, 3, 4, BACKBONE, dtype=torch.float64), inputs()
     predictor.draw = lambda shape: noise
     psi, embed = predictor.positions(grid), predictor.embed
     masked = predictor.masked_tokens(psi[targets])

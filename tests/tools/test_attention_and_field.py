@@ -15,15 +15,15 @@ from pretrain.models.weights import write_backbone
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two small trunks' files of different kinds, with attention far from uniform."""
+    """Two small backbones' files of different kinds, with attention far from uniform."""
     folder = tmp_path_factory.mktemp("weights")
     for name, class_token, size in (("ours.safetensors", True, 4), ("other.pth", False, 3)):
         torch.manual_seed(0)
-        trunk = VisionTransformer(8, 24, 2, 3, field_size=size, layer_scale=0.5, class_token=class_token)
+        backbone = VisionTransformer(8, 24, 2, 3, field_size=size, layer_scale=0.5, class_token=class_token)
         with torch.no_grad():
-            for parameter in trunk.parameters():
+            for parameter in backbone.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-        write_backbone(folder / name, trunk.state_dict(), {"field_size": f"{size}x{size}", "num_heads": "3"})
+        write_backbone(folder / name, backbone.state_dict(), {"field_size": f"{size}x{size}", "num_heads": "3"})
     return folder
 
 

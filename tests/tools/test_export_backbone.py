@@ -32,7 +32,9 @@ def checkpoint(tmp_path_factory) -> Path:
             value.uniform_(-1, 1)
         elif ".weight" in name and value.dim() > 1:
             value.mul_(5)
-    model = {f"{role}.trunk.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")}
+    model = {
+        f"{role}.backbone.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")
+    }
     path = tmp_path_factory.mktemp("export") / "last.pth"
     torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **net.facts}}, path)
     return path
@@ -72,7 +74,7 @@ def images_of(size: tuple[int, int]) -> torch.Tensor:
 def test_cropfield_has_the_teachers_features(checkpoint, name, size):
     net = VisionTransformer(**SHAPE).eval()
     saved = torch.load(checkpoint, weights_only=True)["model"]
-    net.load_state_dict({n.removeprefix("teacher.trunk."): v for n, v in saved.items() if n.startswith("teacher.")})
+    net.load_state_dict({n.removeprefix("teacher.backbone."): v for n, v in saved.items() if n.startswith("teacher.")})
     with torch.no_grad():
         _, expected = net(images_of(size))
     found = cropfield_features(export(checkpoint, name), images_of(size), class_token=True, final_norm=True)

@@ -49,7 +49,7 @@ base = LazyConfig.load("{config}")
 dataloader, lr_multiplier, optimizer, train, weight_decay = (
     base[key] for key in ("dataloader", "lr_multiplier", "optimizer", "train", "weight_decay")
 )
-model = L(SimSiam)(backbone=base.model.trunk)
+model = L(SimSiam)(backbone=base.model.backbone)
 model.backbone.update(embed_dim=32, depth=2, num_heads=2)
 dataloader.train.update(batch_size=4, num_workers=0)
 dataloader.train.crops.num_local = 0

@@ -46,16 +46,16 @@ def read(path: Path) -> dict:
 
 def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys):
     state = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=50).state_dict()
-    write_backbone(tmp_path / "trunk.safetensors", state, {"num_heads": "3"})
+    write_backbone(tmp_path / "backbone.safetensors", state, {"num_heads": "3"})
     here = [*TINY, *dataset, f"train.output_dir={tmp_path}"]
 
-    train_net(*here, f"train.init_checkpoint={tmp_path}/trunk.safetensors")
+    train_net(*here, f"train.init_checkpoint={tmp_path}/backbone.safetensors")
     assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
     result = read(tmp_path / "result.json")
     assert {"AP", "AP50", "AP-left", "AP-right"} <= result["bbox"].keys() and "AP" in result["segm"]
     printed = capsys.readouterr().out
     log = (tmp_path / "log.txt").read_text()
-    assert "all 17 tensors of the trunk matched" in log and "2 classes, with masks" in log
+    assert "all 17 tensors of the backbone matched" in log and "2 classes, with masks" in log
     assert (
         "By rule: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
         and "optimizer.lr 0.001 -> 0.0005" in log
@@ -97,7 +97,7 @@ def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxe
         torch.testing.assert_close(value, final["ema"][f"module.{name}"], rtol=0, atol=0)
 
 
-def test_a_compiled_trunk_is_saved_under_the_same_names(train_net, dataset_of_boxes, tmp_path, monkeypatch):
+def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, dataset_of_boxes, tmp_path, monkeypatch):
     graphs = []
     compiler = partial(compile_blocks, backend=lambda graph, _: graphs.append(graph) or graph)
     monkeypatch.setattr("pretrain.models.vit.compile_blocks", compiler)
@@ -130,9 +130,9 @@ def test_detectron2s_own_tool_takes_the_same_config(train_net, dataset, tmp_path
         return capsys.readouterr().out.splitlines()[-1]
 
     net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
-    write_backbone(tmp_path / "trunk.pth", net.state_dict(), {})
+    write_backbone(tmp_path / "backbone.pth", net.state_dict(), {})
     here = f"train.output_dir={tmp_path}"
-    run_stock("--num-gpus=0", here, "optimizer.lr=0.0", f"train.init_checkpoint={tmp_path}/trunk.pth")
+    run_stock("--num-gpus=0", here, "optimizer.lr=0.0", f"train.init_checkpoint={tmp_path}/backbone.pth")
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     for name, value in net.state_dict().items():
         assert torch.equal(trained[f"backbone.net.{name}"], value)

@@ -11,7 +11,8 @@ from pretrain.engine.run import pretrain
 from pretrain.errors import UserError
 
 SMALL = [
-    "model.trunk.embed_dim=24", "model.trunk.depth=1", "model.predictor.trunk_dim=24", "model.predictor.embed_dim=24",
+    "model.backbone.embed_dim=24", "model.backbone.depth=1", "model.predictor.backbone_dim=24",
+    "model.predictor.embed_dim=24",
     "model.predictor.depth=1", "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.max_iter=1",
     "train.amp.enabled=False", "train.device=cpu",
 ]  # fmt: skip

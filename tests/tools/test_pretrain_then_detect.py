@@ -42,7 +42,7 @@ def test_halves_fit_together_in_every_preset(pipeline, preset):
     pretrain, export, detect = pipeline["make_stages"](arguments(pipeline, "--preset", preset))
     first, second = config_of(pretrain), config_of(detect)
     for name in ("patch_size", "embed_dim", "depth", "num_heads", "field_size"):
-        assert first.model.trunk[name] == second.model.backbone.net[name]
+        assert first.model.backbone[name] == second.model.backbone.net[name]
     assert first.dataloader.train.source.root == "I"
     assert export.command[1] == f"{first.train.output_dir}/last.pth"
     assert export.command[-1] == second.train.init_checkpoint
@@ -54,7 +54,7 @@ def test_another_pretraining_config_of_the_presets_size(pipeline):
     stages = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
     assert config_of(stages[0]).model.predictor.noise_std > 0
     wrong = arguments(pipeline, "--pretrain-config", config, "--preset", "vits")
-    with pytest.raises(UserError, match="patch_size of the trunk is 8 in pretraining and 16 in the detector"):
+    with pytest.raises(UserError, match="patch_size of the backbone is 8 in pretraining and 16 in the detector"):
         pipeline["check_inputs"](wrong, pipeline["make_stages"](wrong))
 
 

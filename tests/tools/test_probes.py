@@ -1,4 +1,4 @@
-"""projects/Lab/tools/linear_probe.py, knn.py and finetune.py from a weight file to result.json, both systems and all datasets."""
+"""linear_probe.py, knn.py and finetune.py from a weight file to result.json, both systems and all datasets."""
 
 import json
 
@@ -12,11 +12,11 @@ from pretrain.models.weights import write_backbone
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A trunk as CropField's and one as StoP's."""
+    """A backbone as CropField's and one as StoP's."""
     folder = tmp_path_factory.mktemp("weights")
     for name, own in (("cropfield", dict(layer_scale=1.0)), ("stop", dict(class_token=False, layer_scale=None))):
-        trunk = VisionTransformer(8, 16, 4, 2, field_size=4, field_init="sincos", **own)
-        write_backbone(folder / f"{name}.safetensors", trunk.state_dict(), {"num_heads": "2", "field_size": "4x4"})
+        backbone = VisionTransformer(8, 16, 4, 2, field_size=4, field_init="sincos", **own)
+        write_backbone(folder / f"{name}.safetensors", backbone.state_dict(), {"num_heads": "2", "field_size": "4x4"})
     return folder
 
 
@@ -94,7 +94,7 @@ def test_fine_tuning_writes_its_result_and_can_go_on(run_tool, weights, data, tm
 
 def test_bad_input_is_told(run_tool, weights, data, tmp_path):
     start = ["--weights", weights / "stop.safetensors", *options(data, "imagenet"), "--output", tmp_path]
-    with pytest.raises(UserError, match="30 is no multiple of the trunk's patch, 8"):
+    with pytest.raises(UserError, match="30 is no multiple of the backbone's patch, 8"):
         run_tool("knn", *start, "--image-size", "30")
     with pytest.raises(UserError, match="no class token"):
         run_tool("linear_probe", *start, "--pool", "cls", "--cache", tmp_path)

@@ -47,7 +47,7 @@ def train_net(run_tool):
     return lambda *arguments: run_tool("lazyconfig_train_net", "--config-file", CONFIG, *arguments)
 
 
-def trunk_file(path: Path, class_token: bool) -> dict[str, torch.Tensor]:
+def backbone_file(path: Path, class_token: bool) -> dict[str, torch.Tensor]:
     """Write an export of CropField's kind, or of StoP's, which has no class token; its tensors."""
     shape = dict(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
     state = CropFieldViT(**shape, final_norm=True, class_token=class_token).state_dict()
@@ -57,16 +57,18 @@ def trunk_file(path: Path, class_token: bool) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("class_token", [True, False], ids=["cropfield", "stop"])
 def test_train_resume_and_evaluate_from_either_system(train_net, semantic, tmp_path, capsys, class_token):
-    trunk_file(tmp_path / "trunk.safetensors", class_token)
+    backbone_file(tmp_path / "backbone.safetensors", class_token)
     here = [*TINY, *semantic, f"train.output_dir={tmp_path}"]
-    train_net(*here, f"train.init_checkpoint={tmp_path}/trunk.safetensors")
+    train_net(*here, f"train.init_checkpoint={tmp_path}/backbone.safetensors")
     result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["protocol"], result["dataset"], result["model"]) == ("semantic_seg", "ade", "trunk")
+    assert (result["protocol"], result["dataset"], result["model"]) == ("semantic_seg", "ade", "backbone")
     assert {"mIoU", "fwIoU", "mACC", "pACC", "IoU-background"} <= result["metrics"].keys()
     assert not any("oundary" in name or "B-Iou" in name for name in result["metrics"])
     assert result["settings"]["iterations"] == 2 and result["settings"]["weight_decay"] == 0.01
     log, printed = (tmp_path / "log.txt").read_text(), capsys.readouterr().out
-    whole = f"all {20 if class_token else 19} tensors of the trunk matched (0.5 M parameters)\n"  # and nothing unused
+    whole = (
+        f"all {20 if class_token else 19} tensors of the backbone matched (0.5 M parameters)\n"  # and nothing unused
+    )
     assert whole in log
     assert printed.splitlines()[-1] == f"mIoU {result['metrics']['mIoU']:.2f}: {tmp_path / 'result.json'}"
 
@@ -75,12 +77,12 @@ def test_train_resume_and_evaluate_from_either_system(train_net, semantic, tmp_p
     again = json.loads((tmp_path / "again" / "result.json").read_text())
     assert again["metrics"] == result["metrics"] and again["model"] == "model_final"
 
-    train_net("--resume", *here, f"train.init_checkpoint={tmp_path}/trunk.safetensors", "train.max_iter=3")
+    train_net("--resume", *here, f"train.init_checkpoint={tmp_path}/backbone.safetensors", "train.max_iter=3")
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
 
 
 def test_detectron2s_own_tool_takes_the_same_config(train_net, semantic, tmp_path, monkeypatch, capsys):
-    """It fills the trunk, trains, evaluates, and our tool finds the same mIoU for the same weights."""
+    """It fills the backbone, trains, evaluates, and our tool finds the same mIoU for the same weights."""
     tool = Path(detectron2.__file__).parents[1] / "tools" / "lazyconfig_train_net.py"
     if not tool.is_file():
         pytest.skip("this Detectron2 comes without its tools")
@@ -90,9 +92,9 @@ def test_detectron2s_own_tool_takes_the_same_config(train_net, semantic, tmp_pat
         runpy.run_path(str(tool), run_name="__main__")
         return capsys.readouterr().out.splitlines()[-1]
 
-    state = trunk_file(tmp_path / "trunk.pth", class_token=True)
+    state = backbone_file(tmp_path / "backbone.pth", class_token=True)
     here = f"train.output_dir={tmp_path}"
-    run_stock("--num-gpus=0", here, "optimizer.lr=0.0", f"train.init_checkpoint={tmp_path}/trunk.pth")
+    run_stock("--num-gpus=0", here, "optimizer.lr=0.0", f"train.init_checkpoint={tmp_path}/backbone.pth")
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     for name, value in state.items():
         assert torch.equal(trained[f"backbone.net.{name}"], value)

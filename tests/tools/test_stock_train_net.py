@@ -33,7 +33,7 @@ tool, *arguments = sys.argv[1:]
 for mode in ([], ["--eval-only"]):
     sys.argv = [tool, *mode, *arguments]
     runpy.run_path(tool, run_name="__main__")
-    arguments = [a.replace("trunk.pth", "model_final.pth") for a in arguments]
+    arguments = [a.replace("backbone.pth", "model_final.pth") for a in arguments]
 """
 
 
@@ -41,9 +41,9 @@ for mode in ([], ["--eval-only"]):
 def test_it_trains_and_evaluates(small_coco, tmp_path):
     (tmp_path / "environment.py").write_text(ENVIRONMENT.format(folder=small_coco))
     net = CropFieldViT(embed_dim=32, depth=1, num_heads=2, field_size=(4, 4))
-    write_backbone(tmp_path / "trunk.pth", net.state_dict(), {})
+    write_backbone(tmp_path / "backbone.pth", net.state_dict(), {})
     options = (
-        f"OUTPUT_DIR {tmp_path} MODEL.WEIGHTS {tmp_path}/trunk.pth MODEL.DEVICE cpu DATASETS.TRAIN ('small',) "
+        f"OUTPUT_DIR {tmp_path} MODEL.WEIGHTS {tmp_path}/backbone.pth MODEL.DEVICE cpu DATASETS.TRAIN ('small',) "
         "DATASETS.TEST ('small',) MODEL.CROPFIELD.EMBED_DIM 32 MODEL.CROPFIELD.DEPTH 1 MODEL.CROPFIELD.NUM_HEADS 2 "
         "MODEL.CROPFIELD.FIELD_SIZE [4,4] MODEL.CROPFIELD.SQUARE_PAD 0 MODEL.RETINANET.NUM_CLASSES 2 "
         "MODEL.RETINANET.SCORE_THRESH_TEST 0.0 INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96 SOLVER.BASE_LR 0.0 "

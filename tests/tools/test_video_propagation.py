@@ -22,14 +22,14 @@ def videos(run_tool, tmp_path_factory):
 @pytest.mark.parametrize("class_token", [True, False])
 def test_from_weights_to_figures(run_tool, videos, tmp_path, class_token, capsys):
     torch.manual_seed(0)
-    trunk = VisionTransformer(8, 32, 1, 4, field_size=8, class_token=class_token, layer_scale=1.0)
-    write_backbone(tmp_path / "trunk.safetensors", trunk.state_dict(), {"field_size": "8x8", "num_heads": "4"})
-    arguments = ["--weights", tmp_path / "trunk.safetensors", "--davis", videos, "--short-side", 64]
+    backbone = VisionTransformer(8, 32, 1, 4, field_size=8, class_token=class_token, layer_scale=1.0)
+    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), {"field_size": "8x8", "num_heads": "4"})
+    arguments = ["--weights", tmp_path / "backbone.safetensors", "--davis", videos, "--short-side", 64]
     run_tool("video_propagation", *arguments, "--output", tmp_path / "out", "--pictures")
     run_tool("video_propagation", *arguments, "--output", tmp_path / "none", "--untrained", "--seed", 1)
     found, none = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("out", "none"))
-    assert (found["protocol"], found["dataset"], found["model"]) == ("video", "davis/val", "trunk")
-    assert none["model"] == "trunk (untrained)" and none["metrics"] != found["metrics"]
+    assert (found["protocol"], found["dataset"], found["model"]) == ("video", "davis/val", "backbone")
+    assert none["model"] == "backbone (untrained)" and none["metrics"] != found["metrics"]
     assert set(found["settings"]["objects"]) == {f"composed-0{v}_{n}" for v in (0, 1) for n in (1, 2)}
     objects = found["settings"]["objects"].values()
     assert found["metrics"]["J_mean"] == pytest.approx(np.mean([scores["J"] for scores in objects]))

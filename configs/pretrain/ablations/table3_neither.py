@@ -10,5 +10,5 @@ Paper, after 12 epochs of COCO: 41.3 box AP, 37.2 mask AP; the default has 44.8 
 from ..cropfield_vits16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.update(field_sampling=False, position_loss=False)
-model.trunk.field_size = 14
+model.backbone.field_size = 14
 train.output_dir = "outputs/ablations/table3_neither"

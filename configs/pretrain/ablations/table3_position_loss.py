@@ -9,5 +9,5 @@ Paper, after 12 epochs of COCO: 43.7 box AP, 39.1 mask AP; the default has 44.8 
 from ..cropfield_vits16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.field_sampling = False
-model.trunk.field_size = 14
+model.backbone.field_size = 14
 train.output_dir = "outputs/ablations/table3_position_loss"

@@ -8,5 +8,5 @@ Paper, after 12 epochs of COCO: 44.4 box AP, 39.7 mask AP; the default has 44.8 
 
 from ..cropfield_vits16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
-model.trunk.field_size = 19
+model.backbone.field_size = 19
 train.output_dir = "outputs/ablations/table4b_19x19"

@@ -1,11 +1,10 @@
-"""CropField for Detectron2: the pretrained trunk as a backbone, from LazyConfig files or yaml."""
+"""CropField for Detectron2: the pretrained ViT as a backbone, from LazyConfig files or yaml."""
 
 from cropfield.autocast import BFloat16RCNN
 from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
 from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
 from cropfield.weights import load_weights
-from pretrain.models.weights import LoadReport
-from pretrain.models.weights import load_trunk as load_backbone
+from pretrain.models.weights import LoadReport, load_backbone
 
 __all__ = [
     "BFloat16RCNN",

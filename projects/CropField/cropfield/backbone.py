@@ -1,4 +1,4 @@
-"""CropField's trunk as a Detectron2 backbone, and the simple feature pyramid over it."""
+"""CropField's ViT as a Detectron2 `Backbone`, and the simple feature pyramid over it."""
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
@@ -8,7 +8,7 @@ from pretrain.models.vit import VisionTransformer
 
 
 class CropFieldViT(VisionTransformer, Backbone):
-    """The pretraining trunk, unchanged, with Detectron2's interface: an exported file loads name by name.
+    """The pretraining backbone, unchanged, with Detectron2's interface: an exported file loads name by name.
 
     Global attention in every block, no windows and no relative positions (App. B.2). The whole image is the whole
     position field, so any image size works. Unlike `detectron2.modeling.ViT` it keeps LayerScale.
@@ -17,7 +17,7 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: name of the one output.
         final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
         square_pad: pad images to squares of so many pixels; 0 pads to multiples of the patch.
-        trunk: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too:
+        backbone: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too:
             blocks that begin near the identity train faster (tiny detector: 16.6 box AP, with gamma 1 only 9.0).
     """
 
@@ -28,9 +28,9 @@ class CropFieldViT(VisionTransformer, Backbone):
         final_norm: bool = False,
         class_token: bool = False,
         square_pad: int = 0,
-        **trunk,
+        **backbone,
     ):
-        super().__init__(final_norm=final_norm, class_token=class_token, **trunk)
+        super().__init__(final_norm=final_norm, class_token=class_token, **backbone)
         self.square_pad = square_pad
         self._out_features = [out_feature]
         self._out_feature_channels = {out_feature: self.embed_dim}
@@ -69,13 +69,14 @@ class CropFieldFeaturePyramid(SimpleFeaturePyramid):
 
 
 class PlainBackbone(Backbone):
-    """The trunk without a pyramid, for heads that read its one feature map: semantic segmentation.
+    """The backbone without a pyramid, for heads that read its one feature map: semantic segmentation.
 
-    The trunk is called `net`, as it is under a pyramid, so that weights, configs and presets know it by the same names.
+    The backbone is called `net`, as it is under a pyramid, so that weights, configs and presets know it by the same
+    names.
 
     Args:
         net: a `CropFieldViT`.
-        frozen: keep the trunk as it is, drop path off, and train what reads it alone.
+        frozen: keep the backbone as it is, drop path off, and train what reads it alone.
     """
 
     def __init__(self, net: Backbone, frozen: bool = False):

@@ -20,7 +20,7 @@ class Commands:
         return Stage(output.name, command, show=r"pretrain\.|^error")
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
-        """Take the trunk out of a pretraining's output folder."""
+        """Take the backbone out of a pretraining's output folder."""
         return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", str(backbone)))
 
     def detect(

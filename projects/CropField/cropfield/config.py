@@ -35,7 +35,7 @@ def add_cropfield_config(cfg: CfgNode) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldViT:
-    """The plain trunk: one feature map at the patch's stride.
+    """The plain backbone: one feature map at the patch's stride.
 
     Args:
         input_shape: what Detectron2 passes; images have three channels in any case.
@@ -60,7 +60,7 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
 
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldFeaturePyramid:
-    """The trunk under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
+    """The backbone under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
     node = cfg.MODEL.CROPFIELD
     return CropFieldFeaturePyramid(
         net=build_cropfield_vit_backbone(cfg, input_shape),

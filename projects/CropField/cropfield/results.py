@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: one small file of figures for each protocol, dataset and trunk."""
+"""What an evaluation leaves behind: one small file of figures for each protocol, dataset and backbone."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_result(
         protocol: "linear_probe", "knn", "finetune", "video", "semantic_seg", "detection", "attention", "field" or
             "predictor".
         dataset: what it was measured on, e.g. "imagenet", "imagenet_1pct", "davis2017".
-        model: what the reader calls the trunk, e.g. the weight file's stem.
+        model: what the reader calls the backbone, e.g. the weight file's stem.
         metrics: figures by name, e.g. `{"top1": 74.5}`; shares in percent.
         settings: what else defines the figures: the command, the choices of a sweep, the machine.
 

@@ -1,4 +1,4 @@
-"""Weights into detectors: a backbone file, ours or a public one, to the trunk, or a whole detector's checkpoint."""
+"""Weights into detectors: a backbone's, ours or public ones, or a whole detector's checkpoint."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import nn
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 from pretrain.models.weight_layouts import abbreviated
-from pretrain.models.weights import LoadReport, load_trunk
+from pretrain.models.weights import LoadReport, load_backbone
 
 logger = logging.getLogger(__name__)
 
@@ -17,20 +17,20 @@ _DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_", "sem_
 
 
 def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> LoadReport | None:
-    """Fill a detector from a file: a backbone file goes to its trunk, a whole detector's checkpoint to all of it.
+    """Fill a detector from a file: a backbone's weights go to its ViT, a whole detector's checkpoint to all of it.
 
     Args:
-        partial: see `load_trunk`.
+        partial: see `load_backbone`.
 
     Returns:
-        the trunk's report; None after a whole detector was loaded.
+        the backbone's report; None after a whole detector was loaded.
 
     Raises:
-        UserError: as `load_trunk`, or a detector's checkpoint that does not fit this detector.
+        UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector.
     """
     state = {name.removeprefix("model."): value for name, value in read_tensors(path)[0].items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
-        return load_trunk(find_trunk(model), path, partial)
+        return load_backbone(find_backbone(model), path, partial)
     wanted = model.state_dict()
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
@@ -43,7 +43,7 @@ def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> L
     return None
 
 
-def find_trunk(model: nn.Module) -> nn.Module:
+def find_backbone(model: nn.Module) -> nn.Module:
     """The ViT inside a detector: Detectron2's `backbone.net`, or `backbone` itself."""
     backbone = getattr(model, "backbone", model)
     net = getattr(backbone, "net", backbone)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Parameters, multiply-adds and activations of a detector, part by part, for one image of a given size.
 
-    projects/CropField/tools/analyze_model.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py --image-size 1024x1024
+    projects/CropField/tools/analyze_model.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \\
+        --image-size 1024x1024
 
 Counted by fvcore on a random image: a multiply and its add are one, as in fvcore and in the papers. Attention counts
 with its two products of N x N tokens. The regions' part depends on how many regions the random weights propose.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Export a detector's backbone as an ONNX model and check it in onnxruntime.
 
-    projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py --weights backbone.safetensors \
-        -o vits16.onnx --image-size 1024x1024
+    projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \
+        --weights backbone.safetensors -o vits16.onnx --image-size 1024x1024
 
-Input `images`: (B, 3, H, W) float32 RGB, normalised as the config says; any B. Output: the trunk's feature map
+Input `images`: (B, 3, H, W) float32 RGB, normalised as the config says; any B. Output: the backbone's feature map
 (B, D, H/p, W/p), or with --pyramid the maps of the whole backbone, each under its name. The size is fixed: the position
 field is sampled for it and lies in the file as a constant. Needs `pip install onnx onnxscript onnxruntime`.
 """
@@ -35,7 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help="a backbone file, or a detector's checkpoint")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
-    parser.add_argument("--pyramid", action="store_true", help="the backbone with its pyramid, not only the trunk")
+    parser.add_argument("--pyramid", action="store_true", help="the backbone with its pyramid, not only the backbone")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 

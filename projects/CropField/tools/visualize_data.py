@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What the detector's loader really feeds: augmented images as the model gets them, with their boxes and masks.
 
-    projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py --output outputs/seen --images 16 \
-        dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
+    projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
+        --output outputs/seen --images 16 dataset.train_json=T.json dataset.train_images=T/ \
+        dataset.val_json=V.json dataset.val_images=V/
 
 --split test shows the evaluation's images, which carry no objects: their size is what there is to see.
 """

@@ -1,4 +1,4 @@
-"""What the laboratory's commands share: options, how a trunk is opened, how pictures and folders are written."""
+"""What the laboratory's commands share: options, how a backbone is opened, how pictures and folders are written."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lab.trunks import build_trunk, open_trunk
+from lab.backbones import build_backbone, open_backbone
 from pretrain.engine.devices import default_device
 from pretrain.errors import UserError
 from pretrain.files import replacing
@@ -31,8 +31,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_trunk_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--weights, --num-heads, --untrained, --seed and --device, for `load_trunk`."""
+def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """--weights, --num-heads, --untrained, --seed and --device, for `load_backbone`."""
     add, weights = parser.add_argument, "a backbone file, a training state or public ViT weights"
     add("--weights", type=Path, required=required, metavar="FILE", help=weights)
     add(
@@ -46,10 +46,10 @@ def add_trunk_options(parser: argparse.ArgumentParser, required: bool = True) ->
     add("--device", default=default_device(), help="default: cuda where there is one")
 
 
-def load_trunk(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The trunk that `add_trunk_options` asks for, frozen, in evaluation mode, on its device. Raises UserError."""
+def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """The backbone that `add_backbone_options` asks for, frozen, in eval mode, on its device. Raises UserError."""
     torch.manual_seed(args.seed)  # of the untrained one's values
-    make = build_trunk if args.untrained else open_trunk
+    make = build_backbone if args.untrained else open_backbone
     return make(args.weights, args.num_heads, drop_path_rate).to(args.device)
 
 

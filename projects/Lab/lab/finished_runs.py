@@ -1,4 +1,4 @@
-"""A finished pretraining run brought back to be looked at: its method, its trunk before and after, its first batch."""
+"""A finished pretraining run, to be looked at: its method, its backbone before and after, its first batch."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from pretrain.engine.saved_config import read_config
 from pretrain.errors import UserError
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weights import read_trunk
+from pretrain.models.weights import read_backbone
 
 NUM_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """`untrained` and `trained`: the trunk as it started, and the teacher's now, after `steps` steps. `batch`: the
+    """`untrained` and `trained`: the backbone as it started, and the teacher's now, after `steps` steps. `batch`: the
     batch of the first step (see `pretrain.data.batches`). `images`: its first images, uint8 RGB (H, W, 3)."""
 
     untrained: VisionTransformer
@@ -59,14 +59,15 @@ def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining
     if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
         return None
     cfg = read_config(folder / "config.yaml")
-    untrained, trained, steps = trunks(cfg, folder / LAST)
+    untrained, trained, steps = backbones(cfg, folder / LAST)
     source = open_source(images) if images else instantiate(cfg.dataloader.train.source)
     batch, shown = first_batch(cfg, source)
     return Pretraining(untrained, trained, steps, batch, shown)
 
 
-def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
-    """The trunk with its initial values, made again from the run's seed; the teacher's trunk; the steps it was trained.
+def backbones(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
+    """The backbone with its initial values, made again from the run's seed; the teacher's backbone; the steps it was
+    trained.
 
     Raises:
         UserError: the checkpoint is broken or of another config.
@@ -75,7 +76,7 @@ def trunks(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, Vision
     seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
     untrained = instantiate(cfg.model).backbone.eval().requires_grad_(False)
     trained = deepcopy(untrained)
-    fill(trained, read_trunk(checkpoint).state, checkpoint)
+    fill(trained, read_backbone(checkpoint).state, checkpoint)
     return untrained, trained, steps
 
 

@@ -9,8 +9,8 @@ A row for each point: the image with a red dot, then each model's map, the mean 
 1 from the upper left of the image's middle square. As many points as images go together in order; otherwise one image
 takes all points, or all images take one point.
 
-Fig. 7 compares trunks pretrained with configs/pretrain/ablations/table5a_box.py, whose positions are masked box-wise,
-and with the default, cross-wise: look for vertical lines.
+Fig. 7 compares backbones pretrained with configs/pretrain/ablations/table5a_box.py, whose positions are masked
+box-wise, and with the default, cross-wise: look for vertical lines.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import torch
 
 from lab.attention.images import check_points, check_size, load_points, point
 from lab.attention.maps import maps_picture
+from lab.backbones import build_backbone, open_backbone
 from lab.commands import new_parser, write_picture
-from lab.timm_trunks import timm_trunk
-from lab.trunks import build_trunk, open_trunk
+from lab.timm_backbones import timm_backbone
 from pretrain.errors import UserError, run_main
 
 
@@ -49,18 +49,18 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def open_models(args: argparse.Namespace) -> dict:
-    """Trunks by the names of their columns."""
-    found = [(Path(path).stem, open_trunk(path, args.num_heads)) for path in args.weights]
+    """Backbones by the names of their columns."""
+    found = [(Path(path).stem, open_backbone(path, args.num_heads)) for path in args.weights]
     if args.untrained:
         torch.manual_seed(args.seed)
-        found.append(("untrained", build_trunk(args.weights[0], args.num_heads)))
-    found += [(name, timm_trunk(name)) for name in args.timm]
+        found.append(("untrained", build_backbone(args.weights[0], args.num_heads)))
+    found += [(name, timm_backbone(name)) for name in args.timm]
     names = args.names or [name for name, _ in found]
     if len(names) != len(found) or len(set(names)) < len(names):
         raise UserError(f"{len(found)} models are called {', '.join(names)}; give --names, one of its own for each")
-    models = dict(zip(names, (trunk for _, trunk in found), strict=True))
-    for name, trunk in models.items():
-        check_size(args.image_size, trunk.patch_size, name)
+    models = dict(zip(names, (backbone for _, backbone in found), strict=True))
+    for name, backbone in models.items():
+        check_size(args.image_size, backbone.patch_size, name)
     return models
 
 

@@ -1,4 +1,4 @@
-"""How diverse and how wide a trunk's attention is, by layer and head (paper's App. A, Fig. 5).
+"""How diverse and how wide a backbone's attention is, by layer and head (paper's App. A, Fig. 5).
 
     python projects/Lab/tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\
         --output outputs/attention/cropfield
@@ -25,15 +25,15 @@ from cropfield.results import write_result
 from lab.attention.images import MiddleSquares, check_size
 from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
 from lab.attention.stats import attention_stats, uniform_distance
-from lab.commands import add_trunk_options, load_trunk, new_parser, peak_memory, positive
-from lab.timm_trunks import timm_trunk
+from lab.commands import add_backbone_options, load_backbone, new_parser, peak_memory, positive
+from lab.timm_backbones import timm_backbone
 from pretrain.data.images import open_source
 from pretrain.errors import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    add_trunk_options(parser, required=False)
+    add_backbone_options(parser, required=False)
     add = parser.add_argument
     add("--timm", metavar="NAME", help="instead of --weights: a plain ViT of timm, fetched by it")
     add("--timm-random", action="store_true", help="timm's random initial weights, without a download")
@@ -57,24 +57,26 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)
     images = MiddleSquares(open_source(args.images), args.image_size, args.limit)
-    trunk = timm_trunk(args.timm, pretrained=not args.timm_random).to(args.device) if args.timm else load_trunk(args)
-    check_size(args.image_size, trunk.patch_size, args.name)
+    backbone = (
+        timm_backbone(args.timm, pretrained=not args.timm_random).to(args.device) if args.timm else load_backbone(args)
+    )
+    check_size(args.image_size, backbone.patch_size, args.name)
     start = time.perf_counter()
-    stats = attention_stats(trunk, tqdm(images, unit="image"))
+    stats = attention_stats(backbone, tqdm(images, unit="image"))
     seconds, memory = time.perf_counter() - start, peak_memory()
-    metrics = layer_metrics(stats, trunk.patch_size, args.image_size)
-    uniform = trunk.patch_size * uniform_distance((args.image_size // trunk.patch_size,) * 2)
+    metrics = layer_metrics(stats, backbone.patch_size, args.image_size)
+    uniform = backbone.patch_size * uniform_distance((args.image_size // backbone.patch_size,) * 2)
     settings = {"images": stats.num_images, "broken_images": images.broken, "image_size": args.image_size}
-    settings |= {"patch_size": trunk.patch_size, "tokens": "patches only, renormalised", "source": args.images}
+    settings |= {"patch_size": backbone.patch_size, "tokens": "patches only, renormalised", "source": args.images}
     settings |= {"weights": str(args.weights or args.timm), "untrained": args.untrained or args.timm_random}
     settings |= {"uniform_distance_pixels": round(uniform, 3)}
     settings |= {"seconds": round(seconds, 1), "peak_memory_gib": round(memory, 2)}
-    write_heads(args.output / "heads.csv", stats, trunk.patch_size, args.image_size)
+    write_heads(args.output / "heads.csv", stats, backbone.patch_size, args.image_size)
     path = write_result(
         args.output, "attention", args.dataset_name or Path(args.images).stem, args.name, metrics, settings
     )
     write_layers_plot(args.output / "layers.png", [read_layers(args.output)])
-    for layer in range(1, len(trunk.blocks) + 1):
+    for layer in range(1, len(backbone.blocks) + 1):
         nmi, distance, percent = (
             metrics[f"{kind}_layer_{layer:02d}"] for kind in ("nmi", "distance", "distance_percent")
         )

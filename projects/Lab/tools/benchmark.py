@@ -4,9 +4,9 @@
     projects/Lab/tools/benchmark.py data
     projects/Lab/tools/benchmark.py step --dtype bfloat16 --threads 2 --json outputs/step.json
 
-Ours and the plain version run in turns in one process (`step` and `gpu` take theirs from tests/reference, so they need a
-checkout). A ratio is the median over the pairs of ours / plain, its spread their quartiles. --json writes all of it, with
-what was run and on which machine.
+Ours and the plain version run in turns in one process (`step` and `gpu` take theirs from tests/reference, so they need
+a checkout). A ratio is the median over the pairs of ours / plain, its spread their quartiles. --json writes all of it,
+with what was run and on which machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COMMANDS = {
     "growth": "time and memory over crops, resolution, prototypes and batch",
     "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
-    "probe": "a linear probe with features kept, against running the trunk in each epoch",
+    "probe": "a linear probe with features kept, against running the backbone in each epoch",
     "gpu": "images a second and share of the card's peak; needs a GPU",
 }
 
@@ -43,12 +43,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
     add("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
     add("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
-    add("--trunk", choices=("vits", "vitb"), help="default vits; gpu measures both")
+    add("--backbone", choices=("vits", "vitb"), help="default vits; gpu measures both")
     add("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(argv)
     if options.command != "gpu":
-        options.trunk = options.trunk or "vits"
+        options.backbone = options.backbone or "vits"
     for name in ("threads", "pairs", "images"):
         value = getattr(options, name)
         if value is not None and value < 1:

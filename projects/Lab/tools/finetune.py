@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune a whole trunk as a classifier: StoP's Tables 5 and 17 (1% of ImageNet) and 15 (all of it).
+"""Fine-tune a whole backbone as a classifier: StoP's Tables 5 and 17 (1% of ImageNet) and 15 (all of it).
 
     projects/Lab/tools/finetune.py --weights vitl16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
         --train-list 1percent.txt --output outputs/finetune_1pct
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from detectron2.utils.logger import setup_logger
 
 from lab.commands import positive
-from lab.probes.arguments import datasets_of, evaluation_parser, load_trunk_of, report
+from lab.probes.arguments import datasets_of, evaluation_parser, load_backbone_of, report
 from lab.probes.datasets import framing_of
 from lab.probes.finetune import Classifier, FineTuning, Recipe
 from pretrain.errors import UserError, run_main
@@ -44,14 +44,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
-    trunk, (train, val) = load_trunk_of(args, args.drop_path), datasets_of(args)
+    backbone, (train, val) = load_backbone_of(args, args.drop_path), datasets_of(args)
     recipe = Recipe(
         batch_size=args.batch_size or Recipe.batch_size,
         framing=framing_of(args.dataset),
         amp=str(args.device).startswith("cuda"),
         **{name: getattr(args, name) for name in CHOICES},
     )
-    model = Classifier(trunk, len(train.classes)).to(args.device)
+    model = Classifier(backbone, len(train.classes)).to(args.device)
     tuning = FineTuning(model, train, val, recipe, args.output / "last.pth", args.num_workers)
     if args.resume:
         tuning.resume()

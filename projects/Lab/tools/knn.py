@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weighted k-nearest neighbours on a frozen trunk's last layer (DINO's protocol): nothing is trained.
+"""Weighted k-nearest neighbours on a frozen backbone's last layer (DINO's protocol): nothing is trained.
 
     projects/Lab/tools/knn.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output knn
 
@@ -21,7 +21,7 @@ NEIGHBOURS = [10, 20, 100, 200]
 def parse_args(argv=None) -> argparse.Namespace:
     parser = evaluation_parser(__doc__)
     add = parser.add_argument
-    add("--pool", choices=("cls", "patch"), help="default: class token if the trunk has one")
+    add("--pool", choices=("cls", "patch"), help="default: class token if the backbone has one")
     add("--k", type=positive, nargs="+", default=NEIGHBOURS, help="neighbours (default 10 20 100 200)")
     add("--temperature", type=float, default=0.07, help="of the votes (default 0.07)")
     add_cache(parser)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Linear classifiers on a frozen trunk: StoP's Tables 1, 2, 4, 6 to 8, 13 and 14.
+"""Linear classifiers on a frozen backbone: StoP's Tables 1, 2, 4, 6 to 8, 13 and 14.
 
     projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data imagenet --output probe
     projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \

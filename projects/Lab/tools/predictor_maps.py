@@ -53,7 +53,7 @@ def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
     for run, method in zip(args.runs, methods.values(), strict=True):
         if not isinstance(method, JEPA):
             raise UserError(f"{run}: a run of {type(method).__name__} has no predictor; give one of I-JEPA or StoP")
-    grids = {(method.predictor.field_size, method.student["trunk"].patch_size) for method in methods.values()}
+    grids = {(method.predictor.field_size, method.student["backbone"].patch_size) for method in methods.values()}
     if len(grids) > 1:
         raise UserError(f"the runs have predictors of different grids or patches, {sorted(grids)}; compare like runs")
     return methods
@@ -63,7 +63,7 @@ def main() -> None:
     args = parse_args()
     methods = open_runs(args)
     first = next(iter(methods.values()))
-    patch = first.student["trunk"].patch_size
+    patch = first.student["backbone"].patch_size
     marked_images = load_points(args.images, args.points, min(first.predictor.field_size) * patch)
     torch.manual_seed(args.seed)
     pictures = {"positions.png": positions_picture({name: method.predictor for name, method in methods.items()})}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Follow objects through the videos of DAVIS-2017 by a trunk's patch features, and measure J and F.
+"""Follow objects through the videos of DAVIS-2017 by a backbone's patch features, and measure J and F.
 
     projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/davis
     projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/none \
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from cropfield.results import write_result
-from lab.commands import add_trunk_options, load_trunk, new_parser, peak_memory
+from lab.commands import add_backbone_options, load_backbone, new_parser, peak_memory
 from lab.video.davis import dataset_name, find_videos
 from lab.video.evaluate import evaluate_video, overall
 from lab.video.propagate import Propagation
@@ -27,7 +27,7 @@ from pretrain.errors import UserError, run_main
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    add_trunk_options(parser)
+    add_backbone_options(parser)
     add = parser.add_argument
     add("--davis", type=Path, required=True, help="folder of JPEGImages, Annotations and ImageSets")
     add("--output", type=Path, required=True, help="folder to write: result.json, masks/, pictures/")
@@ -49,12 +49,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    videos, trunk = find_videos(args.davis, args.split), load_trunk(args)
+    videos, backbone = find_videos(args.davis, args.split), load_backbone(args)
     propagation = Propagation(args.context, args.radius, args.top_k, args.temperature)
     scores, start = [], time.perf_counter()
     for video in videos:
         begin, before = time.perf_counter(), len(scores)
-        scores += evaluate_video(trunk, video, args.output / "masks", propagation, args.short_side)
+        scores += evaluate_video(backbone, video, args.output / "masks", propagation, args.short_side)
         pace = (time.perf_counter() - begin) / len(video.frames)
         print(f"{video.name}: {len(video.frames)} frames, {pace:.2f} s a frame, {in_words(overall(scores[before:]))}")
         if args.pictures:

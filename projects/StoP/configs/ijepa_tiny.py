@@ -2,14 +2,14 @@
 
     python tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_tiny.py dataloader.train.source.root=DIR
 
-The trunk of cropfield_tiny.py but for class token and LayerScale, on a grid of 12 x 12. The learning rate is low and
+The backbone of cropfield_tiny.py but for class token and LayerScale, on a grid of 12 x 12. The learning rate is low and
 the teacher slow for so short a training: with base_lr=8e-3 and a teacher that starts at 0.99 the features of StoP lost
-their rank (patch_rank 6.5 after 1,000 steps, not 38), and a linear probe fell from the untrained trunk's 51 to 37.
+their rank (patch_rank 6.5 after 1,000 steps, not 38), and a linear probe fell from the untrained backbone's 51 to 37.
 """
 
 from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
-model.trunk.update(patch_size=8, embed_dim=192, depth=6, num_heads=3, field_size=12)
+model.backbone.update(patch_size=8, embed_dim=192, depth=6, num_heads=3, field_size=12)
 model.predictor.update(embed_dim=96, depth=3, num_heads=3)
 model.momentum.start_value = 0.998
 

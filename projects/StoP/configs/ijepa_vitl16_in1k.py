@@ -9,6 +9,6 @@ Paper, linear probe: 64.2 with 1% of ImageNet's labels, 76.1 with all; last four
 
 from .ijepa_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
-model.trunk.update(embed_dim=1024, depth=24, num_heads=16)
+model.backbone.update(embed_dim=1024, depth=24, num_heads=16)
 model.predictor.update(depth=12, num_heads=16)
 train.output_dir = "outputs/ijepa_vitl16_in1k"

@@ -13,15 +13,15 @@ from stop.predictor import Predictor
 
 
 class JEPA(StudentTeacher):
-    """A student trunk sees the context patches of an image; a predictor tells from them, block by block, what the
-    teacher trunk, which sees the whole image, makes of the target patches.
+    """A student backbone sees the context patches of an image; a predictor tells from them, block by block, what the
+    teacher backbone, which sees the whole image, makes of the target patches.
 
     Args:
-        trunk: the student's trunk, without a class token; the teacher is a copy of it.
+        backbone: the student's backbone, without a class token; the teacher is a copy of it.
         predictor: with or without stochastic positions (`noise_std`, see `Predictor`).
         momentum: the teacher's momentum over training, from 0 to 1 (I-JEPA: linear, 0.996 -> 1).
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both trunks start; "" leaves the trunk as it comes.
+        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
         half_resolution: predict block by block also what is left of the targets at half their resolution, after
             "bilinear" resizing or "max" pooling (Table 8); None is StoP and I-JEPA.
         l1, l2: weights of `sum |A|` and `sum A^2`, the regularisers that Sec. 4.3 compares with StoP's noise.
@@ -29,7 +29,7 @@ class JEPA(StudentTeacher):
 
     def __init__(
         self,
-        trunk: VisionTransformer,
+        backbone: VisionTransformer,
         predictor: Predictor,
         momentum: ParamScheduler,
         max_iter: int,
@@ -38,13 +38,15 @@ class JEPA(StudentTeacher):
         l1: float = 0.0,
         l2: float = 0.0,
     ):
-        if trunk.cls_token is not None:
-            raise UserError("model.trunk: I-JEPA's trunk has no class token; set class_token=False")
-        if predictor.trunk_dim != trunk.embed_dim:
-            raise UserError(f"model.predictor.trunk_dim {predictor.trunk_dim} is not the trunk's {trunk.embed_dim}")
+        if backbone.cls_token is not None:
+            raise UserError("model.backbone: I-JEPA's backbone has no class token; set class_token=False")
+        if predictor.backbone_dim != backbone.embed_dim:
+            raise UserError(
+                f"model.predictor.backbone_dim {predictor.backbone_dim} is not the backbone's {backbone.embed_dim}"
+            )
         if half_resolution not in (None, "bilinear", "max"):
             raise UserError(f"model.half_resolution: {half_resolution!r} is neither 'bilinear' nor 'max' nor None")
-        super().__init__(nn.ModuleDict({"trunk": trunk}), momentum, max_iter, init)
+        super().__init__(nn.ModuleDict({"backbone": backbone}), momentum, max_iter, init)
         self.half_resolution, self.l1, self.l2 = half_resolution, l1, l2
         self.predictor = predictor
 
@@ -70,7 +72,7 @@ class JEPA(StudentTeacher):
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module; gradients are clipped for each on its own, if at all."""
-        modules = {"trunk": self.student["trunk"], "predictor": self.predictor}
+        modules = {"backbone": self.student["backbone"], "predictor": self.predictor}
         return {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
 
     @torch.no_grad()
@@ -99,8 +101,8 @@ class JEPA(StudentTeacher):
 
     def teacher_features(self, images: Tensor) -> Tensor:
         """(B, H*W, D), from whole images."""
-        trunk = self.teacher["trunk"]
-        return trunk.encode([trunk.embed(images)])[0]
+        backbone = self.teacher["backbone"]
+        return backbone.encode([backbone.embed(images)])[0]
 
     @torch.no_grad()
     def targets(self, images: Tensor, patches: Tensor) -> Tensor:
@@ -110,11 +112,11 @@ class JEPA(StudentTeacher):
 
     def predict(self, images: Tensor, context_patches: list[Tensor], target_patches: Tensor) -> Tensor:
         """The predictor's guess of the targets (B, M, h, w, D), from the context patches alone."""
-        trunk, counts = self.student["trunk"], [len(patches) for patches in context_patches]
-        seen = zip(trunk.embed(images).split(counts), context_patches, strict=True)
-        contexts = trunk.encode([gather(*group) for group in seen])
+        backbone, counts = self.student["backbone"], [len(patches) for patches in context_patches]
+        seen = zip(backbone.embed(images).split(counts), context_patches, strict=True)
+        contexts = backbone.encode([gather(*group) for group in seen])
         groups = zip(contexts, context_patches, target_patches.flatten(2).split(counts), strict=True)
-        predicted = torch.cat([self.predictor(*group, trunk.grid(images)) for group in groups])
+        predicted = torch.cat([self.predictor(*group, backbone.grid(images)) for group in groups])
         return predicted.unflatten(2, target_patches.shape[2:])
 
     def halved(self, blocks: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ class Predictor(nn.Module):
     Without noise (`noise_std=0`) it is I-JEPA's.
 
     Args:
-        trunk_dim: D of the trunk.
+        backbone_dim: D of the backbone.
         embed_dim, depth, num_heads, mlp_ratio: the usual; 384 wide, 6 blocks with ViT-B, 12 with ViT-L and ViT-H
             (Tables 9-12).
-        field_size: cells a side of its own position embeddings, or (h, w): the trunk's grid.
+        field_size: cells a side of its own position embeddings, or (h, w): the backbone's grid.
         learned_positions: trained positions (Table 6, row 2) instead of fixed sine-cosine ones.
         noise_std: sigma. 0.25 with ViT-B and ViT-L, 0.2 with ViT-H.
         noise_on: whose positions are stochastic: "masked" tokens (StoP), "context" tokens or "both" (Table 7).
@@ -44,7 +44,7 @@ class Predictor(nn.Module):
 
     def __init__(
         self,
-        trunk_dim: int,
+        backbone_dim: int,
         embed_dim: int = 384,
         depth: int = 6,
         num_heads: int = 12,
@@ -72,18 +72,18 @@ class Predictor(nn.Module):
                 "model.predictor.covariance: 'untied' is a matrix for the noise, and noise_std is 0; set noise_std, or "
                 "leave covariance at 'learned'"
             )
-        self.trunk_dim = trunk_dim
+        self.backbone_dim = backbone_dim
         self.noise_std = noise_std if noise_convention == "std" else noise_std**0.5
         self.noise_on, self.covariance = noise_on, covariance
         self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
 
-        self.embed = nn.Linear(trunk_dim, embed_dim, bias=shared_bias)  # A
-        self.untied = nn.Linear(trunk_dim, embed_dim, bias=False) if covariance == "untied" else None
+        self.embed = nn.Linear(backbone_dim, embed_dim, bias=shared_bias)  # A
+        self.untied = nn.Linear(backbone_dim, embed_dim, bias=False) if covariance == "untied" else None
         self.mask_token = None if shared_bias else nn.Parameter(torch.empty(embed_dim))  # m
         self.pos_embed = nn.Parameter(sincos_field(*self.field_size, embed_dim), requires_grad=learned_positions)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, 0.0, None) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.proj = nn.Linear(embed_dim, trunk_dim)
+        self.proj = nn.Linear(embed_dim, backbone_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -149,7 +149,7 @@ class Predictor(nn.Module):
         if self.covariance == "fixed":
             return self.noise_std * self.draw(positions.shape)
         matrix = self.embed.weight if self.untied is None else self.untied.weight
-        return F.linear(self.noise_std * self.draw((*positions.shape[:-1], self.trunk_dim)), matrix)
+        return F.linear(self.noise_std * self.draw((*positions.shape[:-1], self.backbone_dim)), matrix)
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers."""

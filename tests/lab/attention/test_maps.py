@@ -40,9 +40,9 @@ def test_one_patch_that_draws_everything_does_not_darken_the_rest():
 
 def test_rows_are_queries_and_columns_models():
     torch.manual_seed(0)
-    trunks = {name: VisionTransformer(8, 24, 1, 3, field_size=2).eval().requires_grad_(False) for name in ("a", "b")}
+    backbones = {name: VisionTransformer(8, 24, 1, 3, field_size=2).eval().requires_grad_(False) for name in ("a", "b")}
     queries = [(np.full((32, 32, 3), 90, np.uint8), (0.5, 0.25)), (np.full((32, 32, 3), 180, np.uint8), (0.25, 0.5))]
-    picture = maps_picture(trunks, queries, side=64)
+    picture = maps_picture(backbones, queries, side=64)
     row = 64 + LINE + 8
     assert picture.shape == (2 * MARGIN + LINE + 2 * row, 2 * MARGIN + 3 * 64 + 2 * 8, 3)
     for index, (image, (x, y)) in enumerate(queries):

@@ -23,13 +23,13 @@ def keys_by_place(count: int, looks_at: torch.Tensor) -> tuple[torch.Tensor, tor
     return (1000 * eye[looks_at] * math.sqrt(count))[None], eye[None]
 
 
-def trunk_of(class_token: bool = True) -> VisionTransformer:
+def backbone_of(class_token: bool = True) -> VisionTransformer:
     torch.manual_seed(0)
-    trunk = VisionTransformer(4, 24, 3, 3, field_size=5, layer_scale=0.5, class_token=class_token)
+    backbone = VisionTransformer(4, 24, 3, 3, field_size=5, layer_scale=0.5, class_token=class_token)
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)  # far from uniform attention
-    return trunk.eval().requires_grad_(False)
+    return backbone.eval().requires_grad_(False)
 
 
 def images_of(count: int = 3, height: int = 12, width: int = 20) -> torch.Tensor:
@@ -83,11 +83,11 @@ def test_half_of_the_information():
 
 @pytest.mark.parametrize("class_token", [True, False])
 def test_equals_the_definitions_written_out(class_token):
-    trunk, images = trunk_of(class_token), images_of()
-    nmi, distance = plain.plain_stats(trunk, images)
-    stats = attention_stats(trunk, images)
+    backbone, images = backbone_of(class_token), images_of()
+    nmi, distance = plain.plain_stats(backbone, images)
+    stats = attention_stats(backbone, images)
     assert stats.nmi.shape == (3, 3) and stats.num_images == 3
-    assert nmi.min() > 0.01 and nmi.std() > 1e-3  # the test would be empty on a uniform trunk
+    assert nmi.min() > 0.01 and nmi.std() > 1e-3  # the test would be empty on a uniform backbone
     torch.testing.assert_close(stats.nmi, nmi, atol=1e-5, rtol=0)
     torch.testing.assert_close(stats.distance, distance, atol=1e-5, rtol=0)
 
@@ -100,9 +100,9 @@ def test_blocks_of_rows_change_nothing(rows):
 
 
 def test_the_spread_is_that_of_the_images():
-    trunk, images = trunk_of(), images_of()
-    each = torch.stack([image_stats(trunk, image) for image in images])
-    stats = attention_stats(trunk, iter(images))
+    backbone, images = backbone_of(), images_of()
+    each = torch.stack([image_stats(backbone, image) for image in images])
+    stats = attention_stats(backbone, iter(images))
     torch.testing.assert_close(torch.stack([stats.nmi, stats.distance]), each.mean(0))
     torch.testing.assert_close(
         torch.stack([stats.nmi_std, stats.distance_std]), each.std(0, correction=0), atol=1e-6, rtol=0

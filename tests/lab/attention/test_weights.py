@@ -16,30 +16,30 @@ plain = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plain)
 
 
-def tokens_before_last_block(trunk, images):
-    tokens = trunk.embed_patches(images) + trunk.sample_positions(None, trunk.grid(images))
-    packed, layout = pack([trunk.with_class_token(tokens)])
-    for block in trunk.blocks[:-1]:
+def tokens_before_last_block(backbone, images):
+    tokens = backbone.embed_patches(images) + backbone.sample_positions(None, backbone.grid(images))
+    packed, layout = pack([backbone.with_class_token(tokens)])
+    for block in backbone.blocks[:-1]:
         packed = block(packed, layout)
     return packed, layout
 
 
-def last_attention(trunk, images):
+def last_attention(backbone, images):
     """(B, heads, L, L), class token first."""
-    tokens, layout = tokens_before_last_block(trunk, images)
-    return plain.attention_probabilities(trunk.blocks[-1], tokens, layout.lengths[0])
+    tokens, layout = tokens_before_last_block(backbone, images)
+    return plain.attention_probabilities(backbone.blocks[-1], tokens, layout.lengths[0])
 
 
 @pytest.fixture
-def trunk():
+def backbone():
     torch.manual_seed(0)
-    trunk = VisionTransformer(
+    backbone = VisionTransformer(
         patch_size=4, embed_dim=24, depth=3, num_heads=3, field_size=5, drop_path_rate=0.0, layer_scale=0.5
     )
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)  # far from uniform attention
-    return trunk.eval().requires_grad_(False)
+    return backbone.eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def images():
     return torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
-def test_equals_a_softmax_written_by_hand(trunk, images):
-    tokens, _ = tokens_before_last_block(trunk, images)
-    block = trunk.blocks[-1]
+def test_equals_a_softmax_written_by_hand(backbone, images):
+    tokens, _ = tokens_before_last_block(backbone, images)
+    block = backbone.blocks[-1]
     x = tokens.double().numpy().reshape(2, 13, 24)
     norm, qkv = block.norm1, block.attn.qkv
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + norm.eps)
@@ -62,27 +62,27 @@ def test_equals_a_softmax_written_by_hand(trunk, images):
             k = x[image, :, 24 + 8 * head : 24 + 8 * head + 8]
             weights = np.exp(q @ k.T / np.sqrt(8))
             expected[image, head] = weights / weights.sum(1, keepdims=True)
-    np.testing.assert_allclose(last_attention(trunk, images).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(last_attention(backbone, images).numpy(), expected, atol=1e-5)
 
 
-def test_applying_it_gives_the_blocks_own_output(trunk, images):
-    tokens, layout = tokens_before_last_block(trunk, images)
-    block = trunk.blocks[-1]
+def test_applying_it_gives_the_blocks_own_output(backbone, images):
+    tokens, layout = tokens_before_last_block(backbone, images)
+    block = backbone.blocks[-1]
     probabilities = plain.attention_probabilities(block, tokens, 13)
     v = block.attn.qkv(block.norm1(tokens))[:, 48:].reshape(2, 13, 3, 8).transpose(1, 2)
     mixed = (probabilities @ v).transpose(1, 2).reshape(26, 24)
     x = tokens + block.ls1(block.attn.proj(mixed))
     x = x + block.ls2(block.mlp(block.norm2(x)))
     torch.testing.assert_close(x, block(tokens, layout), atol=1e-5, rtol=1e-5)
-    cls, patches = trunk(images)
-    normed = trunk.norm(x).reshape(2, 13, 24)
+    cls, patches = backbone(images)
+    normed = backbone.norm(x).reshape(2, 13, 24)
     torch.testing.assert_close(normed[:, 0], cls, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(normed[:, 1:], patches, atol=1e-5, rtol=1e-5)
 
 
-def test_patch_attention_picks_the_row_of_its_point(trunk, images):
-    maps = patch_attention(trunk, images[0], [(0.0, 0.0), (0.99, 0.99), (0.3, 0.5)])
-    rows = last_attention(trunk, images[:1])[0].mean(0) * 13
+def test_patch_attention_picks_the_row_of_its_point(backbone, images):
+    maps = patch_attention(backbone, images[0], [(0.0, 0.0), (0.99, 0.99), (0.3, 0.5)])
+    rows = last_attention(backbone, images[:1])[0].mean(0) * 13
     assert maps.shape == (3, 3, 4)
     for index, patch in enumerate((0, 11, 5)):  # 3 x 4 patches, row-major; (0.3, 0.5) lies in row 1, column 1
         torch.testing.assert_close(maps[index].flatten(), rows[1 + patch, 1:])

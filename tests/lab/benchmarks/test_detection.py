@@ -15,7 +15,7 @@ def case(stock: bool) -> DetectorCase:
     return DetectorCase(CONFIG, SMALL, stock, 1, (64, 64), amp=False, objects=2)
 
 
-def test_both_detectors_differ_in_their_trunk_alone_and_are_measured_in_turns():
+def test_both_detectors_differ_in_their_backbone_alone_and_are_measured_in_turns():
     ours, stock = case(False), case(True)
     names = [{n: p.shape for n, p in c.model.named_parameters() if ".net." not in n} for c in (ours, stock)]
     assert names[0] == names[1] and type(stock.model.backbone.net).__name__ == "ViT"

@@ -3,17 +3,17 @@ import torch
 from lab.benchmarks.cases import OurStep, make_batch, make_method
 from lab.benchmarks.flops import count_flops, matmul_rate
 
-TRUNK = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2, field_size=5, drop_path_rate=0.0)
+BACKBONE = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2, field_size=5, drop_path_rate=0.0)
 
 
 def test_a_step_counts_by_its_formula():
-    """Trunk: 24 D^2 + 4 L D a token and block, 3 p^2 D a patch; heads by their widths; backward twice that.
+    """Backbone: 24 D^2 + 4 L D a token and block, 3 p^2 D a patch; heads by their widths; backward twice that.
 
     Of tokens that no loss reads the last block makes 6 D^2, for others to attend to.
     """
     hidden, bottleneck, prototypes, images = 12, 4, 32, 3
     method = make_method(
-        TRUNK, prototypes, hidden, bottleneck, field_sampling=False, position_loss=False, koleo_weight=0.0
+        BACKBONE, prototypes, hidden, bottleneck, field_sampling=False, position_loss=False, koleo_weight=0.0
     )
     batch = make_batch(images, 32, 16, 3, patch=8)
     dim, patch_area = 16, 3 * 64

@@ -7,14 +7,14 @@ from lab.benchmarks import gpu, growth, step
 from lab.benchmarks.cases import OurStep, make_batch, make_method
 from pretrain.errors import UserError
 
-TRUNK = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)
+BACKBONE = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2, field_size=4, drop_path_rate=0.0)
 HEADS = dict(head_hidden_dim=8, bottleneck_dim=4)
 
 
 @pytest.mark.parametrize("amp, count", [(False, 2), (True, 4)])
 def test_step_reports_time_parts_and_rate(amp, count, monkeypatch):
     monkeypatch.setattr(step, "set_memory", lambda tuned: None)  # for good, and other tests run in this process
-    method = make_method(TRUNK, num_prototypes=16, **HEADS)
+    method = make_method(BACKBONE, num_prototypes=16, **HEADS)
     results = step.measure(
         lambda: OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp), {"images": 2}, num_pairs=1, matrix=256
     )
@@ -41,7 +41,7 @@ def test_growth_measures_every_point_against_the_base_and_draws(tmp_path):
         "prototypes": ((16, 512), 16),
         "images": ((2, 6), 2),
     }
-    results = growth.measure(axes, False, 1, TRUNK, local_size=16, patch=8, **HEADS)
+    results = growth.measure(axes, False, 1, BACKBONE, local_size=16, patch=8, **HEADS)
     rows = {result.name.split()[0]: next(iter(result.tables.values())) for result in results}
     assert rows["local"][0]["GFLOP"] < rows["local"][1]["GFLOP"]
     assert rows["images"][1]["arithmetic / base"] == pytest.approx(3, rel=0.2)
@@ -53,15 +53,15 @@ def test_growth_measures_every_point_against_the_base_and_draws(tmp_path):
 
 
 def test_an_optimizer_step_of_ours_changes_the_student():
-    method = make_method(TRUNK, num_prototypes=16, **HEADS)
+    method = make_method(BACKBONE, num_prototypes=16, **HEADS)
     case = OurStep(method, make_batch(2, 32, 16, 2, patch=8), amp=True)
-    before = method.student["trunk"].pos_embed.detach().clone()
-    assert torch.isfinite(torch.tensor(case())) and not torch.equal(method.student["trunk"].pos_embed, before)
+    before = method.student["backbone"].pos_embed.detach().clone()
+    assert torch.isfinite(torch.tensor(case())) and not torch.equal(method.student["backbone"].pos_embed, before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the command runs there itself")
 def test_the_gpu_command_compares_a_step_of_pretraining_with_the_plain_one(monkeypatch):
-    compiled, step = [], gpu.pretraining(TRUNK | {"patch_size": 16}, 2, "cpu", num_prototypes=16, **HEADS)
+    compiled, step = [], gpu.pretraining(BACKBONE | {"patch_size": 16}, 2, "cpu", num_prototypes=16, **HEADS)
     monkeypatch.setattr(step.method, "compile_parts", lambda: compiled.append(1))
     names = [result.name for result in gpu.measure_case("tiny", step, num_pairs=1, matrix=64)]
     assert names == ["tiny, sdpa", "tiny, compiled", "step of tiny, compiled; plain"] and compiled == [1]

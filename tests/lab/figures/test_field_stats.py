@@ -116,10 +116,10 @@ def test_fields_of_different_sizes_are_compared_on_the_finer_grid():
 
 
 def test_the_field_of_a_file(tmp_path):
-    trunk = VisionTransformer(8, 32, 1, 4, field_size=(3, 5))
-    write_backbone(tmp_path / "trunk.pth", trunk.state_dict(), {"field_size": "3x5"})
-    assert torch.equal(read_field(tmp_path / "trunk.pth"), trunk.pos_embed.data[0].unflatten(0, (3, 5)))
-    state = {name: value for name, value in trunk.state_dict().items() if name != "pos_embed"}
+    backbone = VisionTransformer(8, 32, 1, 4, field_size=(3, 5))
+    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"field_size": "3x5"})
+    assert torch.equal(read_field(tmp_path / "backbone.pth"), backbone.pos_embed.data[0].unflatten(0, (3, 5)))
+    state = {name: value for name, value in backbone.state_dict().items() if name != "pos_embed"}
     write_backbone(tmp_path / "none.pth", state, {})
     with pytest.raises(UserError, match="no absolute position embeddings"):
         read_field(tmp_path / "none.pth")

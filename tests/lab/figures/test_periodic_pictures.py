@@ -5,7 +5,7 @@ from lab.figures.periodic_pictures import SIDE, attention_overview, field_overvi
 from pretrain.models.vit import VisionTransformer
 
 
-def make_trunk() -> VisionTransformer:
+def make_backbone() -> VisionTransformer:
     torch.manual_seed(0)
     return VisionTransformer(
         patch_size=16, embed_dim=24, depth=2, num_heads=2, field_size=(7, 9), field_init="sincos", layer_scale=1.0
@@ -13,12 +13,12 @@ def make_trunk() -> VisionTransformer:
 
 
 def test_the_field_overview_shows_the_field_of_now():
-    trunk = make_trunk()
-    before = field_overview(trunk)
+    backbone = make_backbone()
+    before = field_overview(backbone)
     assert before.dtype == np.uint8 and before.shape[2] == 3 and before.shape[1] > 4 * SIDE
     with torch.no_grad():
-        trunk.pos_embed.copy_(trunk.pos_embed.flip(1))
-    assert not np.array_equal(before, field_overview(trunk))
+        backbone.pos_embed.copy_(backbone.pos_embed.flip(1))
+    assert not np.array_equal(before, field_overview(backbone))
 
 
 def test_masks_are_drawn_where_they_are_and_a_batch_without_them_has_none():
@@ -41,10 +41,10 @@ def test_masks_are_drawn_where_they_are_and_a_batch_without_them_has_none():
 
 def test_each_image_has_a_row_with_itself_features_and_attention():
     images = [np.random.default_rng(i).integers(0, 256, (90, 120, 3), dtype=np.uint8) for i in range(2)]
-    trunk = make_trunk()
-    picture = attention_overview(trunk, images)
+    backbone = make_backbone()
+    picture = attention_overview(backbone, images)
     assert picture.shape[1] > 3.5 * SIDE and picture.shape[0] == 2 * 168 + 8
     with torch.no_grad():
-        for parameter in trunk.blocks.parameters():
+        for parameter in backbone.blocks.parameters():
             parameter.mul_(1.5)
-    assert not np.array_equal(picture, attention_overview(trunk, images))
+    assert not np.array_equal(picture, attention_overview(backbone, images))

@@ -22,9 +22,11 @@ from stop.predictor import Predictor
 
 def make_method(noise_std: float = 0.0) -> JEPA:
     torch.manual_seed(0)
-    trunk = VisionTransformer(8, 32, 2, 2, field_size=(6, 6), class_token=False, field_init="sincos", layer_scale=None)
+    backbone = VisionTransformer(
+        8, 32, 2, 2, field_size=(6, 6), class_token=False, field_init="sincos", layer_scale=None
+    )
     predictor = Predictor(32, 16, 1, 2, field_size=(6, 6), noise_std=noise_std)
-    return JEPA(trunk, predictor, LinearParamScheduler(0.996, 1.0), max_iter=10).eval().requires_grad_(False)
+    return JEPA(backbone, predictor, LinearParamScheduler(0.996, 1.0), max_iter=10).eval().requires_grad_(False)
 
 
 def test_without_noise_a_place_is_most_like_itself():

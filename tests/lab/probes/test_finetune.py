@@ -1,4 +1,4 @@
-"""Fine-tuning a trunk as a classifier."""
+"""Fine-tuning a backbone as a classifier."""
 
 import sys
 from dataclasses import replace
@@ -26,10 +26,10 @@ def images(tmp_path_factory, tiny_datasets):
 
 def classifier(class_token: bool = True, drop_path: float = 0.2) -> Classifier:
     torch.manual_seed(0)
-    trunk = VisionTransformer(
+    backbone = VisionTransformer(
         8, 16, 2, 2, field_size=2, class_token=class_token, drop_path_rate=drop_path, layer_scale=1.0
     )
-    return Classifier(trunk, 2)
+    return Classifier(backbone, 2)
 
 
 def test_rates_fall_from_head_to_embeddings_and_vectors_do_not_decay():
@@ -37,8 +37,12 @@ def test_rates_fall_from_head_to_embeddings_and_vectors_do_not_decay():
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(p)]: g for g in layer_groups(model, 0.5, 0.05) for p in g["params"]}
     assert len(found) == len(names)
-    scales = {"head.weight": 1, "trunk.norm.bias": 1, "trunk.blocks.1.attn.qkv.weight": 0.5}
-    scales |= {"trunk.blocks.0.mlp.fc1.bias": 0.25, "trunk.patch_embed.proj.weight": 0.125, "trunk.pos_embed": 0.125}
+    scales = {"head.weight": 1, "backbone.norm.bias": 1, "backbone.blocks.1.attn.qkv.weight": 0.5}
+    scales |= {
+        "backbone.blocks.0.mlp.fc1.bias": 0.25,
+        "backbone.patch_embed.proj.weight": 0.125,
+        "backbone.pos_embed": 0.125,
+    }
     assert {name: found[name]["scale"] for name in scales} == scales
     decaying = {name for name, group in found.items() if group["weight_decay"]}
     assert decaying == {name for name in found if name.endswith("weight") and "norm" not in name}
@@ -49,7 +53,7 @@ def test_the_head_reads_what_stands_for_the_image(class_token):
     model, images = classifier(class_token).eval(), torch.randn(3, 3, 16, 16)
     assert torch.equal(model(images), torch.zeros(3, 2))  # the head starts at 0: no class is favoured
     torch.nn.init.normal_(model.head.weight)
-    cls, patches = model.trunk(images)
+    cls, patches = model.backbone(images)
     torch.testing.assert_close(model(images), (cls if class_token else patches.mean(1)) @ model.head.weight.T)
 
 
@@ -63,10 +67,10 @@ def test_it_learns_what_it_is_shown(tmp_path, tiny_datasets):
     tiny_datasets.write_imagenet(tmp_path, pictures)
     train, val = labelled_folder(tmp_path / "train"), labelled_folder(tmp_path / "val")
     tuning = FineTuning(classifier(drop_path=0.0), train, val, replace(RECIPE, epochs=10, lr=0.3))
-    before = tuning.model.trunk.patch_embed.proj.weight.clone()
+    before = tuning.model.backbone.patch_embed.proj.weight.clone()
     assert tuning.evaluate()["top1"] == 50
     assert tuning.run() == {"top1": 100, "top5": 100}
-    assert not torch.equal(before, tuning.model.trunk.patch_embed.proj.weight)
+    assert not torch.equal(before, tuning.model.backbone.patch_embed.proj.weight)
 
 
 def test_broken_images_are_left_out_of_batches_and_figures(images):

@@ -1,4 +1,4 @@
-"""The squares that a trunk sees."""
+"""The squares that a backbone sees."""
 
 import cv2
 import numpy as np

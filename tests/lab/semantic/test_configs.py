@@ -73,11 +73,11 @@ def test_the_small_recipe_builds_with_its_parameter_groups():
 
 
 @pytest.mark.parametrize("token", [True, False])
-def test_the_trunk_has_a_class_token_where_its_file_has(tmp_path, token):
-    trunk = CropFieldViT(embed_dim=192, depth=1, num_heads=3, patch_size=8, field_size=16, class_token=token)
-    write_backbone(tmp_path / "trunk.safetensors", trunk.state_dict(), {})
+def test_the_backbone_has_a_class_token_where_its_file_has(tmp_path, token):
+    backbone = CropFieldViT(embed_dim=192, depth=1, num_heads=3, patch_size=8, field_size=16, class_token=token)
+    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), {})
     cfg = load("semantic_linear_cropfield_tiny")
-    cfg.train.init_checkpoint = str(tmp_path / "trunk.safetensors")
+    cfg.train.init_checkpoint = str(tmp_path / "backbone.safetensors")
     cfg.model.backbone.net.depth = 1
     assert (instantiate(cfg.model).backbone.net.cls_token is not None) == token
 

@@ -127,8 +127,8 @@ def test_class_files_that_cannot_be_used(tmp_path, text, words):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("token", [True, False])
-def test_a_file_says_whether_its_trunk_has_a_class_token(tmp_path, token, suffix):
-    trunk = CropFieldViT(embed_dim=8, depth=1, num_heads=2, field_size=2, class_token=token)
-    write_backbone(tmp_path / f"trunk{suffix}", trunk.state_dict(), {})
-    assert has_class_token(str(tmp_path / f"trunk{suffix}")) is token
+def test_a_file_says_whether_its_backbone_has_a_class_token(tmp_path, token, suffix):
+    backbone = CropFieldViT(embed_dim=8, depth=1, num_heads=2, field_size=2, class_token=token)
+    write_backbone(tmp_path / f"backbone{suffix}", backbone.state_dict(), {})
+    assert has_class_token(str(tmp_path / f"backbone{suffix}")) is token
     assert has_class_token("") is True and has_class_token("", otherwise=False) is False

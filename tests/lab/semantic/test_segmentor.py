@@ -123,7 +123,7 @@ def test_a_crop_smaller_than_the_rest_is_padded_and_its_padding_not_learned():
     assert torch.isfinite(loss)
 
 
-def test_a_frozen_trunk_takes_no_gradient_and_drops_no_path():
+def test_a_frozen_backbone_takes_no_gradient_and_drops_no_path():
     model = SlidingWindowSegmentor(**parts(frozen=True, drop_path_rate=0.9), window=32).train()
     fed = [image(32, 32) | {"sem_seg": torch.zeros(32, 32, dtype=torch.long)}]
     first, second = (sum(model(fed).values()) for _ in range(2))
@@ -133,7 +133,7 @@ def test_a_frozen_trunk_takes_no_gradient_and_drops_no_path():
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
-def test_the_trunk_ends_with_its_norm_and_has_its_class_token():
+def test_the_backbone_ends_with_its_norm_and_has_its_class_token():
     """What pretraining trained is what the linear layer reads: the patch tokens of `VisionTransformer.forward`."""
     net = backbone().eval()
     pixels = torch.randn(1, 3, 32, 32)

@@ -34,14 +34,14 @@ def test_an_evaluation_comes_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("steps", "width", "epochs", "trunk"), [(22128, 384, 12, "ViT-S/16"), (92200, 768, 50, "ViT-B/16")]
+    ("steps", "width", "epochs", "backbone"), [(22128, 384, 12, "ViT-S/16"), (92200, 768, 50, "ViT-B/16")]
 )
-def test_a_detector_on_coco(tmp_path, steps, width, epochs, trunk):
+def test_a_detector_on_coco(tmp_path, steps, width, epochs, backbone):
     detector(tmp_path / "d", "data/annotations/instances_val2017.json", steps, width=width)
     (result,), _ = gather(tmp_path)
     assert (result.protocol, result.dataset, result.model) == ("detection", "coco", "vits16")
     assert result.metrics == {"box_AP": 44.0, "box_AP50": 66.0, "mask_AP": 39.0}
-    assert result.settings == {"trunk": trunk, "epochs": epochs}
+    assert result.settings == {"backbone": backbone, "epochs": epochs}
 
 
 def test_a_detector_on_another_dataset_is_not_coco(tmp_path):
@@ -52,11 +52,11 @@ def test_a_detector_on_another_dataset_is_not_coco(tmp_path):
     assert (scratch.dataset, scratch.model) == ("coco", "untrained")
 
 
-def test_a_segmenters_config_tells_its_trunk(tmp_path):
+def test_a_segmenters_config_tells_its_backbone(tmp_path):
     detector(tmp_path / "s")
     write_result(tmp_path / "s", "semantic_seg", "ade20k", "vits16", {"mIoU": 40.0, "IoU-sky": None})
     (result,), _ = gather(tmp_path)
-    assert result.settings == {"trunk": "ViT-S/16"} and result.metrics == {"mIoU": 40.0}
+    assert result.settings == {"backbone": "ViT-S/16"} and result.metrics == {"mIoU": 40.0}
 
 
 def test_a_sweep_stands_for_its_runs(tmp_path):
@@ -67,7 +67,7 @@ def test_a_sweep_stands_for_its_runs(tmp_path):
     write_result(tmp_path / "sweep" / "other", "semantic_seg", "ade20k", "vitb16", {"mIoU": 45.0})
     results, _ = gather(tmp_path)
     assert [result.file.as_posix() for result in results] == ["sweep/other/result.json", "sweep/result.json"]
-    assert results[1].metrics == {"mIoU": 41.0} and results[1].settings["trunk"] == "ViT-S/16"
+    assert results[1].metrics == {"mIoU": 41.0} and results[1].settings["backbone"] == "ViT-S/16"
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

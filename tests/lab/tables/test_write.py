@@ -20,8 +20,8 @@ def result(protocol, dataset, model, metrics, folder="run", **settings) -> Resul
 
 
 DAVIS = result("video", "davis2017", "mine", {"J_mean": 51.04, "F_mean": 53.0, "JF_mean": 52.02}, "davis")
-COCO = result("detection", "coco", "mine", {"box_AP": 44.44, "mask_AP": 39.9}, "coco", epochs=12, trunk="ViT-S/16")
-ADE = result("semantic_seg", "ade20k", "mine", {"mIoU": 44.0}, "ade", trunk="ViT-S/16")
+COCO = result("detection", "coco", "mine", {"box_AP": 44.44, "mask_AP": 39.9}, "coco", epochs=12, backbone="ViT-S/16")
+ADE = result("semantic_seg", "ade20k", "mine", {"mIoU": 44.0}, "ade", backbone="ViT-S/16")
 OTHER = result("detection", "scenes", "mine", {"box_AP": 99.0}, "scenes")
 
 

@@ -1,4 +1,4 @@
-"""Frames as the trunk sees them."""
+"""Frames as the backbone sees them."""
 
 import cv2
 import numpy as np
@@ -28,11 +28,11 @@ def test_sizes(height, width, patch, expected):
 @pytest.mark.parametrize("class_token", [True, False])
 def test_features_are_the_last_layers_patches(class_token):
     torch.manual_seed(0)
-    trunk = VisionTransformer(8, 32, 2, 4, field_size=3, class_token=class_token).eval()
+    backbone = VisionTransformer(8, 32, 2, 4, field_size=3, class_token=class_token).eval()
     frame = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
-    found = patch_features(trunk, frame, (32, 64))
+    found = patch_features(backbone, frame, (32, 64))
     pixels = torch.from_numpy(cv2.resize(frame, (64, 32))).float()
     images = ((pixels - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).permute(2, 0, 1)[None]
-    patches = trunk(images)[1][0]
+    patches = backbone(images)[1][0]
     assert found.shape == (4, 8, 32)
     assert torch.allclose(found.flatten(0, 1), patches / patches.norm(dim=1, keepdim=True), atol=1e-5)

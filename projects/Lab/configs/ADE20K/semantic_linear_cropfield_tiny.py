@@ -1,4 +1,5 @@
-"""Linear segmentation small enough for two CPU cores: scenes of 128 x 128 pixels, the trunk of configs/pretrain/*_tiny.
+"""Linear segmentation small enough for two CPU cores: scenes of 128 x 128 pixels, the backbone of
+configs/pretrain/*_tiny.
 
 projects/Lab/tools/coco_to_semantic.py outputs/scenes --output outputs/semantic
 tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \

@@ -1,7 +1,7 @@
 """Linear segmentation, CropField ViT-B/16, 160k iterations of ADE20K (App. B.3; the paper reports 48.4 mIoU).
 
-tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vitb_160k.py --num-gpus 8 \
-    train.init_checkpoint=vitb16.pth train.output_dir=outputs/ade20k_vitb
+tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vitb_160k.py \
+    --num-gpus 8 train.init_checkpoint=vitb16.pth train.output_dir=outputs/ade20k_vitb
 
 The paper's figure is the best of a sweep over lr and weight decay: projects/Lab/tools/sweep.py.
 """

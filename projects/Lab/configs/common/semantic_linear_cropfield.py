@@ -1,8 +1,9 @@
 """Segmenter's linear decoder on the plain CropField ViT-B (App. B.3).
 
-The trunk keeps its final norm and its class token, where a detector drops both. The one linear layer reads the trunk's
-tokens as they are, and pretraining only ever used them normalised; a feature pyramid has norms of its own. The class
-token takes part in the attention of every block that was pretrained with one, as in Segmenter; StoP's trunk has none.
+The backbone keeps its final norm and its class token, where a detector drops both. The one linear layer reads the
+backbone's tokens as they are, and pretraining only ever used them normalised; a feature pyramid has norms of its own.
+The class token takes part in the attention of every block that was pretrained with one, as in Segmenter; StoP's
+backbone has none.
 """
 
 from detectron2 import model_zoo

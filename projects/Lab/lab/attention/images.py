@@ -30,7 +30,7 @@ def middle_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_size(size: int, patch_size: int, name: str) -> None:
-    """Raises UserError unless images of `size` pixels divide into the patches of trunk `name`."""
+    """Raises UserError unless images of `size` pixels divide into the patches of backbone `name`."""
     if size < 2 * patch_size or size % patch_size:
         near = max(2, round(size / patch_size)) * patch_size
         raise UserError(
@@ -39,7 +39,7 @@ def check_size(size: int, patch_size: int, name: str) -> None:
 
 
 class MiddleSquares:
-    """Iterates over the middle squares of a source's images, as a trunk takes them: (3, size, size), normalised.
+    """Iterates over the middle squares of a source's images, as a backbone takes them: (3, size, size), normalised.
 
     Args:
         source: of `pretrain.data.images`.

@@ -13,22 +13,22 @@ RED = (230, 30, 30)
 LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
 
 
-def maps_picture(trunks: dict[str, VisionTransformer], images: list[tuple[np.ndarray, Point]], side: int = 240):
+def maps_picture(backbones: dict[str, VisionTransformer], images: list[tuple[np.ndarray, Point]], side: int = 240):
     """A row for each image, with its red dot first, a column for each model -> uint8 (H, W, 3).
 
     Args:
-        trunks: by the name that stands above the column.
-        images: square, uint8 (S, S, 3), S a multiple of each trunk's patch, each with the point that looks around.
+        backbones: by the name that stands above the column.
+        images: square, uint8 (S, S, 3), S a multiple of each backbone's patch, each with the point that looks around.
     """
     most = side // 7  # letters above a column, of about 7 pixels at 14 points
-    names = [name if len(name) <= most else f"{name[: most - 1]}…" for name in ["query", *trunks]]
+    names = [name if len(name) <= most else f"{name[: most - 1]}…" for name in ["query", *backbones]]
     rows = [row([text_line(name, side, 2, 14) for name in names])]
     for image, point in images:
         picture = fit(image, side)
         _dot(picture, point)
         tiles = [column([picture, text_line("", side, 0, 14)], gap=0)]
-        for trunk in trunks.values():
-            attention = patch_attention(trunk, normalised(image, trunk.patch_size), [point])[0].cpu().numpy()
+        for backbone in backbones.values():
+            attention = patch_attention(backbone, normalised(image, backbone.patch_size), [point])[0].cpu().numpy()
             tiles.append(map_tile(attention, point, side))
         rows.append(row(tiles))
     return framed(rows)

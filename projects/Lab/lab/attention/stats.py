@@ -34,15 +34,15 @@ class AttentionStats:
 
 
 @torch.no_grad()
-def attention_stats(trunk: VisionTransformer, images: Iterable[Tensor]) -> AttentionStats:
-    """Statistics of a trunk's attention over images (3, H*p, W*p), normalised, at least one; streaming.
+def attention_stats(backbone: VisionTransformer, images: Iterable[Tensor]) -> AttentionStats:
+    """Statistics of a backbone's attention over images (3, H*p, W*p), normalised, at least one; streaming.
 
     Equally large images, or the means mix distances of different grids.
     """
-    device = trunk.pos_embed.device
+    device = backbone.pos_embed.device
     count, total, squares = 0, 0.0, 0.0
     for image in images:
-        values = image_stats(trunk, image.to(device)).cpu()
+        values = image_stats(backbone, image.to(device)).cpu()
         count, total, squares = count + 1, total + values, squares + values.square()
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
@@ -50,14 +50,14 @@ def attention_stats(trunk: VisionTransformer, images: Iterable[Tensor]) -> Atten
 
 
 @torch.no_grad()
-def image_stats(trunk: VisionTransformer, image: Tensor) -> Tensor:
+def image_stats(backbone: VisionTransformer, image: Tensor) -> Tensor:
     """One image (3, H*p, W*p) -> (2, layers, heads): NMI, and mean distance in patch sides."""
-    grid = trunk.grid(image)
-    patches = trunk.embed_patches(image[None]) + trunk.sample_positions(None, grid)
-    tokens, layout = pack([trunk.with_class_token(patches)])
+    grid = backbone.grid(image)
+    patches = backbone.embed_patches(image[None]) + backbone.sample_positions(None, grid)
+    tokens, layout = pack([backbone.with_class_token(patches)])
     first = layout.num_tokens - grid[0] * grid[1]
     layers = []
-    for block in trunk.blocks:
+    for block in backbone.blocks:
         q, k = (t[0, :, first:] for t in queries_and_keys(block, tokens, layout.num_tokens))
         layers.append(head_stats(q, k, grid))
         tokens = block(tokens, layout)

@@ -1,4 +1,4 @@
-"""Attention probabilities of a trunk's blocks, which its fused kernels never show."""
+"""Attention probabilities of a backbone's blocks, which its fused kernels never show."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def patch_attention(trunk: VisionTransformer, image: Tensor, points: list[tuple[float, float]]) -> Tensor:
+def patch_attention(backbone: VisionTransformer, image: Tensor, points: list[tuple[float, float]]) -> Tensor:
     """How much the patches at some points of an image look at each patch, in the final layer, mean over heads.
 
     Args:
@@ -25,13 +25,13 @@ def patch_attention(trunk: VisionTransformer, image: Tensor, points: list[tuple[
     Returns:
         (len(points), H, W), in multiples of uniform attention: 1 is what a patch gets that is like any other.
     """
-    rows, columns = trunk.grid(image)
-    tokens = trunk.embed_patches(image[None]) + trunk.sample_positions(None, (rows, columns))
-    tokens, layout = pack([trunk.with_class_token(tokens)])
-    for block in trunk.blocks[:-1]:
+    rows, columns = backbone.grid(image)
+    tokens = backbone.embed_patches(image[None]) + backbone.sample_positions(None, (rows, columns))
+    tokens, layout = pack([backbone.with_class_token(tokens)])
+    for block in backbone.blocks[:-1]:
         tokens = block(tokens, layout)
     first = layout.num_tokens - rows * columns
     indices = [first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in points]
-    q, k = (t[0] for t in queries_and_keys(trunk.blocks[-1], tokens, layout.num_tokens))  # (heads, L, head_dim)
+    q, k = (t[0] for t in queries_and_keys(backbone.blocks[-1], tokens, layout.num_tokens))  # (heads, L, head_dim)
     shares = (q[:, indices] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(0)  # (points, L)
     return shares[:, first:].unflatten(1, (rows, columns)) * layout.num_tokens

@@ -23,15 +23,15 @@ CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "COCO"
 
 
 def make_method(
-    trunk: dict | None = None,
+    backbone: dict | None = None,
     num_prototypes: int = 65536,
     head_hidden_dim: int = 2048,
     bottleneck_dim: int = 256,
     **switches,
 ) -> SelfDistillation:
-    """The recipe of Table 6; `trunk`: arguments of the `VisionTransformer`, else ViT-S/16."""
+    """The recipe of Table 6; `backbone`: arguments of the `VisionTransformer`, else ViT-S/16."""
     torch.manual_seed(0)
-    net = VisionTransformer(**{"drop_path_rate": 0.1, **(trunk or SHAPES["vits"])})
+    net = VisionTransformer(**{"drop_path_rate": 0.1, **(backbone or SHAPES["vits"])})
     sizes = dict(num_prototypes=num_prototypes, head_hidden_dim=head_hidden_dim, bottleneck_dim=bottleneck_dim)
     return SelfDistillation(net, CosineParamScheduler(0.992, 1.0), 1000, **sizes, **switches).train()
 
@@ -110,7 +110,8 @@ class DetectorCase(Case):
 
     Args:
         config: a file of configs/COCO.
-        stock: put Detectron2's `ViT` of the same shape, without windows and relative positions, into the trunk's place.
+        stock: put Detectron2's `ViT` of the same shape, without windows and relative positions, into the backbone's
+            place.
         image_size: (H, W).
         objects: an image; COCO has 7.
     """
@@ -120,7 +121,7 @@ class DetectorCase(Case):
         cfg = load_config(CONFIGS / config, overrides)
         super().__init__(torch.device(cfg.train.device), images, amp)
         if stock:
-            cfg.model.backbone.net = stock_trunk(cfg.model.backbone.net)
+            cfg.model.backbone.net = stock_backbone(cfg.model.backbone.net)
         self.model: nn.Module = instantiate(cfg.model).to(self.device).train()
         cfg.optimizer.params.model = self.model
         self.optimizer = instantiate(cfg.optimizer)
@@ -143,7 +144,7 @@ class DetectorCase(Case):
         return found
 
 
-def stock_trunk(net):
+def stock_backbone(net):
     """The config of Detectron2's plain ViT with the shape of `net`'s."""
     from detectron2.config import LazyCall as L
     from detectron2.modeling import ViT

@@ -1,7 +1,8 @@
-"""`benchmark.py detection`: Mask R-CNN over our trunk against the same over Detectron2's plain ViT.
+"""`benchmark.py detection`: Mask R-CNN over our backbone against the same over Detectron2's plain ViT.
 
-A training iteration (--dtype) and an inference (always float32) on images of --image-size, and the trunk alone, forward
-and backward. Weights and images are random. Memory is that of tensors beyond weights and optimizer, counted exactly.
+A training iteration (--dtype) and an inference (always float32) on images of --image-size, and the backbone alone,
+forward and backward. Weights and images are random. Memory is that of tensors beyond weights and optimizer, counted
+exactly.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from pretrain.engine.cpu_memory import tune_cpu_memory
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """ViT-S (or --trunk vitb), one image (or --images) of 1024 x 1024 (or --image-size)."""
+    """ViT-S (or --backbone vitb), one image (or --images) of 1024 x 1024 (or --image-size)."""
     tune_cpu_memory()
-    config = f"mask_rcnn_cropfield_{options.trunk}_12ep.py"
+    config = f"mask_rcnn_cropfield_{options.backbone}_12ep.py"
     size, images, amp = options.image_size or (1024, 1024), options.images or 1, options.dtype == "bfloat16"
     cases = [DetectorCase(config, ["train.amp.enabled=False"], stock, images, size, amp) for stock in (False, True)]
     what = {"config": config, "images": images, "image_size": list(size), "dtype": options.dtype}
@@ -29,32 +30,32 @@ def run(options: argparse.Namespace) -> list[Comparison]:
 def measure(ours: DetectorCase, stock: DetectorCase, what: dict, num_pairs: int) -> list[Comparison]:
     clock, about = thread_clock()
     what |= about
-    trunks = trunk_pass(ours), trunk_pass(stock)
+    backbones = backbone_pass(ours), backbone_pass(stock)
     training = compare("training iteration", ours, stock, num_pairs, what, clock)
     inference = compare("inference, float32", ours.infer, stock.infer, num_pairs, what | {"dtype": "float32"}, clock)
-    trunk = compare("trunk, forward and backward", *trunks, num_pairs, what, clock)
+    backbone = compare("backbone, forward and backward", *backbones, num_pairs, what, clock)
     memory = [
         Comparison.of(f"{result.name}: memory", [peak(mine, ours)], [peak(theirs, stock)], what, unit="MiB")
-        for result, (mine, theirs) in ((training, (ours, stock)), (trunk, trunks))
+        for result, (mine, theirs) in ((training, (ours, stock)), (backbone, backbones))
     ]
     for name, case in (("ours", ours), ("stock", stock)):
         training.tables[f"training iteration, {name}"] = training_parts(case)
         inference.tables[f"inference, {name}"] = share_table(*forward_parts(case, case.infer))
-    return [training, inference, trunk, *memory]
+    return [training, inference, backbone, *memory]
 
 
-def trunk_pass(case: DetectorCase) -> Callable[[], None]:
-    """Forward and backward of the trunk alone."""
+def backbone_pass(case: DetectorCase) -> Callable[[], None]:
+    """Forward and backward of the backbone alone."""
     net = case.model.backbone.net
     images = torch.stack([sample["image"] for sample in case.batch]).to(case.device).float() / 255
 
-    def run_trunk() -> None:
+    def run_backbone() -> None:
         net.zero_grad()
         with case.autocast():
             features = net(images)["last_feat"]
         features.float().square().mean().backward()
 
-    return run_trunk
+    return run_backbone
 
 
 def peak(call: Callable[[], object], case: DetectorCase) -> float:
@@ -70,16 +71,16 @@ def peak(call: Callable[[], object], case: DetectorCase) -> float:
 def forward_parts(case: DetectorCase, call: Callable[[], object], further: dict | None = None):
     """Seconds of the parts of `call`, and of all of it; the rest of an inference is pasting masks into the image."""
     model = case.model
-    parts = {"trunk": model.backbone.net, "pyramid": model.backbone, "proposals": model.proposal_generator}
+    parts = {"backbone": model.backbone.net, "pyramid": model.backbone, "proposals": model.proposal_generator}
     parts = {part: (module, "forward") for part, module in (parts | {"box and mask heads": model.roi_heads}).items()}
     found, total = seconds_by_part(call, parts | (further or {}))
     seconds = {part: spent for part, (spent, _) in found.items()}
-    seconds["pyramid"] -= seconds["trunk"]
+    seconds["pyramid"] -= seconds["backbone"]
     return seconds, total
 
 
 def training_parts(case: DetectorCase) -> list[dict]:
-    """Seconds of an iteration's parts. The trunk's backward pass is what follows its output's gradient."""
+    """Seconds of an iteration's parts. The backbone's backward pass is what follows its output's gradient."""
     net, reached = case.model.backbone.net, []
 
     def forward(images: torch.Tensor) -> dict:
@@ -97,5 +98,5 @@ def training_parts(case: DetectorCase) -> list[dict]:
         seconds, total = forward_parts(case, case, {"optimizer": (case.optimizer, "step")})
     finally:
         del case.backward, net.forward
-    seconds |= {"heads, proposals and pyramid, backward": reached[0], "trunk, backward": reached[1]}
+    seconds |= {"heads, proposals and pyramid, backward": reached[0], "backbone, backward": reached[1]}
     return share_table(seconds, total)

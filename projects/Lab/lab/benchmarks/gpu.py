@@ -1,9 +1,9 @@
 """`benchmark.py gpu`: images a second, and the share of the card's measured bf16 peak, on one GPU.
 
-Pretraining of ViT-S and ViT-B, or of --trunk (--images an iteration, 64 by default), and a training iteration of their
-Mask R-CNN at 1024 x 1024, in bf16 autocast: eager with attention by xformers and by torch's SDPA, and compiled, which
-always takes SDPA. The peak is that of a product of two 8192 x 8192 matrices. A step of pretraining is also compared
-with the plain DINOv2 step, eager and in bf16 as well. Without a GPU it says so.
+Pretraining of ViT-S and ViT-B, or of --backbone (--images an iteration, 64 by default), and a training iteration of
+their Mask R-CNN at 1024 x 1024, in bf16 autocast: eager with attention by xformers and by torch's SDPA, and compiled,
+which always takes SDPA. The peak is that of a product of two 8192 x 8192 matrices. A step of pretraining is also
+compared with the plain DINOv2 step, eager and in bf16 as well. Without a GPU it says so.
 """
 
 import argparse
@@ -27,13 +27,15 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     if not torch.cuda.is_available():
         raise UserError("no CUDA device here: run projects/Lab/tools/benchmark.py gpu on a machine that has one")
     results, num_pairs = [], options.pairs or 10
-    for trunk in [options.trunk] if options.trunk else SHAPES:
-        config = f"mask_rcnn_cropfield_{trunk}_12ep.py"
-        step = pretraining(SHAPES[trunk], options.images or 64, "cuda")
-        results += measure_case(f"pretraining {trunk}", step, num_pairs)
+    for backbone in [options.backbone] if options.backbone else SHAPES:
+        config = f"mask_rcnn_cropfield_{backbone}_12ep.py"
+        step = pretraining(SHAPES[backbone], options.images or 64, "cuda")
+        results += measure_case(f"pretraining {backbone}", step, num_pairs)
         del step
         forget_memory()
-        results += measure_case(f"detection {trunk}", DetectorCase(config, [], False, 4, (1024, 1024), True), num_pairs)
+        results += measure_case(
+            f"detection {backbone}", DetectorCase(config, [], False, 4, (1024, 1024), True), num_pairs
+        )
         forget_memory()
     return results
 

@@ -35,21 +35,21 @@ class Point:
 def run(options: argparse.Namespace) -> list[Comparison]:
     """One comparison for each axis, of its largest point with the base, and a table of all its points."""
     tune_cpu_memory()
-    results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.trunk])
+    results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.backbone])
     if options.json:
         draw(results, options.json.with_suffix(".png"))
     return results
 
 
-def measure(axes: dict, amp: bool, num_pairs: int, trunk: dict, **sizes) -> list[Comparison]:
+def measure(axes: dict, amp: bool, num_pairs: int, backbone: dict, **sizes) -> list[Comparison]:
     starts = {name: start for name, (_, start) in axes.items()}
-    base = make_point(starts, amp, trunk, **sizes)
+    base = make_point(starts, amp, backbone, **sizes)
     clock, what = thread_clock()
     what["dtype"], results = "bfloat16" if amp else "float32", []
     for axis, (values, start) in axes.items():
         rows = []
         for value in values:
-            point = base if value == start else make_point(starts | {axis: value}, amp, trunk, **sizes)
+            point = base if value == start else make_point(starts | {axis: value}, amp, backbone, **sizes)
             pair = compare(axis, point.step, base.step, num_pairs, what, clock)
             rows.append(table_row(axis, value, point, base, pair))
         result = Comparison(
@@ -66,11 +66,11 @@ def measure(axes: dict, amp: bool, num_pairs: int, trunk: dict, **sizes) -> list
     return results
 
 
-def make_point(settings: dict, amp: bool, trunk: dict, local_size: int = 96, patch: int = 16, **heads) -> Point:
+def make_point(settings: dict, amp: bool, backbone: dict, local_size: int = 96, patch: int = 16, **heads) -> Point:
     """A step of these settings, counted; its optimizer's state and gradients exist by then."""
     images, pixels = settings["images"], settings["global crops' pixels"]
     batch = make_batch(images, pixels, local_size, settings["local crops"], patch)
-    step = OurStep(make_method(trunk, num_prototypes=settings["prototypes"], **heads), batch, amp)
+    step = OurStep(make_method(backbone, num_prototypes=settings["prototypes"], **heads), batch, amp)
     flops = count_flops(step)
     state = [value for entry in step.optimizer.state.values() for value in entry.values()]
     with LiveBytes([*step.method.state_dict().values(), *step.method.buffers(), *state, *batch.values()]) as memory:

@@ -1,8 +1,9 @@
 """`benchmark.py probe`: what keeping features saves the linear probe.
 
-Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the trunk,
-as a linear evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the plain way
-needs one pass an epoch only; it would need one more for each classifier trained on its own. JPEGs of 500 x 375.
+Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the
+backbone, as a linear evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the
+plain way needs one pass an epoch only; it would need one more for each classifier trained on its own. JPEGs of 500 x
+375.
 """
 
 import argparse
@@ -33,14 +34,14 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     if side != other or side % 16:
         raise UserError(f"--image-size {side}x{other}: the probe takes squares whose side is a multiple of 16 pixels")
     torch.manual_seed(0)
-    trunk = VisionTransformer(field_size=14, layer_scale=1.0).eval()
-    return [measure(trunk, options.images or 24, side, options.pairs or 3)]
+    backbone = VisionTransformer(field_size=14, layer_scale=1.0).eval()
+    return [measure(backbone, options.images or 24, side, options.pairs or 3)]
 
 
-def measure(trunk: VisionTransformer, count: int, side: int, num_pairs: int, epochs: int = EPOCHS) -> Comparison:
+def measure(backbone: VisionTransformer, count: int, side: int, num_pairs: int, epochs: int = EPOCHS) -> Comparison:
     """With the difference of the two ways' accuracies, in percent, as a table."""
     top1, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
-    trunk = trunk.to(device)
+    backbone = backbone.to(device)
     with tempfile.TemporaryDirectory() as scratch:
         rng = np.random.default_rng(0)
         counts = {"train": count, "val": max(4, count // 3)}
@@ -49,11 +50,11 @@ def measure(trunk: VisionTransformer, count: int, side: int, num_pairs: int, epo
 
         def ours() -> None:
             folder, reading = next(folders), Reading(side, pools=("cls",))
-            kept = (cached_features(trunk, split, reading, folder, BATCH) for split in images)
+            kept = (cached_features(backbone, split, reading, folder, BATCH) for split in images)
             top1["ours"] = accuracies(*kept, epochs, device)
 
         def plain() -> None:
-            live = (LiveFeatures(trunk, split, side, device) for split in images)
+            live = (LiveFeatures(backbone, split, side, device) for split in images)
             top1["plain"] = accuracies(*live, epochs, device)
 
         what = {"images": counts, "image_size": side, "epochs": epochs, "classifiers": len(SETTINGS)}
@@ -67,9 +68,9 @@ def measure(trunk: VisionTransformer, count: int, side: int, num_pairs: int, epo
 class LiveFeatures:
     """What `Features` is to `train_probes`, without keeping anything but the batch at hand."""
 
-    def __init__(self, trunk: VisionTransformer, images: LabelledImages, image_size: int, device: str):
-        self.trunk, self.framed, self.device = trunk, FramedImages(images, range(len(images)), image_size), device
-        self.labels, self.values = images.labels, torch.empty(0, trunk.embed_dim)
+    def __init__(self, backbone: VisionTransformer, images: LabelledImages, image_size: int, device: str):
+        self.backbone, self.framed, self.device = backbone, FramedImages(images, range(len(images)), image_size), device
+        self.labels, self.values = images.labels, torch.empty(0, backbone.embed_dim)
         self.which = None
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class LiveFeatures:
         if which is not self.which:
             batch = [which.tolist()]
             ((pixels, _),) = framed_batches(self.framed, self.device, batches=batch)
-            self.which, self.pooled = which, pooled_layers(self.trunk, pixels, 4, [pool])
+            self.which, self.pooled = which, pooled_layers(self.backbone, pixels, 4, [pool])
         return self.pooled[:, 0, -layers:].flatten(1)
 
 

@@ -24,11 +24,11 @@ PR_SET_THP_DISABLE = 41  # from Linux's prctl.h: no huge pages for this process
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """ViT-S/16 (or --trunk), --images, 2 x 224 + 8 x 96, K = 65,536."""
+    """ViT-S/16 (or --backbone), --images, 2 x 224 + 8 x 96, K = 65,536."""
     images, amp = options.images or 4, options.dtype == "bfloat16"
     use_huge_pages()  # torch reads this once; for the first half the kernel is told otherwise
-    what = {"trunk": options.trunk, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
-    shape = SHAPES[options.trunk]
+    what = {"backbone": options.backbone, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
+    shape = SHAPES[options.backbone]
     return measure(lambda: OurStep(make_method(shape), make_batch(images), amp), what, options.pairs or 5)
 
 
@@ -92,8 +92,8 @@ def time_of_parts(step: OurStep, repeats: int = 3) -> list[dict]:
     """Seconds of this thread in each part of a step; the prototype losses make their gradient as they go forward."""
     method = step.method
     parts = {
-        "teacher trunk": (method, "teacher_features"),
-        "student trunk": (method, "student_features"),
+        "teacher backbone": (method, "teacher_features"),
+        "student backbone": (method, "student_features"),
         "class-token loss": (method, "image_loss"),
         "patch losses": (method, "patch_loss"),
         "prototype losses": (method, "cross_entropy"),
@@ -106,5 +106,5 @@ def time_of_parts(step: OurStep, repeats: int = 3) -> list[dict]:
     found, total = seconds_by_part(lambda: [step() for _ in range(repeats)], parts)
     seconds = {part: spent / repeats for part, (spent, _) in found.items()}
     heads = seconds.pop("class-token loss") + seconds.pop("patch losses") - seconds["prototype losses"]
-    trunks = {part: seconds.pop(part) for part in ("teacher trunk", "student trunk")}
-    return share_table(trunks | {"heads": heads} | seconds, total / repeats)
+    backbones = {part: seconds.pop(part) for part in ("teacher backbone", "student backbone")}
+    return share_table(backbones | {"heads": heads} | seconds, total / repeats)

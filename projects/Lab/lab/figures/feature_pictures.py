@@ -1,4 +1,4 @@
-"""A trunk at work on whole images: attention from query points, and patch features as colours."""
+"""A backbone at work on whole images: attention from query points, and patch features as colours."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from pretrain.models.vit import VisionTransformer
 
 
 def normalised(image: np.ndarray, patch_size: int) -> Tensor:
-    """uint8 RGB (H, W, 3) -> (3, H', W') as a trunk takes it, cut down to whole patches."""
+    """uint8 RGB (H, W, 3) -> (3, H', W') as a backbone takes it, cut down to whole patches."""
     height, width = (side - side % patch_size for side in image.shape[:2])
     pixels = torch.from_numpy(image[:height, :width].astype(np.float32))
     return ((pixels - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).permute(2, 0, 1)
@@ -36,11 +36,11 @@ def attention_picture(
 
 
 @torch.no_grad()
-def feature_colors(trunk: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
+def feature_colors(backbone: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
     """Patch features of each image as colours, in the same directions for all of them -> pictures, a square a patch."""
     features = []
     for image in images:
-        pixels = normalised(image, trunk.patch_size)
-        _, patches = trunk(pixels[None].to(trunk.pos_embed.device))
-        features.append(patches[0].cpu().unflatten(0, trunk.grid(pixels)))
+        pixels = normalised(image, backbone.patch_size)
+        _, patches = backbone(pixels[None].to(backbone.pos_embed.device))
+        features.append(patches[0].cpu().unflatten(0, backbone.grid(pixels)))
     return [enlarge(rgb.numpy(), max(1, side // max(rgb.shape[:2]))) for rgb in colors(features)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lab.figures.field_pictures import neighbour_similarity
 from pretrain.errors import UserError
 from pretrain.models.pos_embed import sincos_field
-from pretrain.models.weights import read_trunk, resize_field
+from pretrain.models.weights import read_backbone, resize_field
 
 
 def read_field(path) -> Tensor:
@@ -21,9 +21,9 @@ def read_field(path) -> Tensor:
     Raises:
         UserError: the file cannot be read, holds no plain ViT, or none with absolute positions.
     """
-    file = read_trunk(path)
+    file = read_backbone(path)
     if file.field_size is None:
-        raise UserError(f"{path} has no absolute position embeddings, so no field; give a trunk that has them")
+        raise UserError(f"{path} has no absolute position embeddings, so no field; give a backbone that has them")
     return file.state["pos_embed"][0].unflatten(0, file.field_size)
 
 

@@ -16,7 +16,7 @@ from pretrain.data.images import BrokenImage
 from pretrain.engine.monitors import due
 from pretrain.models.vit import VisionTransformer
 
-SIDE = 224  # pixels of a tile, and of the image that the trunk sees
+SIDE = 224  # pixels of a tile, and of the image that the backbone sees
 POINTS = ((0.5, 0.5), (0.2, 0.8))  # queries of the attention, (x, y)
 LEAST_TOP = 2.0  # of the attention's scale, in multiples of uniform: what is nearly uniform looks so
 NUM_MASKS = 4
@@ -40,11 +40,11 @@ class PeriodicPictures(HookBase):
             return
         if self.images is None:
             self.images = self.read_images()
-        trunk = self.trainer.model.backbone
+        backbone = self.trainer.model.backbone
         pictures = {
-            "field": field_overview(trunk),
-            "masks": masks_overview(self.trainer.batch, trunk.patch_size),
-            "attention": attention_overview(trunk, self.images),
+            "field": field_overview(backbone),
+            "masks": masks_overview(self.trainer.batch, backbone.patch_size),
+            "attention": attention_overview(backbone, self.images),
         }
         for name, picture in pictures.items():
             if picture is not None:
@@ -63,9 +63,9 @@ class PeriodicPictures(HookBase):
         return list(itertools.islice(readable(), self.num_images))
 
 
-def field_overview(trunk: VisionTransformer) -> np.ndarray:
+def field_overview(backbone: VisionTransformer) -> np.ndarray:
     """The field's three main directions as colours, then the likeness of four places to all others."""
-    field = trunk.pos_embed.detach().cpu().unflatten(1, trunk.field_size)
+    field = backbone.pos_embed.detach().cpu().unflatten(1, backbone.field_size)
     return row([field_picture(field, side=SIDE), *(similarity_picture(field, query, SIDE) for query in QUERIES)])
 
 
@@ -82,17 +82,17 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
     return column(rows) if rows else None
 
 
-def attention_overview(trunk: VisionTransformer, images: list[np.ndarray]) -> np.ndarray:
+def attention_overview(backbone: VisionTransformer, images: list[np.ndarray]) -> np.ndarray:
     """A row for each image, uint8 RGB (H, W, 3): itself, its patch features as colours, attention from two points.
 
     Colours have one basis for all images. Attention is the last layer's, mean over heads, in multiples of uniform.
     """
     images = [fit(image, SIDE) for image in images]
     rows = []
-    for image, features in zip(images, feature_colors(trunk, images, SIDE), strict=True):
-        pixels = normalised(image, trunk.patch_size)
+    for image, features in zip(images, feature_colors(backbone, images, SIDE), strict=True):
+        pixels = normalised(image, backbone.patch_size)
         height, width = pixels.shape[1:]
-        maps = patch_attention(trunk, pixels.to(trunk.pos_embed.device), list(POINTS)).cpu().numpy()
+        maps = patch_attention(backbone, pixels.to(backbone.pos_embed.device), list(POINTS)).cpu().numpy()
         top = max(LEAST_TOP, maps.max())
         glow = [
             attention_picture(image[:height, :width], m, point, top, SIDE)

@@ -70,7 +70,7 @@ def prediction_similarity(method: JEPA, image: Tensor, query: Point) -> Tensor:
         image: (3, H*p, W*p), normalised.
         query: (x, y) in [0, 1].
     """
-    grid = method.student["trunk"].grid(image)
+    grid = method.student["backbone"].grid(image)
     block, context, place = target_block(grid, query)
     predicted = method.predict(image[None], [context[None]], block[None, None]).flatten(0, 3)[place]
     features = F.layer_norm(method.teacher_features(image[None])[0], predicted.shape)

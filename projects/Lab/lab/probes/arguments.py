@@ -1,4 +1,4 @@
-"""The command line that the evaluation commands on labelled images share: a trunk, a dataset, where the result goes."""
+"""The command line of evaluations on labelled images: a backbone, a dataset, where the result goes."""
 
 import argparse
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cropfield.results import write_result
-from lab.commands import add_trunk_options, load_trunk, new_parser, positive
+from lab.commands import add_backbone_options, load_backbone, new_parser, positive
 from lab.probes.datasets import DATASETS, framing_of, open_dataset
 from lab.probes.feature_cache import Features, Reading, cached_features
 from lab.probes.features import own_pool
@@ -19,7 +19,7 @@ from pretrain.models.vit import VisionTransformer
 
 def evaluation_parser(description: str) -> argparse.ArgumentParser:
     parser = new_parser(description)
-    add_trunk_options(parser)
+    add_backbone_options(parser)
     add = parser.add_argument
     add("--dataset", required=True, choices=DATASETS)
     add("--data", type=Path, required=True, metavar="DIR", help="the dataset's folder")
@@ -38,12 +38,12 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_trunk_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The trunk on its device. Raises UserError, also for an image size that does not divide into its patches."""
-    trunk = load_trunk(args, drop_path_rate)
-    if args.image_size % trunk.patch_size:
-        raise UserError(f"--image-size {args.image_size} is no multiple of the trunk's patch, {trunk.patch_size}")
-    return trunk
+def load_backbone_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """The backbone on its device. Raises UserError, also for an image size that does not divide into its patches."""
+    backbone = load_backbone(args, drop_path_rate)
+    if args.image_size % backbone.patch_size:
+        raise UserError(f"--image-size {args.image_size} is no multiple of the backbone's patch, {backbone.patch_size}")
+    return backbone
 
 
 def datasets_of(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
@@ -59,22 +59,22 @@ def features_of(
 ) -> tuple[Features, Features, list[str]]:
     """Training features of `views` views, validation features of one, and the classes; kept in `args.cache`.
 
-    layers: None is the last four.  pools: None is what stands for an image in this trunk.
+    layers: None is the last four.  pools: None is what stands for an image in this backbone.
     """
-    trunk, (train, val) = load_trunk_of(args), datasets_of(args)
+    backbone, (train, val) = load_backbone_of(args), datasets_of(args)
     common = dict(
         image_size=args.image_size,
         framing=framing_of(args.dataset),
         seed=args.seed,
-        layers=layers or min(4, len(trunk.blocks)),
-        pools=pools or (own_pool(trunk),),
+        layers=layers or min(4, len(backbone.blocks)),
+        pools=pools or (own_pool(backbone),),
         amp=str(args.device).startswith("cuda"),
     )
     loading = dict(folder=args.cache, num_workers=args.num_workers)
-    if "cls" in common["pools"] and trunk.cls_token is None:
+    if "cls" in common["pools"] and backbone.cls_token is None:
         raise UserError(f"{args.weights} has no class token; leave --pool out, or say --pool patch")
-    train_features = cached_features(trunk, train, Reading(views=views, **common), **loading)
-    return train_features, cached_features(trunk, val, Reading(**common), **loading), train.classes
+    train_features = cached_features(backbone, train, Reading(views=views, **common), **loading)
+    return train_features, cached_features(backbone, val, Reading(**common), **loading), train.classes
 
 
 def model_name(args: argparse.Namespace) -> str:

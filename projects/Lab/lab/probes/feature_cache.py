@@ -1,9 +1,9 @@
 """Features kept on disk: one pass over the images, then any number of classifiers.
 
-One .npy file for a trunk and a listing of images. Its name is a hash of all that its numbers depend on: the trunk's
-weights and shape, each image's path, size and date, and how they are read. So a file is never stale; what no longer
-fits is made anew under another name, and the old file is yours to delete. It is written from the first batch to the
-last without being held in memory, and mapped when read.
+One .npy file for a backbone and a listing of images. Its name is a hash of all that its numbers depend on: the
+backbone's weights and shape, each image's path, size and date, and how they are read. So a file is never stale; what no
+longer fits is made anew under another name, and the old file is yours to delete. It is written from the first batch to
+the last without being held in memory, and mapped when read.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Reading:
     """How images become features.
 
     image_size: pixels a side, a multiple of the patch.  framing, views: see `framing.view`.  seed: of the views.
-    layers: how many of the last.  pools: see `pooled_layers`.  amp: whether the trunk runs under bfloat16 autocast.
+    layers: how many of the last.  pools: see `pooled_layers`.  amp: whether the backbone runs under bfloat16 autocast.
     """
 
     image_size: int = 224
@@ -67,25 +67,27 @@ class Features:
 
 
 def cached_features(
-    trunk: VisionTransformer,
+    backbone: VisionTransformer,
     images: LabelledImages,
     reading: Reading,
     folder: str | Path,
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> Features:
-    """Read from `folder` what was computed before, or compute it with `trunk`, where it is, and keep it there.
+    """Read from `folder` what was computed before, or compute it with `backbone`, where it is, and keep it there.
 
     Raises:
-        UserError: the image size does not divide into patches, the trunk has fewer layers, the file cannot be written,
-            or no image can be read.
+        UserError: the image size does not divide into patches, the backbone has fewer layers, the file cannot be
+            written, or no image can be read.
     """
-    if reading.image_size % trunk.patch_size:
-        raise UserError(f"an image of {reading.image_size} pixels does not divide into patches of {trunk.patch_size}")
-    if reading.layers > len(trunk.blocks):
-        raise UserError(f"the trunk has {len(trunk.blocks)} layers, not {reading.layers}; ask for fewer")
-    path = Path(folder) / f"{cache_key(trunk, images, reading)}.npy"
-    layout = (reading.views, len(images)), row_type(len(reading.pools), reading.layers, trunk.embed_dim)
+    if reading.image_size % backbone.patch_size:
+        raise UserError(
+            f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}"
+        )
+    if reading.layers > len(backbone.blocks):
+        raise UserError(f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer")
+    path = Path(folder) / f"{cache_key(backbone, images, reading)}.npy"
+    layout = (reading.views, len(images)), row_type(len(reading.pools), reading.layers, backbone.embed_dim)
     found = read_features(path, *layout)
     if found is not None:
         logger.info(f"features of {len(images):,} images found in {path}")
@@ -94,8 +96,8 @@ def cached_features(
         framed = FramedImages(
             images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed
         )
-        batches = framed_batches(framed, trunk.pos_embed.device, batch_size, num_workers)
-        write_features(path, *layout, _pooled(trunk, reading, batches, len(framed)))
+        batches = framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers)
+        write_features(path, *layout, _pooled(backbone, reading, batches, len(framed)))
         logger.info(f"{len(framed):,} views in {time.perf_counter() - started:.1f} s; features kept in {path}")
         found = read_features(path, *layout)
     values, readable = found
@@ -144,20 +146,20 @@ def read_features(path: Path, shape: tuple[int, int], dtype: np.dtype) -> tuple[
     return None
 
 
-def cache_key(trunk: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
+def cache_key(backbone: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
     """Hash of all that features depend on."""
     listing = hashlib.sha256()
     for index in range(len(images)):
         name = f"{images.name(index)}\0{_stamp(images.path(index))}\n"
         listing.update(name.encode(errors="surrogateescape"))
-    facts = {"version": VERSION, "weights": fingerprint(trunk), "images": listing.hexdigest(), **asdict(reading)}
+    facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listing.hexdigest(), **asdict(reading)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def fingerprint(trunk: VisionTransformer) -> str:
-    """Hash of the weights and of the shape that tensors do not show: heads. Alike for every file of the same trunk."""
-    content = hashlib.sha256(json.dumps(trunk.facts, sort_keys=True).encode())
-    for name, value in sorted(trunk.state_dict().items()):
+def fingerprint(backbone: VisionTransformer) -> str:
+    """Hash of the weights and of what tensors do not show: heads. Alike for every file of the same backbone."""
+    content = hashlib.sha256(json.dumps(backbone.facts, sort_keys=True).encode())
+    for name, value in sorted(backbone.state_dict().items()):
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return content.hexdigest()
@@ -171,13 +173,13 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _pooled(
-    trunk: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
+    backbone: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (b, pools, layers, D) and which images could be read (b,) of every batch; says every minute how far."""
-    device, done, said = trunk.pos_embed.device.type, 0, time.monotonic()
+    device, done, said = backbone.pos_embed.device.type, 0, time.monotonic()
     for pixels, indices in batches:
         with torch.autocast(device, torch.bfloat16, reading.amp):
-            yield pooled_layers(trunk, pixels, reading.layers, reading.pools), indices >= 0
+            yield pooled_layers(backbone, pixels, reading.layers, reading.pools), indices >= 0
         done += len(indices)
         if time.monotonic() - said > 60:
             logger.info(f"features of {done:,} of {total:,} views")

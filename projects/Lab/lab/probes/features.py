@@ -1,4 +1,4 @@
-"""Features of a frozen trunk: a vector an image, from its last layer or its last few."""
+"""Features of a frozen backbone: a vector an image, from its last layer or its last few."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,28 +14,28 @@ from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 
 
-def own_pool(trunk: VisionTransformer) -> str:
-    """What stands for an image in a trunk (StoP, App. C.2): "cls", or "patch", the mean, in a trunk without."""
-    return "patch" if trunk.cls_token is None else "cls"
+def own_pool(backbone: VisionTransformer) -> str:
+    """What stands for an image in a backbone (StoP, App. C.2): "cls", or "patch", the mean, in a backbone without."""
+    return "patch" if backbone.cls_token is None else "cls"
 
 
 @torch.no_grad()
-def pooled_layers(trunk: VisionTransformer, images: Tensor, layers: int, pools: Sequence[str]) -> Tensor:
+def pooled_layers(backbone: VisionTransformer, images: Tensor, layers: int, pools: Sequence[str]) -> Tensor:
     """One vector for each of the last `layers` blocks, and each way to pool -> (B, len(pools), layers, D).
 
-    Every layer passes the trunk's final norm, as in DINO's evaluation, so the last is the trunk's own output.
+    Every layer passes the backbone's final norm, as in DINO's evaluation, so the last is the backbone's own output.
 
     Args:
         images: (B, 3, H*p, W*p), normalised.
         pools: "cls", the class token, and "patch", the mean of the patches (StoP, Sec. 4.1, "average pooling").
     """
-    tokens = trunk.embed_patches(images) + trunk.sample_positions(None, trunk.grid(images))
-    packed, layout = pack([trunk.with_class_token(tokens)])
-    first_patch, collected = int(trunk.cls_token is not None), []
-    for index, block in enumerate(trunk.blocks):
+    tokens = backbone.embed_patches(images) + backbone.sample_positions(None, backbone.grid(images))
+    packed, layout = pack([backbone.with_class_token(tokens)])
+    first_patch, collected = int(backbone.cls_token is not None), []
+    for index, block in enumerate(backbone.blocks):
         packed = block(packed, layout)
-        if index >= len(trunk.blocks) - layers:
-            (features,) = layout.split(trunk.norm(packed))
+        if index >= len(backbone.blocks) - layers:
+            (features,) = layout.split(backbone.norm(packed))
             pooled = {"cls": features[:, 0], "patch": features[:, first_patch:].mean(1)}
             collected.append(torch.stack([pooled[pool] for pool in pools], dim=1))
     return torch.stack(collected, dim=2)
@@ -66,26 +66,26 @@ def framed_batches(
 
 @torch.no_grad()
 def extract_features(
-    trunk: VisionTransformer,
+    backbone: VisionTransformer,
     images: LabelledImages,
     indices: Sequence[int],
     image_size: int = 224,
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Class tokens, or mean patch tokens in a trunk without, of some images -> (n, D) float32 and labels (n,), CPU.
+    """Class tokens, or mean patch tokens in a backbone without, of some images -> (n, D) float32 and labels (n,), CPU.
 
     Images are resized so that the shorter side is 8/7 of `image_size` and cut to its central square, as DINO does (256
-    and 224). Broken images are left out. The trunk should be in eval mode; it is used where it is.
+    and 224). Broken images are left out. The backbone should be in eval mode; it is used where it is.
 
     Args:
         image_size: pixels a side, a multiple of the patch.
     """
     framed = FramedImages(images, indices, image_size)
-    features, kept = [torch.zeros(0, trunk.embed_dim)], [torch.zeros(0, dtype=torch.int64)]
-    for pixels, found in framed_batches(framed, trunk.pos_embed.device, batch_size, num_workers):
+    features, kept = [torch.zeros(0, backbone.embed_dim)], [torch.zeros(0, dtype=torch.int64)]
+    for pixels, found in framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers):
         readable = found >= 0
-        pooled = pooled_layers(trunk, pixels[readable.to(pixels.device)], 1, [own_pool(trunk)])
+        pooled = pooled_layers(backbone, pixels[readable.to(pixels.device)], 1, [own_pool(backbone)])
         features.append(pooled[:, 0, 0].float().cpu())
         kept.append(found[readable])
     return torch.cat(features), images.labels[torch.as_tensor(list(indices))[torch.cat(kept)]]

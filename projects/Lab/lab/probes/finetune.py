@@ -1,4 +1,4 @@
-"""Fine-tuning a trunk as a classifier (StoP's Tables 5, 15 and 17).
+"""Fine-tuning a backbone as a classifier (StoP's Tables 5, 15 and 17).
 
 The papers give no recipe. This is the usual one for masked image models, without mixing images and without random
 augmentation policies: AdamW, learning rates that fall from the head to the patch embedding, stochastic depth, label
@@ -46,18 +46,18 @@ class Recipe:
 
 
 class Classifier(nn.Module):
-    """A trunk, pooled as its kind is (class token, or mean patch without one), and a linear layer that starts at 0."""
+    """A backbone, pooled as its kind is (class token, or mean patch without), and a linear layer that starts at 0."""
 
-    def __init__(self, trunk: VisionTransformer, num_classes: int):
+    def __init__(self, backbone: VisionTransformer, num_classes: int):
         super().__init__()
-        self.trunk, self.pool = trunk, own_pool(trunk)
-        self.head = nn.Linear(trunk.embed_dim, num_classes)
+        self.backbone, self.pool = backbone, own_pool(backbone)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S), normalised -> logits (B, classes)"""
-        cls, patches = self.trunk(images)
+        cls, patches = self.backbone(images)
         return self.head(cls if self.pool == "cls" else patches.mean(1))
 
 
@@ -66,14 +66,14 @@ def layer_groups(model: Classifier, layer_decay: float, weight_decay: float) -> 
 
     Vectors, the class token and positions do not decay.
     """
-    depth, groups = len(model.trunk.blocks), {}
+    depth, groups = len(model.backbone.blocks), {}
     for name, parameter in model.named_parameters():
         layer = depth + 1
-        if name.startswith(("trunk.patch_embed", "trunk.cls_token", "trunk.pos_embed")):
+        if name.startswith(("backbone.patch_embed", "backbone.cls_token", "backbone.pos_embed")):
             layer = 0
-        elif name.startswith("trunk.blocks."):
+        elif name.startswith("backbone.blocks."):
             layer = int(name.split(".")[2]) + 1
-        decays = parameter.ndim > 1 and name not in ("trunk.cls_token", "trunk.pos_embed")
+        decays = parameter.ndim > 1 and name not in ("backbone.cls_token", "backbone.pos_embed")
         groups.setdefault((layer, decays), []).append(parameter)
     return [
         {"params": p, "scale": layer_decay ** (depth + 1 - layer), "weight_decay": weight_decay if decays else 0.0}

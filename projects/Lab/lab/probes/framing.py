@@ -1,4 +1,4 @@
-"""What part of an image a frozen trunk sees: a square, for training also its augmented views."""
+"""What part of an image a frozen backbone sees: a square, for training also its augmented views."""
 
 import cv2
 import numpy as np

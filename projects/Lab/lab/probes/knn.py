@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification: what a trunk's features know of labels, without training anything."""
+"""Weighted k-nearest-neighbour classification: what a backbone's features know of labels, without training anything."""
 
 import torch.nn.functional as F
 from torch import Tensor

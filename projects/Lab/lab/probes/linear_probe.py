@@ -1,4 +1,4 @@
-"""Linear classifiers on a frozen trunk's features: a whole sweep trained at once, on the same batches.
+"""Linear classifiers on a frozen backbone's features: a whole sweep trained at once, on the same batches.
 
 The protocol is VISSL's (StoP, App. C.2): SGD with Nesterov momentum 0.9, linear layers on the last layer and on the
 last four end to end, each with and without a batch normalisation before it; the best on the validation images counts.

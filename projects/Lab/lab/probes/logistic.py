@@ -1,4 +1,4 @@
-"""Logistic regression on a frozen trunk's features, as StoP's release evaluates 1% of ImageNet's labels.
+"""Logistic regression on a frozen backbone's features, as StoP's release evaluates 1% of ImageNet's labels.
 
 Features are standardised by the training images' mean and standard deviation, there is no intercept, and the penalty is
 a little of the squared weights. The optimum is unique: no learning rate, no epochs, no seed.

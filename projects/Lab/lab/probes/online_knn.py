@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineKnn(HookBase):
-    """Logs `knn/top1` of the teacher's trunk, in percent; the value before the first step is what to compare with.
+    """Logs `knn/top1` of the teacher's backbone, in percent; the value before the first step is what to compare with.
 
     Each process extracts the features of its share of the images. An evaluation is one forward pass of both folders.
 
@@ -25,7 +25,7 @@ class OnlineKnn(HookBase):
         train, val: folders whose sub-folders are the classes; the images of `val` are classified by those of `train`.
             Without both of them the hook is off.
         period: steps between evaluations; there is one before the first step too. 0 turns it off.
-        image_size: pixels a side of the square that the trunk sees.
+        image_size: pixels a side of the square that the backbone sees.
         k, temperature: see `knn_accuracy`.
         batch_size, num_workers: images of a forward pass, and worker processes that read them.
 
@@ -70,15 +70,15 @@ class OnlineKnn(HookBase):
         self.trainer.storage.put_scalar("knn/top1", top1, smoothing_hint=False)
         logger.info(f"k-NN {when}: {top1:.1f}% of {len(self.val):,} images right")
 
-    def accuracy(self, trunk: VisionTransformer) -> float:
+    def accuracy(self, backbone: VisionTransformer) -> float:
         """Percent of `val` that k-NN gets right."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
-            features = [self.extract(trunk, folder) for folder in (self.train, self.val)]
+            features = [self.extract(backbone, folder) for folder in (self.train, self.val)]
         return 100 * knn_accuracy(*features[0], *features[1], **self.vote)
 
-    def extract(self, trunk: VisionTransformer, folder: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+    def extract(self, backbone: VisionTransformer, folder: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and labels of the whole folder, on every rank."""
         share = range(comm.get_rank(), len(folder), comm.get_world_size())
-        parts = comm.all_gather(extract_features(trunk, folder, share, **self.reading))
+        parts = comm.all_gather(extract_features(backbone, folder, share, **self.reading))
         features, labels = zip(*parts, strict=True)
         return torch.cat(features), torch.cat(labels)

@@ -1,4 +1,4 @@
-"""Pictures of what the trunk learned: the field, attention, patch features; each before and after pretraining."""
+"""Pictures of what the backbone learned: the field, attention, patch features; each before and after pretraining."""
 
 import cv2
 import numpy as np
@@ -48,14 +48,14 @@ def field(pretraining: Pretraining) -> list[list[Panel]]:
 
 
 def attention(pretraining: Pretraining, subjects: list[Subject]) -> list[list[Panel]]:
-    trunks, rows = {"before": pretraining.untrained, "after": pretraining.trained}, []
+    backbones, rows = {"before": pretraining.untrained, "after": pretraining.trained}, []
     for image, queries in subjects:
         pixels = normalised(image, pretraining.trained.patch_size)
         shown, points, row = image[: pixels.shape[1], : pixels.shape[2]], [point for _, point in queries], []
-        maps = [patch_attention(trunk, pixels, points).numpy() for trunk in trunks.values()]
+        maps = [patch_attention(backbone, pixels, points).numpy() for backbone in backbones.values()]
         for (name, point), *pair in zip(queries, *maps, strict=True):
             top = max(LEAST_TOP, *(values.max() for values in pair))
-            for when, values in zip(trunks, pair, strict=True):
+            for when, values in zip(backbones, pair, strict=True):
                 picture = attention_picture(shown, values, point, top)
                 row.append(Panel(picture, f"{name}, {when}: {values.max():.1f}×"))
         rows.append(row)
@@ -65,6 +65,6 @@ def attention(pretraining: Pretraining, subjects: list[Subject]) -> list[list[Pa
 def features(pretraining: Pretraining, subjects: list[Subject]) -> list[list[Panel]]:
     images = [image for image, _ in subjects]
     columns = [[Panel(fit(image, 240), "image") for image in images]]
-    for when, trunk in (("before", pretraining.untrained), ("after", pretraining.trained)):
-        columns.append([Panel(picture, when, cells=True) for picture in feature_colors(trunk, images)])
+    for when, backbone in (("before", pretraining.untrained), ("after", pretraining.trained)):
+        columns.append([Panel(picture, when, cells=True) for picture in feature_colors(backbone, images)])
     return [list(row) for row in zip(*columns, strict=True)]

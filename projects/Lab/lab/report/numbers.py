@@ -12,7 +12,7 @@ def pretraining_budget(run: RunFiles) -> str:
         return ""
     parts = [f"{steps:,.0f} steps of {batch:.0f} unlabeled images"]
     shape = ("depth", "embed_dim", "patch_size", "field_size")
-    depth, width, patch, field = (at(settings, "model", "trunk", name) for name in shape)
+    depth, width, patch, field = (at(settings, "model", "backbone", name) for name in shape)
     if None not in (depth, width, patch, field):
         cells = " × ".join(map(str, field if isinstance(field, list) else (field, field)))
         parts.append(f"a ViT of {depth} blocks, {width} wide, patches of {patch} pixels, a field of {cells} cells")
@@ -29,7 +29,7 @@ def detection_budget(run: RunFiles) -> str:
             images = "" if batch is None else f" of {batch:.0f} images"
             texts[name] = ", ".join([f"{steps:,.0f} iterations{images}", *seed(part.settings)])
     if len(texts) == 2 and len(set(texts.values())) == 1:
-        return f"twice {texts['pretrained']}: once from the pretrained trunk, once from scratch"
+        return f"twice {texts['pretrained']}: once from the pretrained backbone, once from scratch"
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 

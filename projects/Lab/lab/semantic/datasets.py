@@ -62,7 +62,7 @@ def num_semantic_classes(classes: str) -> int:
 
 
 def has_class_token(weights: str, otherwise: bool = True) -> bool:
-    """Whether a weight file's trunk has a class token (CropField's has, StoP's has not); `otherwise` for ""."""
+    """Whether a weight file's backbone has a class token (CropField's has, StoP's has not); `otherwise` for ""."""
     if not weights:
         return otherwise
     return any(name.rpartition(".")[2] in ("cls_token", "class_token") for name in read_tensors(weights)[0])

@@ -59,7 +59,7 @@ class LinearSegmentationHead(nn.Module):
 class SlidingWindowSegmentor(SemanticSegmentor):
     """Detectron2's segmentor that evaluates in windows of the training crops' size: Segmenter's "single scale".
 
-    The trunk then sees as many patches, and reads its position field as finely, as in training. The last window of a
+    The backbone then sees as many patches, and reads its position field as finely, as in training. The last window of a
     row and of a column is moved back into the image. Where windows overlap scores are averaged. An image whose shorter
     side is less than a window is enlarged first.
 

@@ -45,8 +45,8 @@ def fold(results: list[Result]) -> list[Result]:
     for run in results:
         same = [r for r in results if (r.model, r.protocol, r.dataset) == (run.model, run.protocol, run.dataset)]
         above = [r for r in same if r.file.parent in run.file.parent.parents]
-        for result in above:  # only a run has the config that tells its trunk
-            result.settings.update({"trunk": run.settings["trunk"]} if "trunk" in run.settings else {})
+        for result in above:  # only a run has the config that tells its backbone
+            result.settings.update({"backbone": run.settings["backbone"]} if "backbone" in run.settings else {})
         kept += [] if above else [run]
     return kept
 
@@ -57,7 +57,7 @@ def read_result(path: Path, file: Path) -> Result | str:
     if not isinstance(content, dict):
         return f"{file}: no readable JSON"
     width, patch = (at(config, "model", "backbone", "net", k) or at(config, "model", "backbone", k) for k in SHAPE)
-    settings = {"trunk": f"{WIDTHS.get(width, f'width {width}')}/{patch}"} if width and patch else {}
+    settings = {"backbone": f"{WIDTHS.get(width, f'width {width}')}/{patch}"} if width and patch else {}
     if {"protocol", "dataset", "model", "metrics"} <= content.keys():
         names = (content["protocol"], content["dataset"], content["model"])
         return Result(file, *names, _numbers(content["metrics"]), (content.get("settings") or {}) | settings)

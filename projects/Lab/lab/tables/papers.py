@@ -29,7 +29,7 @@ class PaperTable:
         key: paper and number, "one:1a".
         labels: titles of the columns that say what a row is of.
         rows: labels and values as printed, one for each of `labels` and of `columns`; None is the paper's dash.
-        command: makes a row's figures, of a trunk in FILE.
+        command: makes a row's figures, of a backbone in FILE.
         where: settings that a result must not contradict, e.g. `{"epochs": 12}`.
         note: what is not as printed, or left open.
     """

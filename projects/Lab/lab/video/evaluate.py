@@ -1,4 +1,4 @@
-"""A trunk on DAVIS-2017: objects of the first frame are followed through each video and compared with the truth."""
+"""A backbone on DAVIS-2017: objects of the first frame are followed through each video and compared with the truth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,16 +42,16 @@ def frame_size(height: int, width: int, short_side: int, patch: int) -> tuple[in
 
 
 @torch.no_grad()
-def patch_features(trunk: VisionTransformer, frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+def patch_features(backbone: VisionTransformer, frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Patch tokens of the last layer, of unit length: uint8 (H, W, 3), resized to `size` -> (h, w, D) float32."""
     resized = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
-    images = normalised(resized, trunk.patch_size)[None].to(trunk.pos_embed.device)
-    _, patches = trunk(images)
-    return F.normalize(patches[0].float(), dim=-1).unflatten(0, trunk.grid(images))
+    images = normalised(resized, backbone.patch_size)[None].to(backbone.pos_embed.device)
+    _, patches = backbone(images)
+    return F.normalize(patches[0].float(), dim=-1).unflatten(0, backbone.grid(images))
 
 
 def propagate_masks(
-    trunk: VisionTransformer, video: Video, propagation: Propagation, short_side: int
+    backbone: VisionTransformer, video: Video, propagation: Propagation, short_side: int
 ) -> Iterator[np.ndarray]:
     """The masks of every frame of a video, uint8 (H, W), the first as it is given. One frame is in memory at a time.
 
@@ -61,11 +61,11 @@ def propagate_masks(
     mask, _ = read_mask(video.masks[0])
     if not mask.any():
         raise UserError(f"{video.masks[0]} shows no object; the first frame's objects are what is followed")
-    size = frame_size(*mask.shape, short_side, trunk.patch_size)
-    grid = size[0] // trunk.patch_size, size[1] // trunk.patch_size
-    labels = to_labels(torch.from_numpy(mask), grid, int(mask.max()) + 1).to(trunk.pos_embed.device)
+    size = frame_size(*mask.shape, short_side, backbone.patch_size)
+    grid = size[0] // backbone.patch_size, size[1] // backbone.patch_size
+    labels = to_labels(torch.from_numpy(mask), grid, int(mask.max()) + 1).to(backbone.pos_embed.device)
     yield mask
-    features = (patch_features(trunk, _read_alike(frame, mask.shape), size) for frame in video.frames)
+    features = (patch_features(backbone, _read_alike(frame, mask.shape), size) for frame in video.frames)
     for found in propagation.run(features, labels):
         yield to_mask(found, size, mask.shape).cpu().numpy()
 
@@ -78,7 +78,7 @@ def _read_alike(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def evaluate_video(
-    trunk: VisionTransformer, video: Video, results: Path, propagation: Propagation, short_side: int = 480
+    backbone: VisionTransformer, video: Video, results: Path, propagation: Propagation, short_side: int = 480
 ) -> list[ObjectScore]:
     """Follow the objects of a video, write its masks to `results`/NAME as DAVIS wants them, and measure each object.
 
@@ -89,7 +89,7 @@ def evaluate_video(
     """
     first, palette = read_mask(video.masks[0])
     regions, boundaries = ([[] for _ in range(first.max())] for _ in range(2))
-    for index, found in enumerate(propagate_masks(trunk, video, propagation, short_side)):
+    for index, found in enumerate(propagate_masks(backbone, video, propagation, short_side)):
         write_mask(results / video.name / video.masks[index].name, found, palette)
         if 0 < index < len(video.masks) - 1:
             truth, _ = read_mask(video.masks[index])

@@ -83,7 +83,7 @@ def to_labels(mask: Tensor, grid: tuple[int, int], num_labels: int) -> Tensor:
 def to_mask(labels: Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Labels (h, w, C) -> numbers of objects, uint8 `size` (H, W).
 
-    Enlarged bilinearly to `frame_size`, the pixels that the trunk saw, and each label stretched to [0, 1] over the
+    Enlarged bilinearly to `frame_size`, the pixels that the backbone saw, and each label stretched to [0, 1] over the
     frame, as DINO does: an object whose labels have grown weak all over still wins where it is strongest.
     """
     maps = F.interpolate(labels.permute(2, 0, 1)[None], frame_size, mode="bilinear", align_corners=False)[0]

@@ -23,7 +23,7 @@ from stop.predictor import Predictor
 from .....configs.common.pretraining import train
 
 model = L(JEPA)(
-    trunk=L(VisionTransformer)(
+    backbone=L(VisionTransformer)(
         patch_size=16,
         embed_dim=768,
         depth=12,
@@ -35,11 +35,11 @@ model = L(JEPA)(
         layer_scale=None,
     ),
     predictor=L(Predictor)(
-        trunk_dim="${model.trunk.embed_dim}",
+        backbone_dim="${model.backbone.embed_dim}",
         embed_dim=384,
         depth=6,
         num_heads=12,
-        field_size="${model.trunk.field_size}",
+        field_size="${model.backbone.field_size}",
         learned_positions=False,
         noise_std=0.0,  # sigma: 0 is I-JEPA
         noise_on="masked",

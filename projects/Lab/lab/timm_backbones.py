@@ -1,4 +1,4 @@
-"""timm's plain ViTs as trunks of this project: the same reading as their weight files, and a check that they agree."""
+"""timm's plain ViTs as backbones of this project: read as their weight files are, with a check that they agree."""
 
 import difflib
 import logging
@@ -11,33 +11,34 @@ from torch import Tensor
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weight_layouts import PATCH_WEIGHT, TrunkFile, trunk_file
-from pretrain.models.weights import build_trunk, fill_trunk
+from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile, backbone_file
+from pretrain.models.weights import build_backbone, fill_backbone
 
 logger = logging.getLogger(__name__)
 
 
-def timm_trunk(name: str, pretrained: bool = True) -> VisionTransformer:
-    """The trunk of a model of timm, frozen, in eval mode; for images normalised as ours, whatever the model's own are.
+def timm_backbone(name: str, pretrained: bool = True) -> VisionTransformer:
+    """The backbone of a model of timm, frozen, in eval mode; for images normalised as ours, whatever the model's own
+    are.
 
     Args:
         name: e.g. "vit_base_patch16_224.dino".
         pretrained: False leaves out the download: timm's random initial weights.
 
     Raises:
-        UserError: timm has no such model, its weights cannot be fetched, it is no plain ViT (see `read_trunk`), or the
-            trunk computes something else, as with another activation.
+        UserError: timm has no such model, its weights cannot be fetched, it is no plain ViT (see `read_backbone`), or
+            the backbone computes something else, as with another activation.
     """
     model = _create(name, pretrained)
     metadata = {"field_size": "x".join(str(side) for side in model.patch_embed.grid_size)}
     metadata["num_heads"] = str(model.blocks[0].attn.num_heads)
-    file = trunk_file(f"timm's {name}", model.state_dict(), metadata)
-    trunk = build_trunk(file)
-    logger.info(str(fill_trunk(trunk, file)))
+    file = backbone_file(f"timm's {name}", model.state_dict(), metadata)
+    backbone = build_backbone(file)
+    logger.info(str(fill_backbone(backbone, file)))
     mean, std = (255 * torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
-    _take_our_normalisation(trunk, mean, std)
-    _check_features(trunk, model, file, mean, std)
-    return trunk
+    _take_our_normalisation(backbone, mean, std)
+    _check_features(backbone, model, file, mean, std)
+    return backbone
 
 
 def _create(name: str, pretrained: bool) -> TimmViT:
@@ -62,16 +63,16 @@ def _create(name: str, pretrained: bool) -> TimmViT:
 
 
 @torch.no_grad()
-def _take_our_normalisation(trunk: VisionTransformer, mean: Tensor, std: Tensor) -> None:
+def _take_our_normalisation(backbone: VisionTransformer, mean: Tensor, std: Tensor) -> None:
     """Exact, since the patch embedding is linear and without padding: the difference goes into its weight and bias."""
-    projection = trunk.patch_embed.proj
+    projection = backbone.patch_embed.proj
     shift, scale = (torch.tensor(IMAGE_MEAN) - mean) / std, torch.tensor(IMAGE_STD) / std
     projection.bias += torch.einsum("dchw,c->d", projection.weight, shift)
     projection.weight *= scale[:, None, None]
 
 
 @torch.no_grad()
-def _check_features(trunk: VisionTransformer, model: TimmViT, file: TrunkFile, mean: Tensor, std: Tensor) -> None:
+def _check_features(backbone: VisionTransformer, model: TimmViT, file: BackboneFile, mean: Tensor, std: Tensor) -> None:
     """Same patch features on an image of the model's own size? No tensor shows activation, eps or a changed pass."""
     if any("dropped" in note for note in file.notes):
         return  # they differ, and the log says why
@@ -83,7 +84,7 @@ def _check_features(trunk: VisionTransformer, model: TimmViT, file: TrunkFile, m
         for m, s in ((mean, std), (IMAGE_MEAN, IMAGE_STD))
     )
     expected = model.forward_features(theirs)[:, model.num_prefix_tokens :]
-    apart = (trunk(ours)[1] - expected).norm() / expected.norm()
+    apart = (backbone(ours)[1] - expected).norm() / expected.norm()
     if not apart < 1e-3:
         raise UserError(
             f"timm's {file.path.split()[-1]} is no plain ViT: its features differ by {apart:.1%} from one's"

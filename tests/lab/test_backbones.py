@@ -1,11 +1,11 @@
-"""Trunks from files: the same features, without being told the shape."""
+"""Backbones from files: the same features, without being told the shape."""
 
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-from lab.trunks import build_trunk, open_trunk
+from lab.backbones import build_backbone, open_backbone
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weight_layouts import PUBLISHED_HEADS
@@ -15,31 +15,31 @@ from pretrain.models.weights import fold_layer_scale, write_backbone
 @pytest.mark.parametrize("class_token", [True, False])
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_an_opened_trunk_has_the_features_of_the_written_one(tmp_path, class_token, folded, suffix):
+def test_an_opened_backbone_has_the_features_of_the_written_one(tmp_path, class_token, folded, suffix):
     torch.manual_seed(0)
-    trunk = VisionTransformer(8, 32, 2, 4, field_size=(3, 5), class_token=class_token, layer_scale=0.5).eval()
-    state = fold_layer_scale(trunk.state_dict()) if folded else trunk.state_dict()
-    path = tmp_path / f"trunk{suffix}"
+    backbone = VisionTransformer(8, 32, 2, 4, field_size=(3, 5), class_token=class_token, layer_scale=0.5).eval()
+    state = fold_layer_scale(backbone.state_dict()) if folded else backbone.state_dict()
+    path = tmp_path / f"backbone{suffix}"
     write_backbone(path, state, {"field_size": "3x5", "num_heads": "4"})
     images = torch.randn(2, 3, 24, 40)
-    opened = open_trunk(path)
+    opened = open_backbone(path)
     assert not opened.training and not any(p.requires_grad for p in opened.parameters())
-    for mine, theirs in zip(trunk(images), opened(images), strict=True):
+    for mine, theirs in zip(backbone(images), opened(images), strict=True):
         assert (mine is None and theirs is None) or torch.allclose(mine, theirs, atol=1e-5)
 
 
 def test_the_untrained_twin_has_the_shape_and_not_the_weights(tmp_path):
-    trunk = VisionTransformer(8, 32, 2, 4, field_size=3)
-    write_backbone(tmp_path / "trunk.pth", trunk.state_dict(), {"num_heads": "4"})
-    twin = build_trunk(tmp_path / "trunk.pth")
-    assert twin.facts == trunk.facts
-    assert not torch.equal(twin.blocks[0].attn.qkv.weight, trunk.blocks[0].attn.qkv.weight)
+    backbone = VisionTransformer(8, 32, 2, 4, field_size=3)
+    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"num_heads": "4"})
+    twin = build_backbone(tmp_path / "backbone.pth")
+    assert twin.facts == backbone.facts
+    assert not torch.equal(twin.blocks[0].attn.qkv.weight, backbone.blocks[0].attn.qkv.weight)
 
 
-def test_the_untrained_twin_of_an_i_jepa_trunk_has_its_field(tmp_path):
-    trunk = VisionTransformer(8, 32, 2, 4, field_size=3, field_init="sincos", learned_field=False, class_token=False)
-    write_backbone(tmp_path / "trunk.pth", trunk.state_dict(), {"num_heads": "4"})
-    assert torch.equal(build_trunk(tmp_path / "trunk.pth").pos_embed, trunk.pos_embed)
+def test_the_untrained_twin_of_an_i_jepa_backbone_has_its_field(tmp_path):
+    backbone = VisionTransformer(8, 32, 2, 4, field_size=3, field_init="sincos", learned_field=False, class_token=False)
+    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"num_heads": "4"})
+    assert torch.equal(build_backbone(tmp_path / "backbone.pth").pos_embed, backbone.pos_embed)
 
 
 RELEASES = {  # I-JEPA's and StoP's; both have 16 heads and no class token
@@ -62,10 +62,10 @@ def test_vit_h_and_vit_g_are_read_with_sixteen_heads(tmp_path, name):
     path = tmp_path / "release.pth.tar"
     torch.save({"encoder": student, "target_encoder": state, "predictor": {}, "epoch": 300, "lr": 1e-6}, path)
     images = torch.randn(1, 3, *2 * [options["img_size"]], dtype=torch.float64)
-    trunk, expected = open_trunk(path).double(), source.double().forward_features(images)
-    torch.testing.assert_close(trunk(images)[1], expected, atol=1e-10, rtol=0)
-    trunk.blocks[0].attn.num_heads = trunk.embed_dim // 64  # 20 and 22
-    assert (trunk(images)[1] - expected).abs().max() > 1e-2  # the number of heads is seen
+    backbone, expected = open_backbone(path).double(), source.double().forward_features(images)
+    torch.testing.assert_close(backbone(images)[1], expected, atol=1e-10, rtol=0)
+    backbone.blocks[0].attn.num_heads = backbone.embed_dim // 64  # 20 and 22
+    assert (backbone(images)[1] - expected).abs().max() > 1e-2  # the number of heads is seen
 
 
 def test_known_widths_have_timms_heads():
@@ -78,10 +78,10 @@ def test_known_widths_have_timms_heads():
 
 
 def test_unknown_heads_are_asked_for(tmp_path):
-    trunk = VisionTransformer(8, 40, 1, 5, field_size=3)
-    write_backbone(tmp_path / "trunk.pth", trunk.state_dict(), {})
-    with pytest.raises(UserError, match=r"trunk.pth .* 40 channels wide; say it with --num-heads"):
-        open_trunk(tmp_path / "trunk.pth")
-    assert open_trunk(tmp_path / "trunk.pth", num_heads=5).num_heads == 5
-    write_backbone(tmp_path / "recorded.pth", trunk.state_dict(), {"num_heads": "4"})
-    assert open_trunk(tmp_path / "recorded.pth", num_heads=5).num_heads == 4  # the file knows
+    backbone = VisionTransformer(8, 40, 1, 5, field_size=3)
+    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {})
+    with pytest.raises(UserError, match=r"backbone.pth .* 40 channels wide; say it with --num-heads"):
+        open_backbone(tmp_path / "backbone.pth")
+    assert open_backbone(tmp_path / "backbone.pth", num_heads=5).num_heads == 5
+    write_backbone(tmp_path / "recorded.pth", backbone.state_dict(), {"num_heads": "4"})
+    assert open_backbone(tmp_path / "recorded.pth", num_heads=5).num_heads == 4  # the file knows

@@ -1,4 +1,4 @@
-"""projects/CropField/tools/visualize_data.py, projects/CropField/tools/analyze_model.py and projects/CropField/tools/export_onnx.py."""
+"""visualize_data.py, analyze_model.py and export_onnx.py of projects/CropField/tools."""
 
 import importlib.util
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_the_evaluations_images_too(run_tool, dataset, tmp_path, capsys):
     assert len(printed) == 4 and all("0 objects" in line for line in printed)
 
 
-def test_flops_of_the_trunk_are_those_of_the_formula(load_tool):
+def test_flops_of_the_backbone_are_those_of_the_formula(load_tool):
     """12 N D² + 2 N² D multiply-adds a block, the patch embedding and the field's sampling beside them."""
     cfg = LazyConfig.load(CONFIG)
     cfg.model.backbone.net.depth = 2
@@ -55,13 +55,13 @@ def test_flops_of_the_trunk_are_those_of_the_formula(load_tool):
 @pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
 def test_onnx_features_are_torchs(run_tool, tmp_path, capsys):
     net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
-    write_backbone(tmp_path / "trunk.safetensors", net.state_dict(), {"num_heads": "3"})
-    options = ["--config-file", CONFIG, "--weights", tmp_path / "trunk.safetensors", "model.backbone.net.depth=1"]
-    run_tool("export_onnx", *options, "-o", tmp_path / "trunk.onnx", "--image-size", "64x96")
+    write_backbone(tmp_path / "backbone.safetensors", net.state_dict(), {"num_heads": "3"})
+    options = ["--config-file", CONFIG, "--weights", tmp_path / "backbone.safetensors", "model.backbone.net.depth=1"]
+    run_tool("export_onnx", *options, "-o", tmp_path / "backbone.onnx", "--image-size", "64x96")
     assert "onnxruntime differs by at most" in capsys.readouterr().out
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(tmp_path / "trunk.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "backbone.onnx"))
     images = torch.randn(3, 3, 64, 96)  # a batch that was not exported with
     (features,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
