@@ -29,8 +29,7 @@ def pooled_layers(backbone: VisionTransformer, images: Tensor, layers: int, pool
         images: (B, 3, H*p, W*p), normalised.
         pools: "cls", the class token, and "patch", the mean of the patches (StoP, Sec. 4.1, "average pooling").
     """
-    tokens = backbone.embed_patches(images) + backbone.sample_positions(None, backbone.grid(images))
-    packed, layout = pack([backbone.with_class_token(tokens)])
+    packed, layout = pack([backbone.embed(images)])
     first_patch, collected = int(backbone.cls_token is not None), []
     for index, block in enumerate(backbone.blocks):
         packed = block(packed, layout)
