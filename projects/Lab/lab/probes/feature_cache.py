@@ -81,14 +81,12 @@ def cached_features(
             written, or no image can be read.
     """
     if reading.image_size % backbone.patch_size:
-        raise UserError(
-            f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}"
-        )
+        raise UserError(f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}")
     if reading.layers > len(backbone.blocks):
         raise UserError(f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer")
     path = Path(folder) / f"{cache_key(backbone, images, reading)}.npy"
-    layout = (reading.views, len(images)), row_type(len(reading.pools), reading.layers, backbone.embed_dim)
-    found = read_features(path, *layout)
+    shape = (reading.views, len(images), len(reading.pools), reading.layers, backbone.embed_dim)
+    found = read_features(path, shape)
     if found is not None:
         logger.info(f"features of {len(images):,} images found in {path}")
     else:
@@ -97,9 +95,9 @@ def cached_features(
             images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed
         )
         batches = framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers)
-        write_features(path, *layout, _pooled(backbone, reading, batches, len(framed)))
+        write_features(path, shape, _pooled(backbone, reading, batches, len(framed)))
         logger.info(f"{len(framed):,} views in {time.perf_counter() - started:.1f} s; features kept in {path}")
-        found = read_features(path, *layout)
+        found = read_features(path, shape)
     values, readable = found
     if not readable.any():
         raise UserError(f"{images.source.root}: none of its {len(images):,} images can be read; copy them again")
@@ -107,38 +105,35 @@ def cached_features(
     return Features(values, reading.pools, rows, images.labels[rows])
 
 
-def row_type(pools: int, layers: int, dim: int) -> np.dtype:
-    """Of one view of an image in the file."""
-    return np.dtype([("values", "<f2", (pools, layers, dim)), ("readable", "<i2")])
-
-
-def write_features(
-    path: Path, shape: tuple[int, int], dtype: np.dtype, batches: Iterator[tuple[Tensor, Tensor]]
-) -> None:
+def write_features(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[Tensor, Tensor]]) -> None:
     """Write the file whole or not at all; raises UserError where it cannot be written.
 
-    batches: values (b, pools, layers, D) and which are readable (b,) bool, view by view and image by image.
+    Two arrays end to end: values (views, images, pools, layers, D) float16, and readable (images,) bool. An image that
+    cannot be read in one view counts as not readable.
+
+    Args:
+        shape: of the values.
+        batches: values (b, pools, layers, D) and which are readable (b,) bool, view by view and image by image.
     """
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    readable = []
     with replacing(path) as draft, open(draft, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for values, readable in batches:
-            rows = np.empty(len(values), dtype)
-            rows["values"], rows["readable"] = values.half().cpu().numpy(), readable.numpy()
-            file.write(rows.tobytes())
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for values, whole in batches:
+            file.write(values.half().cpu().numpy().tobytes())
+            readable.append(whole)
+        np.save(file, torch.cat(readable).view(shape[:2]).all(0).numpy())
 
 
-def read_features(path: Path, shape: tuple[int, int], dtype: np.dtype) -> tuple[Tensor, Tensor] | None:
-    """Values (views, images, pools, layers, D) float16, mapped, not copied; and images readable in every view (bool).
-
-    None: the file is absent, damaged, or of something else.
-    """
+def read_features(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+    """Values, mapped, not copied, and readable. None: the file is absent, damaged, or of something else."""
     if not path.exists():
         return None
     try:
-        rows = np.load(path, mmap_mode="c")
-        if (rows.shape, rows.dtype) == (shape, dtype):
-            return torch.from_numpy(rows["values"]), torch.from_numpy(np.asarray(rows["readable"]).all(0))
+        values = np.load(path, mmap_mode="c")
+        if (values.shape, values.dtype) == (shape, np.float16):
+            with open(path, "rb") as file:
+                file.seek(values.offset + values.nbytes)
+                return torch.from_numpy(values), torch.from_numpy(np.load(file))
         reason = "of something else"
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).partition("\n")[0]
