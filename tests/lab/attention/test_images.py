@@ -1,9 +1,10 @@
 """The images of an analysis."""
 
+import cv2
 import numpy as np
 import pytest
 
-from lab.attention.images import MiddleSquares, check_size, middle_square
+from lab.attention.images import MiddleSquares, check_size, load_points, middle_square
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.images import BrokenImage
 from pretrain.errors import UserError
@@ -57,3 +58,16 @@ def test_a_size_that_does_not_divide_names_one_that_does():
         check_size(480, 14, "dinov2")
     with pytest.raises(UserError, match="take 28"):
         check_size(14, 14, "dinov2")
+
+
+def test_points_go_with_images_in_order_or_one_takes_all(tmp_path):
+    for level in (10, 200):
+        cv2.imwrite(str(tmp_path / f"{level}.png"), np.full((8, 12, 3), level, np.uint8))
+    files, points = [tmp_path / "10.png", tmp_path / "200.png"], [(0.1, 0.2), (0.3, 0.4)]
+    assert [(image[0, 0, 0], point) for image, point in load_points(files, points, 8)] == [
+        (10, points[0]),
+        (200, points[1]),
+    ]
+    assert [point for _, point in load_points(files[1:], points, 8)] == points
+    assert [image[0, 0, 0] for image, _ in load_points(files, points[1:], 8)] == [10, 200]
+    assert load_points([], [], 8) == []
