@@ -86,3 +86,11 @@ def test_patch_attention_picks_the_row_of_its_point(backbone, images):
     assert maps.shape == (3, 3, 4)
     for index, patch in enumerate((0, 11, 5)):  # 3 x 4 patches, row-major; (0.3, 0.5) lies in row 1, column 1
         torch.testing.assert_close(maps[index].flatten(), rows[1 + patch, 1:])
+
+
+def test_it_is_float32_under_autocast_too(images):
+    torch.manual_seed(0)
+    trunk = VisionTransformer(patch_size=4, embed_dim=24, depth=2, num_heads=3, field_size=5, class_token=False).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = patch_attention(trunk, images[0], [(0.3, 0.5)])
+    assert maps.sum().item() == pytest.approx(12, abs=1e-4)  # of bfloat16 only to 1e-2

@@ -26,12 +26,12 @@ def patch_attention(backbone: VisionTransformer, image: Tensor, points: list[tup
         (len(points), H, W), in multiples of uniform attention: 1 is what a patch gets that is like any other.
     """
     rows, columns = backbone.grid(image)
-    tokens = backbone.embed_patches(image[None]) + backbone.sample_positions(None, (rows, columns))
-    tokens, layout = pack([backbone.with_class_token(tokens)])
+    tokens, layout = pack([backbone.embed(image[None])])
     for block in backbone.blocks[:-1]:
         tokens = block(tokens, layout)
     first = layout.num_tokens - rows * columns
     indices = [first + min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in points]
     q, k = (t[0] for t in queries_and_keys(backbone.blocks[-1], tokens, layout.num_tokens))  # (heads, L, head_dim)
-    shares = (q[:, indices] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(0)  # (points, L)
+    with torch.autocast(q.device.type, enabled=False):
+        shares = (q[:, indices] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(0)  # (points, L)
     return shares[:, first:].unflatten(1, (rows, columns)) * layout.num_tokens
