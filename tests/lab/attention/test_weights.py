@@ -90,7 +90,9 @@ def test_patch_attention_picks_the_row_of_its_point(backbone, images):
 
 def test_it_is_float32_under_autocast_too(images):
     torch.manual_seed(0)
-    trunk = VisionTransformer(patch_size=4, embed_dim=24, depth=2, num_heads=3, field_size=5, class_token=False).eval()
+    backbone = VisionTransformer(
+        patch_size=4, embed_dim=24, depth=2, num_heads=3, field_size=5, class_token=False
+    ).eval()
     with torch.autocast("cpu", torch.bfloat16):
-        maps = patch_attention(trunk, images[0], [(0.3, 0.5)])
+        maps = patch_attention(backbone, images[0], [(0.3, 0.5)])
     assert maps.sum().item() == pytest.approx(12, abs=1e-4)  # of bfloat16 only to 1e-2

@@ -81,7 +81,9 @@ def cached_features(
             written, or no image can be read.
     """
     if reading.image_size % backbone.patch_size:
-        raise UserError(f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}")
+        raise UserError(
+            f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}"
+        )
     if reading.layers > len(backbone.blocks):
         raise UserError(f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer")
     path = Path(folder) / f"{cache_key(backbone, images, reading)}.npy"
