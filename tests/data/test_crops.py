@@ -122,6 +122,7 @@ def test_placement_is_uniform_where_it_fits():
     corner = np.array([place_in_field(box, 0.25, rng)[0, [2, 1]] for _ in range(4000)])
     assert corner.min() < 0.005 and corner.max() > 0.495  # side 0.5, so low corners fill [0, 0.5]
     np.testing.assert_allclose(corner.mean(axis=0), 0.25, atol=0.01)
+    assert abs(np.corrcoef(corner.T)[0, 1]) < 0.1  # across and down on their own
 
 
 def test_scale_none_leaves_boxes_as_they_are_and_no_area_is_an_error():

@@ -53,6 +53,23 @@ def test_no_block_of_a_box_mask_fills_a_row_or_a_column(grid, axis):
     assert masks.all(axis=axis + 1).any(axis=1).mean() < 0.05
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_blocks_lie_inside_the_grid_and_reach_its_corners(last):
+    rng = np.random.default_rng(0)
+
+    class Corner:
+        """Draws the first, or the last, of all places for the first block."""
+
+        uniform, calls = rng.uniform, 0
+
+        def integers(self, high):
+            assert 1 <= high <= 7
+            self.calls += 1
+            return (high - 1 if last else 0) if self.calls <= 2 else rng.integers(high)
+
+    assert box_mask((5, 7), 9, Corner())[(-1, -1) if last else (0, 0)]
+
+
 def test_a_small_cross_has_even_arms_around_its_centre():
     for seed in range(30):
         mask = cross_mask((14, 14), 9, np.random.default_rng(seed))
