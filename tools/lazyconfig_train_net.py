@@ -8,7 +8,7 @@
 The configs also work with the tool of the same name that Detectron2 ships. This one checks overrides, data and weights
 before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json. It fits the schedule
 to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, compiles
-the backbone and writes to Weights & Biases, each by a key of `train` (configs/common/detection_optim.py). --card 8 fits
+the backbone and writes to Weights & Biases, each by a key of `train` (configs/common/detection.py). --card 8 fits
 an 8 GB card.
 """
 
@@ -231,7 +231,8 @@ def run(args) -> None:
     """One process of the run."""
     cfg, changes = read_config(args)
     default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, comm.get_rank(), name="cropfield")
+    for name in ("cropfield", "pretrain"):
+        setup_logger(cfg.train.output_dir, comm.get_rank(), name=name)
     for change in changes:
         logger.info("By rule: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):

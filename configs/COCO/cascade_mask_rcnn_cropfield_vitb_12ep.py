@@ -3,5 +3,8 @@
 The paper reports no figure for it.
 """
 
-from ..common.cascade_mask_rcnn_cropfield import model  # noqa: F401
-from .mask_rcnn_cropfield_vitb_12ep import dataloader, dataset, lr_multiplier, optimizer, train  # noqa: F401
+from ..common.cascade_mask_rcnn_cropfield import model
+from ..common.detection import dataloader, dataset, optimizer, schedule, train  # noqa: F401
+
+optimizer.lr = 3e-4
+train.max_iter, lr_multiplier = schedule(epochs=12)

@@ -3,9 +3,9 @@
 The paper reports no figure for it.
 """
 
-from .cascade_mask_rcnn_cropfield_vitb_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train  # noqa: F401
+from ..common.cascade_mask_rcnn_cropfield import model
+from ..common.detection import dataloader, dataset, optimizer, schedule, train  # noqa: F401
 
-model.backbone.net.embed_dim = 384
-model.backbone.net.num_heads = 6
-
+model.backbone.net.update(embed_dim=384, num_heads=6)  # ViT-S
 optimizer.lr = 1e-4
+train.max_iter, lr_multiplier = schedule(epochs=12)

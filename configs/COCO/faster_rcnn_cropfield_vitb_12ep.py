@@ -3,5 +3,8 @@
 The paper reports no figure for it.
 """
 
+from ..common.detection import optimizer, schedule, train
 from ..common.faster_rcnn_cropfield import dataloader, dataset, model  # noqa: F401
-from .mask_rcnn_cropfield_vitb_12ep import lr_multiplier, optimizer, train  # noqa: F401
+
+optimizer.lr = 3e-4
+train.max_iter, lr_multiplier = schedule(epochs=12)

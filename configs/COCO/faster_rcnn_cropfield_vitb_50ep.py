@@ -1,6 +1,7 @@
 """Faster R-CNN (boxes only), CropField ViT-B/16, 50 epochs of COCO: the 12-epoch schedule stretched in proportion."""
 
-from .faster_rcnn_cropfield_vitb_12ep import dataloader, dataset, model, optimizer, train  # noqa: F401
-from .mask_rcnn_cropfield_vitb_50ep import lr_multiplier  # noqa: F401
+from ..common.detection import optimizer, schedule, train
+from ..common.faster_rcnn_cropfield import dataloader, dataset, model  # noqa: F401
 
-train.max_iter = 92200
+optimizer.lr = 3e-4
+train.max_iter, lr_multiplier = schedule(epochs=50)

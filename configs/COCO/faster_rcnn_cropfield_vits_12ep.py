@@ -3,9 +3,9 @@
 The paper reports no figure for it.
 """
 
-from .faster_rcnn_cropfield_vitb_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train  # noqa: F401
+from ..common.detection import optimizer, schedule, train
+from ..common.faster_rcnn_cropfield import dataloader, dataset, model  # noqa: F401
 
-model.backbone.net.embed_dim = 384
-model.backbone.net.num_heads = 6
-
+model.backbone.net.update(embed_dim=384, num_heads=6)  # ViT-S
 optimizer.lr = 1e-4
+train.max_iter, lr_multiplier = schedule(epochs=12)

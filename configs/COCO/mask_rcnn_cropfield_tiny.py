@@ -13,8 +13,7 @@ from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from cropfield.autocast import BFloat16RCNN
 from pretrain.engine.devices import bf16_pays
 
-from ..common.coco_dataset import dataloader, dataset  # noqa: F401
-from ..common.detection_optim import optimizer, step_schedule, train
+from ..common.detection import dataloader, dataset, optimizer, step_schedule, train  # noqa: F401
 from ..common.mask_rcnn_cropfield import model
 
 image_size = 128

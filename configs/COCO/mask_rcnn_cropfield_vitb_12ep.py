@@ -4,12 +4,8 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_vit
     train.init_checkpoint=vitb16.pth train.output_dir=outputs/vitb_12ep
 """
 
-from ..common.coco_lsj import dataloader, dataset  # noqa: F401
-from ..common.detection_optim import optimizer, step_schedule, train
-from ..common.mask_rcnn_cropfield import model  # noqa: F401
+from ..common.detection import dataloader, dataset, optimizer, schedule, train  # noqa: F401
+from ..common.mask_rcnn_cropfield import model
 
 optimizer.lr = 3e-4
-
-# 22,128 iterations x 64 images = 12.0 epochs of 118,000 images; x 0.1 after 8/9 and 26/27 of them.
-train.max_iter = 22128
-lr_multiplier = step_schedule(train.max_iter, milestones=[19667, 21306], warmup=250)
+train.max_iter, lr_multiplier = schedule(epochs=12)

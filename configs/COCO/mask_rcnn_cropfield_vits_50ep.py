@@ -1,6 +1,8 @@
 """Mask R-CNN, CropField ViT-S/16, 50 epochs of COCO (the paper reports 48.7 box AP and 43.3 mask AP)."""
 
-from .mask_rcnn_cropfield_vitb_50ep import lr_multiplier  # noqa: F401
-from .mask_rcnn_cropfield_vits_12ep import dataloader, dataset, model, optimizer, train  # noqa: F401
+from ..common.detection import dataloader, dataset, optimizer, schedule, train  # noqa: F401
+from ..common.mask_rcnn_cropfield import model
 
-train.max_iter = 92200
+model.backbone.net.update(embed_dim=384, num_heads=6)  # ViT-S
+optimizer.lr = 1e-4
+train.max_iter, lr_multiplier = schedule(epochs=50)

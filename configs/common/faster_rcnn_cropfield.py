@@ -1,6 +1,6 @@
 """Faster R-CNN over the same backbone and pyramid: boxes only, also where the dataset has masks."""
 
-from .coco_lsj import dataloader, dataset  # noqa: F401
+from .detection import dataloader, dataset  # noqa: F401
 from .mask_rcnn_cropfield import model
 
 for name in ("mask_in_features", "mask_pooler", "mask_head"):

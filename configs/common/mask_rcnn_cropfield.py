@@ -18,7 +18,7 @@ model.backbone.net = L(CropFieldViT)(
     out_feature="last_feat",
     activation_checkpointing=False,
 )
-# From the annotation file, or COCO's; see coco_dataset.py.
+# From the annotation file, or COCO's; see detection.py.
 model.roi_heads.num_classes = L(num_classes)(json_file="${dataset.train_json}", otherwise=80)
 # Without masks in that file this is a Faster R-CNN.
 model.roi_heads.mask_in_features = L(mask_features)(

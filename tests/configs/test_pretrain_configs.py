@@ -108,7 +108,7 @@ def test_the_model_is_table_6_where_the_config_leaves_no_choice(name, width):
         method = instantiate(load(name).model)
     backbone, rates = method.student["backbone"], torch.linspace(0, 0.1, 12).tolist()
     assert (backbone.embed_dim, len(backbone.blocks), backbone.patch_size) == (width, 12, 16)
-    assert [block.drop_path for block in backbone.blocks] == pytest.approx(rates)  # drop path: linear
+    assert [block.drop_path.rate for block in backbone.blocks] == pytest.approx(rates)  # drop path: linear
     assert backbone.pos_embed.shape == (1, 50 * 50, width)
     heads = {name: module for name, module in method.student.items() if name != "backbone"}
     assert heads.keys() == {"image_head", "content_head", "position_head"}  # separate heads

@@ -163,7 +163,7 @@ def runs(tmp_path_factory):
 
 def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(runs):
     whole, cut = (torch.load(runs / name / "last.pth", weights_only=True) for name in ("whole", "cut"))
-    assert whole["iteration"] == cut["iteration"] == 4 and whole["method"] == "JEPA"
+    assert whole["iteration"] == cut["iteration"] == 4 and whole["metadata"]["method"] == "JEPA"
     assert whole["model"].keys() == cut["model"].keys()
     assert all(torch.equal(whole["model"][name], cut["model"][name]) for name in whole["model"])
     first = instantiate(OmegaConf.load(runs / "whole" / "config.yaml").model).state_dict()["predictor.embed.weight"]

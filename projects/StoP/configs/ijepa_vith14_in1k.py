@@ -7,7 +7,7 @@
 Paper, linear probe: 62.9 with 1% of ImageNet's labels, 78.2 with all; last four layers 79.3.
 """
 
-from .ijepa_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.backbone.update(patch_size=14, embed_dim=1280, depth=32, num_heads=16, field_size=16)
 model.predictor.update(depth=12, num_heads=16)

@@ -7,7 +7,7 @@
 Paper, linear probe: 64.2 with 1% of ImageNet's labels, 76.1 with all; last four layers 77.5.
 """
 
-from .ijepa_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 
 model.backbone.update(embed_dim=1024, depth=24, num_heads=16)
 model.predictor.update(depth=12, num_heads=16)

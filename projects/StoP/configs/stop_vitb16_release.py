@@ -10,7 +10,10 @@ from detectron2.config import LazyCall as L
 
 from pretrain.data.augment import Photometric
 
-from .stop_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+from .ijepa_vitb16_in1k import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+
+model.predictor.noise_std = 0.25
+train.base_lr = 8e-4 / 2**0.5  # 8e-4 at 2,048 images
 
 dataloader.train.crops.flip = 0.5
 dataloader.train.crops.photometric = [L(Photometric)(jitter_prob=0.0, grey_prob=0.2, blur_prob=0.5)] * 3

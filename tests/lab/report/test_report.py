@@ -226,7 +226,7 @@ def test_only_confident_detections_are_drawn(page):
 
 def test_target_blocks_show_what_is_left_of_a_crop_and_what_is_asked_for():
     pretraining = small_pretraining()
-    pretraining.batch["context_patches"] = torch.tensor([[0, 1, 4], [2, 3, 7]])
+    pretraining.batch["context_patches"] = [torch.tensor([[0, 1, 4], [2, 3, 7]])]
     pretraining.batch["target_patches"] = torch.tensor([[[[10, 11], [14, 15]]], [[[8, 9], [12, 13]]]])
     rows = views.target_blocks(pretraining)
     assert [[panel.text for panel in row] for row in rows] == [

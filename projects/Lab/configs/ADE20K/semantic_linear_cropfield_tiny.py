@@ -13,9 +13,7 @@ from detectron2.config import LazyCall as L
 from lab.semantic.segmentor import BFloat16Segmentor
 from pretrain.engine.devices import bf16_pays
 
-from ..common.semantic_dataset import dataloader, dataset
-from ..common.semantic_linear_cropfield import model
-from ..common.semantic_optim import lr_multiplier, optimizer, train
+from ..common.semantic import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 image_size = 128
 

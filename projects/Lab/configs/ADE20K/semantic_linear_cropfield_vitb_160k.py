@@ -6,9 +6,7 @@ tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic
 The paper's figure is the best of a sweep over lr and weight decay: projects/Lab/tools/sweep.py.
 """
 
-from ..common.semantic_dataset import dataloader, dataset
-from ..common.semantic_linear_cropfield import model
-from ..common.semantic_optim import lr_multiplier, optimizer, train
+from ..common.semantic import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 # One of the eight settings of the sweep; the paper does not say which of them won.
 optimizer.lr = 3e-5

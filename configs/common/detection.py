@@ -1,0 +1,91 @@
+"""What every detection config starts from: a COCO-format dataset in four keys, large-scale jitter, AdamW as in ViTDet.
+
+With none of the four keys the dataset is COCO 2017, where DETECTRON2_DATASETS points to. Large-scale jitter is
+ViTDet's,
+to 1024 x 1024 pixels: scaled by 0.1 to 2, then a crop or a pad. `train` fits the machine it is read on.
+"""
+
+from functools import partial
+
+import detectron2.data.transforms as T
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
+from pretrain.engine.devices import bf16_pays, default_device
+
+dataset = dict(train_json="", train_images="", val_json="", val_images="")
+
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+dataloader.train.dataset.names = L(dataset_name)(
+    json_file="${dataset.train_json}", images="${dataset.train_images}", otherwise="coco_2017_train"
+)
+dataloader.test.dataset.names = L(dataset_name)(
+    json_file="${dataset.val_json}", images="${dataset.val_images}", otherwise="coco_2017_val"
+)
+dataloader.train.mapper.image_format = "RGB"
+# Polygons and run lengths alike; cropping changes boxes. A dataset without masks trains a detector of boxes.
+dataloader.train.mapper.instance_mask_format = "bitmask"
+dataloader.train.mapper.use_instance_mask = L(has_masks)(json_file="${dataset.train_json}")
+dataloader.train.mapper.recompute_boxes = L(has_masks)(json_file="${dataset.train_json}")
+dataloader.evaluator.tasks = L(evaluation_tasks)(train_json="${dataset.train_json}", val_json="${dataset.val_json}")
+dataloader.evaluator.use_fast_impl = False
+dataloader.evaluator.allow_cached_coco = False
+# Detections in COCO format beside the AP: what the report draws.
+dataloader.evaluator.output_dir = "${train.output_dir}/inference"
+
+image_size = 1024
+dataloader.train.mapper.augmentations = [
+    L(T.RandomFlip)(horizontal=True),
+    L(T.ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=image_size, target_width=image_size),
+    L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
+]
+dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
+dataloader.train.total_batch_size = 64
+
+train = model_zoo.get_config("common/train.py").train
+train.device = default_device()
+train.amp.enabled = train.device == "cuda"
+train.ddp.fp16_compression = True
+train.seed = -1  # negative: another one each time
+train.init_partial = False  # True: a backbone that init_checkpoint does not fill whole keeps the rest as it is
+
+# What follows is read by this repository's tool; Detectron2's takes the schedule as it stands, in float16.
+train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
+# The recipe's batch; another dataloader.train.total_batch_size changes the schedule, see cropfield.schedule.BatchRule.
+train.reference_batch_size = 64
+train.lr_rule = "sqrt"
+train.images_per_gpu = 0  # images a pass; gradients of several passes add up to the batch. 0: all in one
+train.compile = False  # torch.compile, for the backbone's blocks
+train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights
+train.best_metric = "bbox/AP"  # of the evaluations every eval_period, whose best weights are kept as model_best.pth
+train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: never stop early
+train.wandb = dict(enabled=False, project="cropfield", name=None)
+
+optimizer = model_zoo.get_config("common/optim.py").AdamW
+# App. B.2 does not say whether it keeps ViTDet's layer-wise decay of the learning rate; this does. 1.0 is without.
+optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=12, lr_decay_rate=0.7)
+# As in pretraining, LayerScale is not decayed either: in 50 epochs it would be gone.
+optimizer.params.overrides = dict(pos_embed=dict(weight_decay=0.0), gamma=dict(weight_decay=0.0))
+
+
+def step_schedule(max_iter, milestones, warmup):
+    """x 0.1 at each milestone, linear warm-up; all in iterations."""
+    return L(WarmupParamScheduler)(
+        scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=milestones, num_updates=max_iter),
+        warmup_length=warmup / max_iter,
+        warmup_factor=0.001,
+    )
+
+
+# By epochs of COCO's 118,000 images, 64 an iteration (App. B.2 gives those of 12): iterations, and where x 0.1 comes.
+SCHEDULES = {12: (22128, (19667, 21306)), 50: (92200, (81946, 88775))}
+
+
+def schedule(epochs):
+    """-> train.max_iter, lr_multiplier"""
+    iterations, milestones = SCHEDULES[epochs]
+    return iterations, step_schedule(iterations, [*milestones], warmup=250)
