@@ -12,6 +12,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weight_layouts import PUBLISHED_HEADS
 from pretrain.models.weights import load_backbone, read_backbone
 
 DIM, DEPTH, HEADS = 48, 2, 3
@@ -313,3 +314,9 @@ def test_a_partial_load_of_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="depth 2 and not 1"):
         load_backbone(shallow, path)
     assert load_backbone(shallow, path, partial=True).missing == []
+
+
+def test_heads_of_published_widths():
+    """64 channels a head up to ViT-L; So400m (1152), ViT-H, ViT-g and ViT-bigG have 16 heads, ViT-giant2 has 24."""
+    narrow = {width: width // 64 for width in (192, 256, 320, 384, 512, 640, 768, 896, 1024)}
+    assert PUBLISHED_HEADS == narrow | {1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}

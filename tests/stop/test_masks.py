@@ -128,6 +128,19 @@ def test_one_number_for_area_and_aspect():
     assert abs(shapes[False]) < 0.3 and shapes[True] > 0.95
 
 
+def test_switches_and_the_releases_group_reach_a_batch():
+    """What `of_batch` draws is what `multi_block_masks` draws from the same generator with the same switches."""
+    assert MultiBlockMasks((14, 14)).group_size == 64
+    sizes = []
+    for switches in ({}, {"one_number": True}, {"off_by_one": True}):
+        found = MultiBlockMasks((14, 14), **switches).of_batch(range(64), 64, 1, np.random.default_rng(4), None)
+        expected = multi_block_masks((14, 14), 1, np.random.default_rng(4), **switches)[1]
+        sizes.append(found["target_patches"].shape[2:])
+        assert sizes[-1] == expected.shape[2:]
+        assert (found["target_patches"].max() < 13 * 14) == ("off_by_one" in switches)  # never the last row
+    assert sizes[0] != sizes[1]
+
+
 def test_two_views_are_view_major():
     masks = MultiBlockMasks((14, 14))
     whole = masks.of_batch(range(4), 4, 2, np.random.default_rng(3), None)["target_patches"]
