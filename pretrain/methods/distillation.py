@@ -1,7 +1,5 @@
 """Self-distillation with a position field: CropField, and by switches DINOv2, iBOT and DINO."""
 
-from typing import NamedTuple
-
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
@@ -9,42 +7,12 @@ from torch import Tensor, nn
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
-from pretrain.methods.diagnostics import (
-    assignment_statistics,
-    directional_std,
-    effective_rank,
-    mean_cosine,
-    placed_anew,
-    relative_distance,
-    rms,
-)
+from pretrain.methods.diagnosis import diagnose
+from pretrain.methods.features import Features, MaskedPatches, encode
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
-from pretrain.models.attention import Layout
 from pretrain.models.heads import ProjectionHead
 from pretrain.models.vit import VisionTransformer
-
-
-class MaskedPatches(NamedTuple):
-    """The patches of the global crops, (V*B, N), whose content or whose position is masked, n in all."""
-
-    mask: Tensor  # (V*B, N) bool
-    index: Tensor  # (n,) where the flattened mask is true
-    weight: Tensor  # (n,) float64: a mean over its crop's masked patches, summed over crops, divided by all crops
-
-    @classmethod
-    def of(cls, mask: Tensor) -> "MaskedPatches":
-        """Waits for the device: call it once a step."""
-        index = mask.flatten().nonzero().flatten()
-        weight = mask.double() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-        return cls(mask, index, weight.flatten()[index])
-
-
-class Features(NamedTuple):
-    """What a backbone makes of a batch's crops, and the heads are shown."""
-
-    cls: Tensor  # (crops, D) class tokens, view-major
-    patches: dict[str, Tensor]  # (n, D) of the global crops' masked patches, by kind of mask
 
 
 class SelfDistillation(StudentTeacher):
@@ -203,99 +171,9 @@ class SelfDistillation(StudentTeacher):
         groups["backbone"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
         return groups
 
-    @torch.no_grad()
     def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars that tell early whether learning happens, see `pretrain.methods.diagnostics`; changes nothing.
-
-        Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
-        the student's against the teacher's of the image's next view; "content", "position": masked patches) end in
-        `_name`. Whether the backbone reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
-        quarter forward passes of the global crops.
-        """
-        masked, num_images = self.masked_patches(batch), len(batch["index"])
-        global_crops = {name: value for name, value in batch.items() if not name.startswith("local_")}
-        training = self.student.training
-        self.student.eval()  # drop path would draw from the run's random numbers
-        student = self.student_features(global_crops, masked)
-        crops, grid = batch["global_crops"], self.student["backbone"].grid(batch["global_crops"])
-        everywhere = MaskedPatches.of(torch.ones(len(crops), grid[0] * grid[1], dtype=torch.bool, device=crops.device))
-        teacher = self.teacher_features(batch, masked | {"every": everywhere})
-        values = {
-            "feature_rank": effective_rank(teacher.cls),
-            "feature_std": directional_std(teacher.cls),
-            "patch_rank": effective_rank(teacher.patches["every"]),
-            "patch_std": directional_std(teacher.patches["every"]),
-            "teacher_student_distance": relative_distance(self.student, self.teacher),
-        }
-        pairs = {"image": (student.cls, teacher.cls.roll(num_images, 0))}  # another view's
-        pairs |= {kind: (student.patches[kind], teacher.patches[kind]) for kind in masked}
-        for name, pair in pairs.items():
-            statistics = self.assignments(name, *pair)
-            values |= {f"{statistic}_{name}": value for statistic, value in statistics.items()}
-        values |= self.moved_field(batch, teacher.cls, teacher.patches["every"].unflatten(0, (len(crops), -1)))
-        if "position" in masked:
-            mask = masked["position"].mask
-            values["hidden_position_cost"] = self.hidden_position_cost(batch, mask, *pairs["position"])
-        self.student.train(training)
-        return values
-
-    def moved_field(self, batch: dict[str, Tensor], cls: Tensor, patches: Tensor) -> dict[str, Tensor]:
-        """How large the teacher's field is beside its content, and how far its features move with another t_s.
-
-        cls: (V*B, D) and patches: (V*B, N, D), of the global crops at their own boxes. The first view of a quarter of
-        the images is placed anew. Without field sampling every crop has the same place, and there are no cosines.
-
-        Returns:
-            field_rms, content_rms: of the field and of the patch embedding's output.
-            moved_feature_cosine, moved_patch_cosine: between class tokens or patches at the two places.
-        """
-        backbone, num_images = self.teacher["backbone"], len(batch["index"])
-        few = -(-num_images // 4)
-        crops = batch["global_crops"][:few]
-        content = backbone.embed_patches(self.normalised(crops))
-        values = {"field_rms": rms(backbone.pos_embed), "content_rms": rms(content)}
-        if self.field_sampling:
-            views = torch.cat([batch[f"{kind}_boxes"] for kind in ("global", "local") if f"{kind}_boxes" in batch])
-            views = views.unflatten(0, (-1, num_images))
-            (boxes,) = placed_anew(views[:1], views)
-            tokens = backbone.with_class_token(content + backbone.sample_positions(boxes[:few], backbone.grid(crops)))
-            (moved,) = backbone.encode([tokens])
-            values["moved_feature_cosine"] = mean_cosine(moved[:, 0], cls[:few])
-            values["moved_patch_cosine"] = mean_cosine(moved[:, 1:], patches[:few])
-        return values
-
-    def hidden_position_cost(self, batch: dict[str, Tensor], mask: Tensor, hidden: Tensor, teacher: Tensor) -> Tensor:
-        """What hiding a position costs: position loss with e_POS less with the patch's own position, nats a patch.
-
-        Of the masked patches in the first view of half of the images; NaN if none. For a student in eval mode.
-
-        mask: (V*B, N), positions hidden. hidden, teacher: (n, D), features there, the student's with e_POS.
-        """
-        own, theirs, backbone = self.student["position_head"], self.teacher["position_head"], self.student["backbone"]
-        targets, prototypes = theirs(teacher), theirs.prototypes()
-        centre = self.centering["position"].current_centre(targets, prototypes, self.teacher_temp)  # with all ranks
-        mask = mask[: -(-len(batch["index"]) // 2)]
-        crops = mask.any(1).nonzero().flatten()
-        if not len(crops):
-            return centre.new_tensor(torch.nan)
-        tokens = self.embed(backbone, batch["global_crops"][crops], batch["global_boxes"][crops], {})
-        shown = encode(backbone, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
-        count = len(shown)
-        signs = targets.new_tensor([1 / count, -1 / count]).repeat_interleave(count)
-        student, targets = torch.cat([own(hidden[:count]), own(shown)]), targets[:count].repeat(2, 1)
-        return prototype_cross_entropy(
-            student[:, None], own.prototypes(), targets[:, None], prototypes, centre, signs.new_ones(1, 1), signs,
-            self.student_temp, self.teacher_temp, self.block_rows, self.subtract_targets,
-        )  # fmt: skip
-
-    def assignments(self, name: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Features (n, D) of both through head `name` -> `assignment_statistics`."""
-        own, theirs = self.student[f"{name}_head"], self.teacher[f"{name}_head"]
-        student, teacher, prototypes = own(student), theirs(teacher), theirs.prototypes()
-        centre = self.centering[name].current_centre(teacher, prototypes, self.teacher_temp)
-        return assignment_statistics(
-            student, own.prototypes(), teacher, prototypes, centre, self.teacher_temp, self.block_rows
-        )
+        """See `pretrain.methods.diagnosis.diagnose`."""
+        return diagnose(self, batch)
 
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
@@ -333,12 +211,3 @@ class SelfDistillation(StudentTeacher):
             self.block_rows,
             self.subtract_targets,
         )
-
-
-def encode(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
-    """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `backbone`."""
-    layout, num_patches = Layout.of(groups), groups[0].shape[1] - 1
-    kept = [layout.starts(groups[0].device)]
-    kept += [m.index + m.index // num_patches + 1 for m in masked.values()]  # each crop begins with its class token
-    cls, *patches = backbone.encode(groups, torch.cat(kept)).split([len(index) for index in kept])
-    return Features(cls, dict(zip(masked, patches, strict=True)))

@@ -4,8 +4,9 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import rank
-from pretrain.methods.diagnostics import effective_rank, placed_anew
-from pretrain.methods.distillation import MaskedPatches, SelfDistillation, encode
+from pretrain.methods.distillation import SelfDistillation
+from pretrain.methods.feature_statistics import effective_rank, placed_anew
+from pretrain.methods.features import MaskedPatches, encode
 from pretrain.models.vit import VisionTransformer
 
 IMAGES, LOCALS, PATCHES, FIELD = 4, 3, 16, 12

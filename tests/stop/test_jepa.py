@@ -8,7 +8,7 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 
 from pretrain.engine.param_groups import param_groups
 from pretrain.errors import UserError
-from pretrain.methods.diagnostics import directional_std, effective_rank
+from pretrain.methods.feature_statistics import directional_std, effective_rank
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from stop.jepa import JEPA, gather

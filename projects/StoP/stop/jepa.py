@@ -6,7 +6,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
-from pretrain.methods.diagnostics import directional_std, effective_rank, relative_distance
+from pretrain.methods.feature_statistics import directional_std, effective_rank, relative_distance
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
 from stop.predictor import Predictor
@@ -77,7 +77,7 @@ class JEPA(StudentTeacher):
 
     @torch.no_grad()
     def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars that tell early whether learning happens, see `pretrain.methods.diagnostics`; changes nothing.
+        """Scalars that tell early whether learning happens, see `pretrain.methods.feature_statistics`; changes nothing.
 
         `feature_*`: the teacher's averaged patches of each image; `patch_*`: its patches; `target_std`: the targets, 0
         when all patches get one (collapse). Of Fig. 4: `norm_A` (Frobenius), `l1_A` (mean absolute entry) and

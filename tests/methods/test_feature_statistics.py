@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pretrain.data.crops import place_in_field
-from pretrain.methods.diagnostics import (
+from pretrain.methods.feature_statistics import (
     assignment_statistics,
     directional_std,
     effective_rank,
