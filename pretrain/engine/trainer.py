@@ -15,6 +15,7 @@ from pretrain.data.batches import CropLoader
 from pretrain.engine.distributed import data_parallel
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import sum_over_ranks
+from pretrain.methods.protocol import Method
 
 
 class PretrainTrainer(TrainerBase):
@@ -33,7 +34,7 @@ class PretrainTrainer(TrainerBase):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Method,
         loader: CropLoader,
         optimizer: torch.optim.Optimizer,
         amp: bool,

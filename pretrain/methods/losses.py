@@ -26,11 +26,7 @@ def prototype_cross_entropy(
 ) -> Tensor:
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
-    With `t = softmax((teacher_logits - centre) / teacher_temp)`, the value is
-
-        sum_n weights[n] * sum_{s,v} pairing[s, v] * -t[n, v] . log softmax(student_logits[n, s] / student_temp)
-
-    The class-token loss pairs the crops of an image with its teacher views; a masked patch has one of each. The logits
+    The value is that of `plain_cross_entropy`, below. The class-token loss pairs the crops of an image with its teacher views; a masked patch has one of each. The logits
     (tokens x K) never exist in full: blocks of rows are made, used for value and gradient, and forgotten. Softmax and
     sums keep the tokens' type; the two matrix products follow autocast.
 
@@ -51,6 +47,24 @@ def prototype_cross_entropy(
             student, student_prototypes, teacher.detach(), teacher_prototypes.detach(), centre.detach(),
             pairing, weights, student_temp, teacher_temp, block_rows, dtype, subtract or subtract_targets_,
         )  # fmt: skip
+
+
+def plain_cross_entropy(
+    student: Tensor,
+    student_prototypes: Tensor,
+    teacher: Tensor,
+    teacher_prototypes: Tensor,
+    centre: Tensor,
+    pairing: Tensor,
+    weights: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+) -> Tensor:
+    """The formula of `prototype_cross_entropy`, with full logits: what it means, and what the tests compare it with."""
+    targets = torch.softmax((teacher @ teacher_prototypes.T - centre) / teacher_temp, dim=-1)  # (n, V, K)
+    log_p = torch.log_softmax(student @ student_prototypes.T / student_temp, dim=-1)  # (n, S, K)
+    pairs = -torch.einsum("nvk,nsk->nsv", targets, log_p)
+    return (weights[:, None, None] * pairing * pairs).sum()
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):

@@ -10,8 +10,6 @@ from lab.probes.labelled import LabelledImages
 from pretrain.data.crops import random_resized_crop_box
 from pretrain.data.images import BrokenImage
 
-FRAMINGS = ("centre", "whole")
-
 
 def central_square(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 (H, W, 3) -> (size, size, 3): the middle of the image, its shorter side resized to 8/7 of `size`."""
