@@ -24,8 +24,8 @@ help:  ## this list
 demo: $(INSTALLED)  ## from images to COCO AP on this machine; writes outputs/demo/report.html
 	$(PY) tools/demo.py $(ARGS)
 
-test: $(INSTALLED)  ## run the tests
-	$(PY) -m pytest $(ARGS)
+test: $(INSTALLED)  ## run the tests, on one thread unless OMP_NUM_THREADS says otherwise
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest $(ARGS)
 
 mutate: $(MUTATION)  ## break the code in 300 places and see whether the tests notice; goes on where it stopped
 	PYTHONPATH=$(CURDIR)/$(MUTATION) nice -n 10 $(PY) tests/mutation/run.py $(ARGS)

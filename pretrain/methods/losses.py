@@ -27,8 +27,9 @@ def prototype_cross_entropy(
     """Cross-entropy between teacher and student assignments to K prototypes (Eqs. 1, 4 and 5), in blocks.
 
     The value is that of `plain_cross_entropy`, below. The class-token loss pairs the crops of an image with its teacher
-    views; a masked patch has one of each. The logits (tokens x K) never exist in full: blocks of rows are made, used for
-    value and gradient, and forgotten. Softmax and sums keep the tokens' type; the two matrix products follow autocast.
+    views; a masked patch has one of each. The logits (tokens x K) never exist in full: blocks of rows are made, used
+    for value and gradient, and forgotten. Softmax and sums keep the tokens' type; the two matrix products follow
+    autocast.
 
     Args:
         student: (n, S, d) unit vectors, float32 or float64.  student_prototypes: (K, d), may require gradient.
