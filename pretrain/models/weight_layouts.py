@@ -8,7 +8,7 @@ What computes something else (CLIP's second norm, relative or rotary positions, 
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,8 +46,8 @@ class BackboneFile:
     state: dict[str, Tensor]
     field_size: tuple[int, int] | None  # None: the file has no absolute positions of shape (1, N, D)
     num_heads: int | None  # None: not recorded; no tensor shows it
-    notes: list[str] = field(default_factory=list)  # what was changed on the way
-    metadata: dict[str, str] = field(default_factory=dict)  # what the file says of itself
+    notes: list[str]  # what was changed on the way
+    metadata: dict[str, str]  # what the file says of itself
 
 
 def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> BackboneFile:

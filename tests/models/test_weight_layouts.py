@@ -204,7 +204,9 @@ def test_timm(tmp_path, name, no_embed_class, init_values):
 
 def test_half_precision_files_give_float32_backbones(tmp_path):
     source = timm_vit(img_size=96).half()
-    backbone, _ = loaded(saved(tmp_path, source.state_dict(), "model.safetensors"), field_size=6)
+    path = saved(tmp_path, source.state_dict(), "model.safetensors")
+    assert {value.dtype for value in read_backbone(path).state.values()} == {torch.float32}  # before it is interpolated
+    backbone, _ = loaded(path, field_size=6)
     assert all(p.dtype == torch.float32 for p in backbone.parameters())
     assert_same_features(backbone, source.float(), 96)
 

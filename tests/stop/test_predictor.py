@@ -34,6 +34,17 @@ def zero(weight):
         weight.zero_()
 
 
+def test_what_a_predictor_begins_as():
+    """Tables 9 to 12 with ViT-B; weights and m truncated normal of std .02, positions sine-cosine and fixed."""
+    torch.manual_seed(0)
+    predictor = Predictor(768)
+    assert (len(predictor.blocks), predictor.field_size, predictor.noise_std) == (6, (14, 14), 0)
+    assert predictor.norm.eps == 1e-6 and not predictor.pos_embed.requires_grad
+    for weight in (predictor.embed.weight, predictor.proj.weight, predictor.mask_token):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.15) and weight.abs().max() < 0.2
+    assert not predictor.proj.bias.any()
+
+
 def test_positions_are_the_embeddings_themselves_on_their_own_grid():
     predictor = make_predictor()
     assert torch.equal(predictor.positions((4, 4)), predictor.pos_embed[0].float())
