@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from detectron2.modeling.backbone.vit import ViT
 from safetensors.torch import save_file
 from torch import nn
 
@@ -92,6 +93,17 @@ def test_a_field_of_another_size_is_interpolated(tmp_path):
     expected = nn.functional.interpolate(field, (6, 7), mode="bicubic").flatten(2).transpose(1, 2)
     torch.testing.assert_close(backbone.pos_embed.data, expected, atol=1e-5, rtol=0)
     assert report.resized == ["pos_embed resized from 4x5 to 6x7"]
+
+
+def test_detectron2s_own_vit_is_filled_and_its_positions_interpolated(tmp_path):
+    shape = {name: SHAPE[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
+    file = file_of(tmp_path, "f.safetensors", pretrained(field_size=(4, 5)), {"field_size": "4x5"})
+    stock = dict(use_rel_pos=False, window_size=0, pretrain_img_size=7 * SHAPE["patch_size"], **shape)
+    net = ViT(**stock, pretrain_use_cls_token=False)
+    report = load_backbone(net, file)
+    assert "pos_embed resized from 4x5 to 7x7" in str(report) and not report.missing
+    with pytest.raises(UserError, match="50 positions.*pretrain_use_cls_token=False"):
+        load_backbone(ViT(**stock, pretrain_use_cls_token=True), file)
 
 
 def test_a_detectors_backbone_is_found(tmp_path, reference):

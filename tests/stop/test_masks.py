@@ -130,7 +130,8 @@ def test_one_number_for_area_and_aspect():
 
 def test_switches_and_the_releases_group_reach_a_batch():
     """What `of_batch` draws is what `multi_block_masks` draws from the same generator with the same switches."""
-    assert MultiBlockMasks((14, 14)).group_size == 64
+    masks = MultiBlockMasks((14, 14))
+    assert masks.group_size == 64 and masks.ranges[1] == ((0.85, 1.0), (1.0, 1.0))
     sizes = []
     for switches in ({}, {"one_number": True}, {"off_by_one": True}):
         found = MultiBlockMasks((14, 14), **switches).of_batch(range(64), 64, 1, np.random.default_rng(4), None)
