@@ -9,7 +9,7 @@ setup(
     version="0.1.0",
     description="Self-supervised ViT pretraining for object detection, and the plain ViTDet that uses it",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[found for name, root in ROOTS.items() for found in find_packages(root, include=[name, f"{name}.*"])],
     package_dir={name: f"{root}/{name}" for name, root in ROOTS.items()},
     package_data={"lab": ["tables/papers/*", "report/*.j2"]},

@@ -50,6 +50,7 @@ def main() -> int:
     print("Python", sys.version, sys.executable)
     with contextlib.suppress(Exception):  # what is broken is named below
         print(collect_env.collect_env_info())
+        print("(nothing here needs detectron2._C)")
     print("also:", *sorted(f"{p.name} {p.version}" for p in importlib.metadata.distributions() if p.name in UNLISTED))
     print("attention:", attention.attention_path() if attention else "unknown")
     print("\n".join(f"{line}\n  repair with: {remedy}" for line, remedy in problems) or "all is well")

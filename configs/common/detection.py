@@ -1,8 +1,7 @@
 """What every detection config starts from: a COCO-format dataset in four keys, large-scale jitter, AdamW as in ViTDet.
 
-With none of the four keys the dataset is COCO 2017, where DETECTRON2_DATASETS points to. Large-scale jitter is
-ViTDet's,
-to 1024 x 1024 pixels: scaled by 0.1 to 2, then a crop or a pad. `train` fits the machine it is read on.
+Without these keys the dataset is COCO 2017, where DETECTRON2_DATASETS points to. Large-scale jitter is ViTDet's, to
+1024 x 1024 pixels: scaled by 0.1 to 2, then cropped or padded. `train` fits the machine it is read on.
 """
 
 from functools import partial

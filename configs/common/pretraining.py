@@ -3,8 +3,6 @@
 from detectron2.config import LazyCall as L
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
-from lab.figures.periodic_pictures import PeriodicPictures
-from lab.probes.online_knn import OnlineKnn
 from pretrain.engine.devices import bf16_pays, default_device
 from pretrain.engine.monitors import Monitor
 from pretrain.engine.writers import ConsoleWriter
@@ -25,8 +23,8 @@ train = dict(
     log_period=20,
     checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
     monitor=L(Monitor)(period=20, patience=0.1),
-    pictures=L(PeriodicPictures)(period=1000),
-    knn=L(OnlineKnn)(  # off until both are given: folders whose sub-folders are the classes
+    pictures=L("lab.figures.periodic_pictures.PeriodicPictures")(period=1000),
+    knn=L("lab.probes.online_knn.OnlineKnn")(  # off until both are given: folders whose sub-folders are the classes
         train="",
         val="",
         period=1000,

@@ -39,7 +39,7 @@ class ImageSource(Protocol):
 
 
 class BatchMasks(Protocol):
-    """What a loader asks for masks: `pretrain.data.masks.CropMasks` or `MultiBlockMasks`."""
+    """What a loader asks for masks: `pretrain.data.masks.CropMasks`, or a method's own."""
 
     grid: tuple[int, int]
 
@@ -146,11 +146,8 @@ class CropLoader:
                                        crop, then all images' second, ...; nothing local when L is 0
       `global_boxes`, `local_boxes`    float32 (V*b, 4), (L*b, 4): (x0, y0, x1, y1) in field; x0 > x1: flipped
       `global_image_boxes`, `local_image_boxes`    the same in the image, before t_s
-      masks as their kind has them: of `CropMasks`
+      what `masks` makes, of `CropMasks`:
       `content_masks`, `position_masks`            bool (V*b, N), row-major; no crop has both
-                                       of `MultiBlockMasks`, in indices of patches
-      `context_patches`                a list: int64 (n, N_c) for each group of crops, in their order
-      `target_patches`                 int64 (V*b, M, h, w)
       `index`                          int64 (b,), the images' places in `source`
       `skipped`                        list of (name, reason) of the broken images met
 

@@ -1,6 +1,4 @@
-"""Masks of patches for masked prediction (Sec. 3.3): box-wise for content, cross-wise for positions.
-
-I-JEPA's multi-block masks are in `multi_block.py`, and can be had from here."""
+"""Masks of patches for masked prediction (Sec. 3.3): box-wise for content, cross-wise for positions."""
 
 import itertools
 from collections.abc import Callable

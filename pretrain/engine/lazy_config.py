@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from numbers import Number
 from pathlib import Path
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -41,6 +41,15 @@ def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
         if isinstance(before, Number) and not isinstance(after, Number | None):
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
     return cfg
+
+
+def build(cfg: DictConfig, key: str):
+    """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names the key."""
+    try:
+        return instantiate(OmegaConf.select(cfg, key))
+    except (TypeError, ValueError, ArithmeticError, AssertionError, LookupError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{key}: {reason}; correct it in the config or on the command line") from error
 
 
 def check_key(cfg: DictConfig, key: str) -> None:

@@ -17,6 +17,7 @@ from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import check_device, seed_rank
+from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
@@ -43,7 +44,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     check_device(cfg.train.device)
     if cfg.train.device == "cpu":
         tune_cpu_memory()
-    loader = instantiate(cfg.dataloader.train)  # before any folder is made: bad data leaves no trace
+    loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
@@ -56,9 +57,10 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     resolve_warm_start(cfg, resumed=checkpoint.exists())
 
     seed_all_rng(cfg.train.seed)  # the same weights on every rank ...
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = build(cfg, "model").to(cfg.train.device)
+    check_patches(model.backbone.patch_size, loader)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build(cfg, "optimizer")
     if comm.get_world_size() > 1:
         seed_rank(cfg.train.seed)  # ... and other paths dropped
     if cfg.train.compile:
@@ -74,6 +76,21 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
+
+
+def check_patches(patch: int, loader: CropLoader) -> None:
+    """Raise UserError unless crops divide into patches of `patch` pixels and masks have a global crop's grid."""
+    crops, masks = loader.dataset.crops, loader.dataset.masks
+    sizes = {"global_size": crops.global_size} | ({"local_size": crops.local_size} if crops.num_local else {})
+    for name, size in sizes.items():
+        if size % patch:
+            raise UserError(f"dataloader.train.crops.{name}: {size} pixels do not divide into patches of {patch}")
+    side = crops.global_size // patch
+    if tuple(masks.grid) != (side, side):
+        raise UserError(
+            f"dataloader.train.masks.grid: {list(masks.grid)}, and global crops of {crops.global_size} pixels have "
+            f"[{side},{side}] patches of {patch}"
+        )
 
 
 def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:

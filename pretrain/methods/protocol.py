@@ -11,7 +11,11 @@ class Method(Protocol):
     """An `nn.Module` that fulfils this can be trained, resumed, watched and exported by `tools/pretrain_net.py`.
 
     A config names it as `model`; what else it needs are arguments there. `batch` is what the config's loader makes, see
-    `pretrain.data.batches.CropLoader`.
+    `pretrain.data.batches.CropLoader`: pixels are uint8, to be normalised with `pretrain.data.IMAGE_MEAN` and
+    `IMAGE_STD`.
+
+    Names with a meaning: a module called "prototypes" keeps its values for `train.freeze_prototypes`, and one called
+    "backbone" for `train.head_warmup`, which needs an argument `init`.
     """
 
     @property
@@ -20,7 +24,7 @@ class Method(Protocol):
         ...
 
     def __call__(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Losses by name, weighted, to be summed. step: from 0."""
+        """Losses, weighted, to be summed, by names that begin with "loss_". step: from 0."""
         ...
 
     def after_step(self, step: int) -> None:

@@ -105,6 +105,28 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        (
+            "model.backbone.patch_size=16",
+            "masks.grid: .12, 12., and global crops of 96 pixels have .6,6. patches of 16",
+        ),
+        ("dataloader.train.crops.global_size=144", r"global crops of 144 pixels have .18,18. patches of 8"),
+        ("dataloader.train.crops.local_size=33", "local_size: 33 pixels do not divide into patches of 8"),
+        ("model.backbone.embed_dim=50", "^model: embed_dim 50 is not a multiple of num_heads"),
+        ("model.backbone.field_init=foo", "^model: field_init 'foo' is neither"),
+        ("model.backbone.depth=two", "model.backbone.depth is a number"),
+        ("optimizer.betas=[0.9]", "^optimizer: "),
+        ("dataloader.train.crops.aspect=[1,2,3]", "^dataloader.train: "),
+    ],
+)
+def test_what_a_part_refuses_is_one_sentence_with_its_key(images, tmp_path, override, words):
+    with pytest.raises(UserError, match=words):
+        pretrain(config(images, tmp_path, "model.backbone.num_heads=4", override))
+    assert not (tmp_path / "last.pth").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_path, monkeypatch):
     from pretrain.methods.distillation import SelfDistillation
 

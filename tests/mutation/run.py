@@ -17,11 +17,11 @@ import signal
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import tomllib
 from operators import broken, places
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]

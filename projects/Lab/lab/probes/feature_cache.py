@@ -85,7 +85,9 @@ def cached_features(
             f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}"
         )
     if reading.layers > len(backbone.blocks):
-        raise UserError(f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer")
+        raise UserError(
+            f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer (--layers)"
+        )
     path = Path(folder) / f"{cache_key(backbone, images, reading)}.npy"
     shape = (reading.views, len(images), len(reading.pools), reading.layers, backbone.embed_dim)
     found = read_features(path, shape)
