@@ -6,7 +6,7 @@ from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.models.attention import Attention, Layout, pack
+from pretrain.models.attention import Attention, Layout, pack, scaled_linear
 from pretrain.models.pos_embed import sample_pos_embed, sincos_field
 
 
@@ -186,15 +186,23 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+        self.mlp = ScaledMlp(dim, round(dim * mlp_ratio))
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
         """(T, D) -> (T, D), or with the indices `kept` (M,) of the tokens that are needed -> (M, D)"""
         residual = x if kept is None else x.index_select(0, kept)
-        x = residual + self.drop_path(self.ls1(self.attn(self.norm1(x), layout, kept)), layout, kept)
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), layout, kept)
+        x = residual + self.drop_path(self.attn(self.norm1(x), layout, kept, scale=self.ls1), layout, kept)
+        return x + self.drop_path(self.mlp(self.norm2(x), scale=self.ls2), layout, kept)
+
+
+class ScaledMlp(Mlp):
+    """timm's MLP, with the LayerScale that follows it."""
+
+    def forward(self, x: Tensor, scale: nn.Module) -> Tensor:
+        """(T, D) -> (T, D)"""
+        return scaled_linear(self.act(self.fc1(x)), self.fc2, scale)
 
 
 class DropPath(nn.Module):

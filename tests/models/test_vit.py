@@ -100,6 +100,42 @@ def test_tokens_that_are_kept_are_as_without_keeping_with_all_gradients():
         torch.testing.assert_close(keeping, without, atol=1e-5, rtol=1e-5)
 
 
+def test_hooks_and_other_layers_see_what_follows_the_heads_and_the_hidden_layer():
+    """LayerScale is multiplied into weights only where nobody looks: same output, and every module is called."""
+    backbone, images = randomized().eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = backbone(images)[1]
+        seen = {}
+        for name, module in backbone.named_modules():
+            module.register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+        torch.testing.assert_close(backbone(images)[1], expected)
+    leaves = {name for name, module in backbone.named_modules() if not [*module.children()]}
+    unused = {name for name in leaves if ".mlp." in name and not name.endswith(("fc1", "fc2", "act"))}
+    assert leaves - unused <= seen.keys()
+    gamma = backbone.blocks[1].ls2.gamma
+    torch.testing.assert_close(seen["blocks.1.ls2"], gamma * seen["blocks.1.mlp.fc2"])
+
+
+def test_a_layer_in_the_projections_place_is_trained():
+    """Low-rank adapters replace `attn.proj` and `fc2`; past them their parameters would get no gradient."""
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear, self.down = linear.requires_grad_(False), torch.nn.Linear(linear.in_features, 2, bias=False)
+            self.up = torch.nn.Linear(2, linear.out_features, bias=False)
+
+        def forward(self, x):
+            return self.linear(x) + self.up(self.down(x))
+
+    backbone = randomized()
+    for block in backbone.blocks:
+        block.attn.proj, block.mlp.fc2 = Adapter(block.attn.proj), Adapter(block.mlp.fc2)
+    backbone(torch.randn(2, 3, 32, 32))[1].square().sum().backward()
+    adapters = [module for module in backbone.modules() if isinstance(module, Adapter)]
+    assert len(adapters) == 6 and all(p.grad.any() for a in adapters for p in (a.up.weight, a.down.weight))
+
+
 def test_drop_path_keeps_the_expectation():
     block = Block(4, 1, 4.0, drop_path=0.3, layer_scale=None)
     _, layout = pack([torch.zeros(20000, 1, 4)])
