@@ -200,7 +200,7 @@ class Block(nn.Module):
 class ScaledMlp(Mlp):
     """timm's MLP, with the LayerScale that follows it."""
 
-    def forward(self, x: Tensor, scale: nn.Module) -> Tensor:
+    def forward(self, x: Tensor, scale: nn.Module | None = None) -> Tensor:
         """(T, D) -> (T, D)"""
         return scaled_linear(self.act(self.fc1(x)), self.fc2, scale)
 
