@@ -34,8 +34,8 @@ class HotCOCOEvaluator(COCOEvaluator):
             hotcoco.COCO(self._metadata.json_file)
         except ValueError as error:
             raise UserError(
-                f"hotcoco cannot read {self._metadata.json_file} ({error}); mend that, or leave dataloader.evaluator as "
-                "it was, which is pycocotools"
+                f"hotcoco cannot read {self._metadata.json_file} ({error}); mend that, or leave "
+                "dataloader.evaluator as it was, which is pycocotools"
             ) from None
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:

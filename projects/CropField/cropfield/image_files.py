@@ -55,7 +55,10 @@ def _header(path: str) -> tuple[int, int, int] | None:
     try:
         with Pillow.open(path) as image:
             orientation = Pillow.Image.getexif(image).get(ORIENTATION)  # a PNG's own would decode the whole image
-            return *image.size, orientation if orientation in range(1, 9) else 1
+            orientation = orientation if orientation in range(1, 9) else 1
+            # Pillow gives the size of a TIFF upright.
+            size = image.size[::-1] if image.format == "TIFF" and orientation >= 5 else image.size
+            return *size, orientation
     except Exception:  # a hostile header can make a parser raise anything
         return None
 
