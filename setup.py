@@ -25,6 +25,7 @@ setup(
         "shapely",
         "tabulate",
         "numpy",
+        "msgspec>=0.19",
     ],
     extras_require={
         "cuda": ["xformers"],

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 NEEDED = ("torch", "torchvision", "timm", "fvcore", "pycocotools", "cv2", "safetensors", "cropfield", "pkg_resources")
-NEEDED += ("detectron2.engine", "detectron2.model_zoo")  # which imports pkg_resources
+NEEDED += ("msgspec", "detectron2.engine", "detectron2.model_zoo")  # which imports pkg_resources
 UNLISTED = ("timm", "pycocotools", "safetensors", "xformers", "setuptools")  # by Detectron2's collect_env
 REPAIR, OTHERS = "make repair", {"pkg_resources": f"{sys.executable} -m pip install 'setuptools<81'"}
 

@@ -70,7 +70,7 @@ def make_stages(args: argparse.Namespace):
 
 def check_inputs(args: argparse.Namespace, stages) -> None:
     """Everything that can be known to fail, before the first stage."""
-    from cropfield.datasets import check_coco_file, check_same_categories
+    from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
     from pretrain.data.images import open_source
     from pretrain.engine.lazy_config import load_config
 
@@ -89,6 +89,7 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     check_coco_file(args.train_json, args.train_images)
     check_coco_file(args.val_json, args.val_images)
     check_same_categories(args.train_json, args.val_json)
+    check_can_be_evaluated(args.val_json)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Images that a file lists: `ImageList` reads text, `CocoJson` a COCO annotation file."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.data.coco import read_image_names
 from pretrain.data.folder import ImageFiles
 from pretrain.data.index import Index, Names, cached_index, stamp
 from pretrain.errors import UserError
@@ -68,19 +68,10 @@ class CocoJson(ImageFiles):
 def _read_coco(file: str | os.PathLike) -> Index:
     try:
         sources = {os.path.abspath(file): stamp(file)}
-        content = json.loads(Path(file).read_bytes())
-    except OSError as error:
-        raise UserError(f"COCO file {file} cannot be read ({error.strerror}): give an annotation file") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"COCO file {file} is not JSON ({error}): give an annotation file, or copy it again") from error
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list) or not images:
-        raise UserError(f"COCO file {file} lists no images: give a file whose key images is a list that is not empty")
-    names = [image.get("file_name") if isinstance(image, dict) else None for image in images]
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise UserError(f"COCO file {file}: images[{place}] has no file_name; every image needs one")
-    return Index.of(names, sources)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"COCO file {file} cannot be read ({reason}): give an annotation file") from error
+    return Index.of(read_image_names(file), sources)
 
 
 def _check_folder(root: Path, names: Sequence[str], file: str | os.PathLike) -> None:

@@ -94,13 +94,14 @@ def test_coco_gives_the_images_in_the_files_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [', "is not JSON"),
-        ("[1, 2]", "lists no images"),
-        ({"annotations": []}, "lists no images"),
+        ('{"images": [', "is not whole JSON"),
+        ("[1, 2]", r"the content is \[1, 2\]"),
+        ({"annotations": []}, 'has no "images"'),
         ({"images": []}, "lists no images"),
-        ({"images": [{"file_name": "a.jpg"}, {"id": 1}]}, r"images\[1\] has no file_name"),
-        ({"images": [{"file_name": 3}]}, r"images\[0\] has no file_name"),
-        ({"images": ["a.jpg"]}, r"images\[0\] has no file_name"),
+        ({"images": [{"file_name": "a.jpg"}, {"id": 1}]}, r'images\[1\] has no "file_name"'),
+        ({"images": [{"file_name": 3}]}, r"images\[0\]\.file_name is 3, a number"),
+        ({"images": ["a.jpg"]}, r'images\[0\] is "a.jpg"'),
+        ({"images": [{"file_name": "\ud800.jpg"}]}, r"images\[0\]\.file_name is '\\ud800.jpg'"),
     ],
 )
 def test_what_is_no_coco_file_is_refused(tmp_path, content, message):
@@ -113,5 +114,5 @@ def test_missing_and_binary_coco_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         CocoJson(tmp_path / "absent.json")
     write(tmp_path / "x.json")
-    with pytest.raises(UserError, match="is not JSON"):
+    with pytest.raises(UserError, match="not text in UTF-8"):
         CocoJson(tmp_path / "x.json")

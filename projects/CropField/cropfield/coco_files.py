@@ -1,12 +1,20 @@
-"""COCO annotations and detections as things to draw."""
+"""COCO annotations and detections as things to draw; and as a file for readers that know only the plain format."""
 
+import hashlib
+import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from pycocotools import mask as rle
 
 from cropfield.drawing import Instance
+from pretrain.data.coco import CocoFile
+from pretrain.errors import UserError
+from pretrain.files import replacing
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def coco_images(content: dict, folder: Path) -> CocoImages:
     entries = {entry["id"]: entry for entry in content["images"]}
     truth = {image_id: [] for image_id in entries}
     for annotation in content["annotations"]:
-        if not annotation.get("iscrowd"):
+        if not annotation.get("iscrowd") and annotation["image_id"] in truth:
             truth[annotation["image_id"]].append(annotation)
     names = {category["id"]: category["name"] for category in sorted(content["categories"], key=lambda c: c["id"])}
     return CocoImages(folder, entries, truth, names)
@@ -69,3 +77,25 @@ def decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
 def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
     x, y, width, height = bbox
     return x, y, x + width, y + height
+
+
+def mended_copy(content: CocoFile, json_file: str) -> str:
+    """Write `content` where Detectron2 and COCO's measures can read it -> path: in the user's cache, or in a temporary
+    folder where that cannot be written. Named by what it holds, so processes that write at once write the same."""
+    try:
+        data = msgspec.json.encode(content)
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        data = json.dumps(msgspec.to_builtins(content)).encode()
+    name = f"{Path(json_file).stem}-{hashlib.sha256(data).hexdigest()[:16]}.json"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cropfield")
+    try:
+        return _keep(data, cache / name)
+    except UserError:
+        return _keep(data, Path(tempfile.mkdtemp(prefix="cropfield-"), name))
+
+
+def _keep(data: bytes, path: Path) -> str:
+    if not path.is_file():
+        with replacing(path) as draft:
+            draft.write_bytes(data)
+    return str(path)

@@ -2,28 +2,26 @@
 
 import hashlib
 import importlib.util
-import json
 import logging
-import math
 import os
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils import comm
 
+from cropfield.coco_checks import checked_coco
+from cropfield.coco_files import mended_copy
+from cropfield.image_files import check_image_files
+from cropfield.mask_checks import has_mask
+from pretrain.data.coco import Image
 from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_REQUIRED = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox", "id"),
-}
-_FOR_AP = ("area", "iscrowd")  # pycocotools reads them in every annotation
 
 
 def dataset_name(json_file: str, images: str, otherwise: str) -> str:
@@ -44,7 +42,7 @@ def dataset_name(json_file: str, images: str, otherwise: str) -> str:
     name = f"{Path(json_file).stem}-{digest}"
     if name not in DatasetCatalog.list():
         check_coco_file(json_file, images)
-        register_coco_instances(name, {}, json_file, images)
+        register_coco_instances(name, {}, _facts(json_file).readable, images)
         MetadataCatalog.get(name).thing_classes = class_names(json_file)
     return name
 
@@ -87,18 +85,40 @@ def class_names(json_file: str) -> list[str]:
 
 
 class _Facts(NamedTuple):
-    """What configs ask of an annotation file, so that the file is read once."""
+    """What is asked of an annotation file, so that it is read once. readable: itself, or its mended copy."""
 
     class_names: tuple[str, ...]
     masks: tuple[int, int]  # annotations with a mask, annotations
+    images: tuple[Image, ...]
+    repaired: Counter
+    harmless: Counter
+    unmeasurable: str | None
+    polygons: bool
+    readable: str
 
 
-@lru_cache
 def _facts(json_file: str) -> _Facts:
-    content = read_coco_file(json_file)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    masks = sum(bool(annotation.get("segmentation")) for annotation in content["annotations"])
-    return _Facts(tuple(category["name"] for category in categories), (masks, len(content["annotations"])))
+    try:
+        stamp = os.stat(json_file).st_mtime_ns
+    except (OSError, ValueError):
+        stamp = 0  # reading says why
+    return _read_facts(json_file, stamp)
+
+
+@lru_cache(maxsize=8)
+def _read_facts(json_file: str, stamp: int) -> _Facts:
+    checked = checked_coco(json_file)
+    content = checked.content
+    return _Facts(
+        class_names=tuple(category.name for category in sorted(content.categories, key=lambda entry: entry.id)),
+        masks=(sum(map(has_mask, content.annotations)), len(content.annotations)),
+        images=tuple(content.images),
+        repaired=checked.repaired,
+        harmless=checked.harmless,
+        unmeasurable=checked.unmeasurable,
+        polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
+        readable=mended_copy(content, json_file) if checked.repaired else json_file,
+    )
 
 
 def check_registered(name: str) -> None:
@@ -123,118 +143,40 @@ def check_same_categories(train_json: str, val_json: str) -> None:
 
 
 def check_can_be_evaluated(json_file: str) -> None:
-    """Raise UserError where an annotation lacks a key that only COCO's AP needs."""
-    for annotation in read_coco_file(json_file)["annotations"]:
-        for key in _FOR_AP:
-            if key not in annotation:
-                raise UserError(
-                    f'{json_file}: annotation {annotation["id"]} has no "{key}", which COCO\'s AP needs; write it into '
-                    "every annotation (area in square pixels, iscrowd 0 for a single object)"
-                )
+    """Raise UserError where an annotation lacks what only COCO's AP needs, or has it wrong: area and iscrowd."""
+    fault = _facts(os.path.abspath(json_file)).unmeasurable
+    if fault:
+        raise UserError(fault)
 
 
 def read_coco_file(json_file: str) -> dict:
-    """A COCO annotation file with the parts and keys that detection needs, or UserError."""
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"cannot read the annotation file {json_file}: {error.strerror}; check the path") from None
-    except ValueError as error:
-        raise UserError(f"{json_file} is not whole JSON ({error}); copy or write it again") from None
-    for part, keys in _REQUIRED.items():
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise UserError(f'{json_file} has no list "{part}": it is not a COCO annotation file for detection')
-        for key in keys:
-            broken = next((e for e in entries if not isinstance(e, dict) or key not in e), None)
-            if broken is not None:
-                raise UserError(f'{json_file}: an entry of "{part}" has no "{key}": {str(broken)[:80]}')
-    return content
+    """A COCO annotation file's content, mended and checked, as plain dicts; UserError as from `checked_coco`."""
+    return msgspec.to_builtins(checked_coco(json_file).content)
 
 
 def check_coco_file(json_file: str, images: str) -> Counter:
     """Check a COCO-format dataset before any work is done with it.
 
-    What cannot be trained on raises; what training merely skips or clips is counted and logged.
+    What cannot be trained on raises; what is mended, and what training merely skips or clips, is counted and logged.
 
     Returns:
-        counts of harmless faults.
+        counts of what was mended and of harmless faults, by their description.
 
     Raises:
-        UserError: a file that cannot be read, missing parts or keys, no annotation at all, the same id twice, an
-            absent image, an annotation of an unknown category, a box that is not four finite numbers, "ignore".
+        UserError: see `cropfield.coco_checks.checked_coco` and `cropfield.image_files.check_image_files`.
     """
-    content = read_coco_file(json_file)
-    if not content["annotations"]:
-        raise UserError(f"{json_file} has no annotations: there is nothing to learn or to measure; check the file")
-    if not content["categories"]:
-        raise UserError(f'{json_file} has an empty list "categories"; name the classes that its annotations use')
-    for part in _REQUIRED:
-        _check_ids(json_file, part, [entry["id"] for entry in content[part]])
-    _check_images(json_file, content["images"], images)
-    polygons = any(isinstance(annotation.get("segmentation"), list) for annotation in content["annotations"])
-    if polygons and importlib.util.find_spec("shapely") is None:
+    json_file = os.path.abspath(json_file)
+    facts = _facts(json_file)
+    faults = facts.repaired + facts.harmless
+    if comm.is_main_process():  # the others would read the same headers
+        turned = check_image_files(json_file, facts.images, images)
+        if turned:
+            words = "images that EXIF turns, whose sizes do not tell if boxes are of the upright image (taken as such)"
+            faults[words] = turned
+    if facts.polygons and importlib.util.find_spec("shapely") is None:
         raise UserError(f"{json_file} has polygon masks, and Detectron2 crops those with shapely: pip install shapely")
-    faults = _check_annotations(json_file, content)
     for fault, count in faults.items():
         logger.warning("%s: %d %s", json_file, count, fault)
+    if facts.repaired:
+        logger.warning("%s: trained and measured on a mended copy, %s", json_file, facts.readable)
     return faults
-
-
-def _check_ids(json_file: str, part: str, ids: list) -> None:
-    twice = next((key for key, count in Counter(ids).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f'{json_file}: id {twice} stands for more than one entry of "{part}"; number them anew')
-    if part == "categories" and sorted(ids) != list(range(1, len(ids) + 1)):
-        logger.info("%s: category ids are not 1 to %d; classes are taken in the order of the ids", json_file, len(ids))
-
-
-def _check_images(json_file: str, entries: list[dict], folder: str) -> None:
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder; give the folder that holds the images of {json_file}")
-    absent = [entry["file_name"] for entry in entries if not os.path.isfile(os.path.join(folder, entry["file_name"]))]
-    if absent:
-        raise UserError(
-            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, {absent[0]} first; give the "
-            "folder that its file names are relative to"
-        )
-
-
-def _check_annotations(json_file: str, content: dict) -> Counter:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    known = {category["id"] for category in content["categories"]}
-    faults = Counter()
-    for annotation in content["annotations"]:
-        if annotation["category_id"] not in known:
-            raise UserError(
-                f'{json_file}: an annotation has category_id {annotation["category_id"]}, which "categories" does not '
-                "list; add the category or remove the annotation"
-            )
-        if annotation.get("ignore"):
-            raise UserError(
-                f'{json_file}: annotation {annotation["id"]} is marked "ignore", which Detectron2 refuses; remove it, '
-                'or mark it "iscrowd"'
-            )
-        x, y, width, height = _box(json_file, annotation["bbox"])
-        if annotation["image_id"] not in sizes:
-            faults["annotations of images that the file does not list (ignored)"] += 1
-        elif not (width > 0 and height > 0):
-            faults["boxes without area (dropped in training)"] += 1
-        elif (image := sizes[annotation["image_id"]]) and (
-            x >= image[0] or y >= image[1] or x + width <= 0 or y + height <= 0
-        ):
-            faults["boxes wholly outside their image (dropped in training)"] += 1
-        elif x < -1 or y < -1 or x + width > image[0] + 1 or y + height > image[1] + 1:
-            faults["boxes that reach beyond their image (clipped)"] += 1
-    return faults
-
-
-def _box(json_file: str, bbox) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = (float(value) for value in bbox)
-    except (TypeError, ValueError):
-        raise UserError(f"{json_file}: a bbox is not four numbers: {bbox}; write [x, y, width, height]") from None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise UserError(f"{json_file}: a bbox is not finite: {bbox}; correct or remove that annotation")
-    return x, y, width, height

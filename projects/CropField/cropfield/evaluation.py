@@ -18,7 +18,7 @@ class HotCOCOEvaluator(COCOEvaluator):
     `dataloader.evaluator._target_=cropfield.evaluation.HotCOCOEvaluator`.
 
     Raises:
-        UserError: hotcoco is not installed.
+        UserError: hotcoco is not installed, or takes exception to the dataset's file (it is stricter than pycocotools).
     """
 
     def __init__(self, dataset_name: str, **options):
@@ -30,6 +30,13 @@ class HotCOCOEvaluator(COCOEvaluator):
             ) from None
         super().__init__(dataset_name, **options)
         self._hotcoco = hotcoco
+        try:
+            hotcoco.COCO(self._metadata.json_file)
+        except ValueError as error:
+            raise UserError(
+                f"hotcoco cannot read {self._metadata.json_file} ({error}); mend that, or leave "
+                "dataloader.evaluator as it was, which is pycocotools"
+            ) from None
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         detections = list(chain.from_iterable(prediction["instances"] for prediction in predictions))

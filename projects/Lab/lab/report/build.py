@@ -7,10 +7,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cropfield.coco_files import CocoImages, coco_images, spread_out
+from cropfield.datasets import read_coco_file
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
-from lab.report.run_files import read_json, read_run
+from lab.report.run_files import read_run
 from pretrain.data.images import BrokenImage, decode_image
 from pretrain.files import write_text
 
@@ -26,10 +27,10 @@ def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, 
         val_json, val_images: the validation set that detections are drawn on.
 
     Raises:
-        UserError: no such folder, or the report cannot be written.
+        UserError: no such folder, a damaged `val_json`, or the report cannot be written.
     """
-    run, val = read_run(folder), read_json(val_json)
-    coco = coco_images(val, val_images) if val else None
+    run = read_run(folder)
+    coco = coco_images(read_coco_file(str(val_json)), val_images) if val_json.is_file() else None
     images = load_images(coco, NUM_DETECTION_IMAGES) if coco else {}
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,0 +1,256 @@
+"""A COCO file's content, whole: what can be mended without a doubt is, what cannot be trained on is refused.
+
+`pretrain.data.coco` holds the types; here is what takes more than one value to judge. Images are not looked at, see
+`cropfield.image_files`.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from msgspec import UNSET
+
+from cropfield.mask_checks import check_masks
+from pretrain.data.coco import Annotation, CocoFile, read_coco, shown
+from pretrain.errors import UserError
+
+NUMERAL = re.compile("-?[0-9]{1,18}")  # fits into 64 bits
+
+
+@dataclass
+class CheckedCoco:
+    """repaired: what was mended, in words -> how often; a file that it is not empty for is not to be read by others.
+    harmless: what training skips or clips. unmeasurable: why COCO's AP cannot be computed, or None.
+    """
+
+    content: CocoFile
+    repaired: Counter = field(default_factory=Counter)
+    harmless: Counter = field(default_factory=Counter)
+    unmeasurable: str | None = None
+
+
+def checked_coco(json_file: str) -> CheckedCoco:
+    """Read, mend and check a COCO annotation file.
+
+    Raises:
+        UserError: it cannot be trained on; see `pretrain.data.coco.read_coco` for types and ranges. Here: empty lists,
+            the same id twice, ids of words and of numbers, unknown categories, damaged masks, boxes as shares of 1,
+            "ignore", no object that a detector could learn.
+    """
+    content, unusual = read_coco(json_file)
+    _check_filled(json_file, content)
+    checked = CheckedCoco(content)
+    if unusual:
+        checked.repaired[f"file that {unusual} (read nevertheless)"] = 1
+    _number_entries(json_file, checked, "images", "image_id")
+    _number_entries(json_file, checked, "categories", "category_id")
+    _number_annotations(json_file, checked)
+    _check_sides(json_file, checked)
+    _check_values(json_file, checked)
+    sizes = {image.id: (image.width, image.height) for image in content.images}
+    empty = check_masks(json_file, content.annotations, sizes, checked.repaired)
+    checked.unmeasurable = _unmeasurable(json_file, content.annotations, sizes)
+    _check_boxes(json_file, checked, sizes, empty)
+    return checked
+
+
+def _check_filled(json_file: str, content: CocoFile) -> None:
+    if not content.images:
+        raise UserError(f'{json_file} has an empty list "images"; list the images that its annotations are of')
+    if not content.annotations:
+        raise UserError(f"{json_file} has no annotations: there is nothing to learn or to measure; check the file")
+    if not content.categories:
+        raise UserError(f'{json_file} has an empty list "categories"; name the classes that its annotations use')
+
+
+# --- ids
+
+
+def _number_entries(json_file: str, checked: CheckedCoco, part: str, reference: str) -> None:
+    """Ids become whole numbers, here and in the annotations: numerals their value, words their place from 1."""
+    entries, annotations = getattr(checked.content, part), checked.content.annotations
+    kinds = {type(entry.id) for entry in entries} | {type(getattr(a, reference)) for a in annotations}
+    if kinds != {int} or max(abs(entry.id) for entry in entries) >= 2**63:
+        texts = [_text(entry.id) for entry in entries]
+        _refuse_mixed(json_file, part, [entry.id for entry in entries])
+        are_numbers = all(map(NUMERAL.fullmatch, texts))
+        numbers = {text: int(text) if are_numbers else place for place, text in enumerate(texts, 1)}
+        _refuse_duplicates(json_file, part, texts)
+        unlisted = max(numbers.values()) + 1
+        for entry, text in zip(entries, texts, strict=True):
+            entry.id = numbers[text]
+        for place, annotation in enumerate(annotations):
+            key = getattr(annotation, reference)
+            if part == "categories" and _text(key) not in numbers:
+                raise _unknown_category(json_file, place, key)
+            setattr(annotation, reference, numbers.get(_text(key), unlisted))
+        how = "taken as numbers" if are_numbers else f"numbered 1 to {len(entries)} in the file's order"
+        checked.repaired[f"ids of {part} that are not whole numbers throughout ({how})"] = len(entries)
+    _refuse_duplicates(json_file, part, [entry.id for entry in entries])
+
+
+def _unknown_category(json_file: str, place: int, key: int | float | str) -> UserError:
+    return UserError(
+        f'{json_file}: annotations[{place}].category_id is {shown(key)}, none of the ids in "categories"; add the '
+        "category or remove the annotation"
+    )
+
+
+def _text(key: int | float | str) -> str:
+    """The same for 7, 7.0, "7" and "007"."""
+    if isinstance(key, float) and key.is_integer():
+        return str(int(key))
+    text = str(key).strip()
+    return str(int(text)) if NUMERAL.fullmatch(text) else text
+
+
+def _refuse_mixed(json_file: str, part: str, ids: list) -> None:
+    words = [
+        i for i, key in enumerate(ids) if isinstance(key, str | float) and not re.fullmatch("-?[0-9]+", _text(key))
+    ]
+    if words and (len(words) < len(ids) or isinstance(ids[words[0]], float)):
+        raise UserError(
+            f"{json_file}: {part}[{words[0]}].id is {shown(ids[words[0]])}, and the ids of {part} are whole numbers "
+            "elsewhere; number all of them, or give all of them names"
+        )
+
+
+def _refuse_duplicates(json_file: str, part: str, ids: list) -> None:
+    if len(set(ids)) < len(ids):
+        twice = next(key for key, count in Counter(ids).items() if count > 1)
+        places = [place for place, key in enumerate(ids) if key == twice]
+        raise UserError(
+            f"{json_file}: {part}[{places[0]}] and {part}[{places[1]}] have the same id {twice}; number them anew, in "
+            "the annotations too"
+        )
+
+
+def _number_annotations(json_file: str, checked: CheckedCoco) -> None:
+    """COCO's AP takes an object of id 0 for not found, and knows one object only of each id."""
+    annotations = checked.content.annotations
+    ids = [annotation.id for annotation in annotations]
+    if {type(key) for key in ids} == {int} and min(ids) > 0 and max(ids) < 2**63 and len(set(ids)) == len(ids):
+        return
+    _refuse_mixed(json_file, "annotations", [key for key in ids if key is not UNSET and key is not None])
+    for number, annotation in enumerate(annotations, 1):
+        annotation.id = number
+    fault = "annotations whose ids are not different whole numbers above 0 (numbered 1, 2, 3, ...)"
+    checked.repaired[fault] = len(annotations)
+
+
+# --- values
+
+
+def _check_sides(json_file: str, checked: CheckedCoco) -> None:
+    for place, image in enumerate(checked.content.images):
+        for side in ("height", "width"):
+            value = getattr(image, side)
+            if isinstance(value, float):
+                if not value.is_integer():
+                    raise UserError(f"{json_file}: images[{place}].{side} is {value}; write whole pixels")
+                setattr(image, side, int(value))
+                checked.repaired["widths and heights of images with a decimal point (taken as whole numbers)"] += 1
+
+
+def _check_values(json_file: str, checked: CheckedCoco) -> None:
+    """Categories that are listed, iscrowd, and "ignore"."""
+    content = checked.content
+    known = {category.id for category in content.categories}
+    for place, annotation in enumerate(content.annotations):
+        if annotation.category_id not in known:
+            raise _unknown_category(json_file, place, annotation.category_id)
+        if annotation.iscrowd is not UNSET:
+            if annotation.iscrowd not in (0, 1):
+                raise UserError(f"{json_file}: annotations[{place}].iscrowd is {annotation.iscrowd}; write 0 or 1")
+            annotation.iscrowd = int(annotation.iscrowd)
+        if annotation.ignore is not UNSET:
+            if annotation.ignore not in (0, None):
+                raise UserError(
+                    f'{json_file}: annotations[{place}] is marked "ignore", which Detectron2 refuses; remove it, or '
+                    'mark it "iscrowd"'
+                )
+            if annotation.ignore is None:  # Detectron2 stumbles over it
+                checked.repaired['annotations whose "ignore" is null (left out)'] += 1
+            annotation.ignore = UNSET
+
+
+def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) -> str | None:
+    for place, annotation in enumerate(annotations):
+        if annotation.image_id not in sizes:
+            continue
+        area, (_, _, width, height) = annotation.area, annotation.bbox
+        absent = "iscrowd" if annotation.iscrowd is UNSET else "area" if area is UNSET or area is None else None
+        if absent:
+            return (
+                f'{json_file}: annotations[{place}] has no "{absent}", which COCO\'s AP needs; write it into every '
+                "annotation (area in square pixels, iscrowd 0 for a single object)"
+            )
+        if area < 0 or (area == 0 and width * height >= 1 and not _is_a_line(annotation)):
+            return (
+                f"{json_file}: annotations[{place}].area is {area:g}, and its box {width:g} x {height:g}; COCO's AP "
+                "tells small objects from large ones by their area: write the square pixels of the mask, or of the box"
+            )
+    return None
+
+
+def _is_a_line(annotation: Annotation) -> bool:
+    """Polygons that enclose less than a pixel."""
+    if not isinstance(annotation.segmentation, list) or not annotation.segmentation:
+        return False
+    rings = [np.array(ring).reshape(-1, 2).T for ring in annotation.segmentation]
+    return sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in rings) < 1
+
+
+# --- boxes
+
+
+def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[int, int]], empty: list[int]) -> None:
+    """Counts what training skips or clips. Boxes without area, whose masks have none either, and masks without a pixel
+    are taken out: nothing that a detector says could find them.
+    """
+    content, harmless = checked.content, checked.harmless
+    boxes = np.array([annotation.bbox for annotation in content.annotations])
+    images = np.array([sizes.get(annotation.image_id, (0, 0)) for annotation in content.annotations])
+    crowd = np.array([annotation.iscrowd == 1 for annotation in content.annotations])
+    (x, y, width, height), (right, bottom) = boxes.T, images.T
+    listed = right > 0
+    flat = listed & ((width == 0) | (height == 0))
+    whole = listed & ~flat
+    whole[empty] = False
+    _refuse_shares(json_file, content.annotations, boxes, whole)
+    outside = whole & ((x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0))
+    beyond = whole & ~outside & ((x < -1) | (y < -1) | (x + width > right + 1) | (y + height > bottom + 1))
+    if not (whole & ~outside & ~crowd).any():
+        raise UserError(
+            f"{json_file} has no object to learn: of {len(boxes):,} annotations {int((~listed).sum()):,} are of images "
+            f"that it does not list, {int(crowd.sum()):,} are crowds, and the others have no pixel in their image"
+        )
+    corners = " (clipped; are they the corners x0, y0, x1, y1?)" if beyond.sum() > whole.sum() / 2 else " (clipped)"
+    for words, where in (
+        ("annotations of images that the file does not list (ignored)", ~listed),
+        ("boxes wholly outside their image (dropped in training)", outside),
+        ("boxes that reach beyond their image" + corners, beyond),
+    ):
+        if where.any():
+            harmless[words] = int(where.sum())
+    keep = listed & ~flat
+    keep[empty] = False
+    content.annotations = [annotation for annotation, stays in zip(content.annotations, keep, strict=True) if stays]
+    if flat.any():
+        checked.repaired["boxes without area, and no mask to take one from (removed)"] = int(flat.sum())
+    if empty:
+        checked.repaired["annotations whose masks have no pixel (removed)"] = len(empty)
+
+
+def _refuse_shares(json_file: str, annotations: list[Annotation], boxes: np.ndarray, whole: np.ndarray) -> None:
+    """All boxes in the first pixel, or one in there whose object has an area of many."""
+    within = whole & ((boxes[:, :2] + boxes[:, 2:]) <= 1.001).all(axis=1)
+    areas = np.array([a.area or 0 for a, small in zip(annotations, within, strict=True) if small])
+    small = np.flatnonzero(within)
+    place = small[0] if len(small) and len(small) == whole.sum() else next(iter(small[areas >= 4]), None)
+    if place is not None:
+        raise UserError(
+            f"{json_file}: annotations[{place}].bbox is {shown(boxes[place].tolist())}, in one pixel: it looks like "
+            "shares of 1; write x, y, width and height in pixels"
+        )

@@ -1,0 +1,157 @@
+"""Masks of a COCO file against their images: polygons that can be drawn, run lengths that cover the image."""
+
+from collections import Counter
+
+import numpy as np
+
+from cropfield.run_lengths import DamagedRuns, box_of_runs, decompress
+from pretrain.data.coco import Annotation, Runs, shown
+from pretrain.errors import UserError
+
+REACH = 10  # times the image's longer side: farther out is a slip, and drawing takes time and memory by the length
+BATCH = 10_000  # compressed masks at once
+
+
+def check_masks(
+    json_file: str, annotations: list[Annotation], sizes: dict[int, tuple[int, int]], repaired: Counter
+) -> list[int]:
+    """Refuse damaged masks; mend what is plain: rings without area beside whole ones, boxes of no area beside masks.
+
+    Args:
+        sizes: width and height of each image by its id; annotations of other images are passed over.
+        repaired: what was mended is counted there, in words.
+
+    Returns:
+        places of the annotations whose run lengths have no pixel.
+
+    Raises:
+        UserError: an odd number of coordinates, fewer than three points, coordinates far outside the image, run lengths
+            of another size or that do not cover their image.
+    """
+    compressed, empty = [], []
+    for place, annotation in enumerate(annotations):
+        size, mask = sizes.get(annotation.image_id), annotation.segmentation
+        if size is None or not mask:
+            continue
+        if type(mask) is list:
+            _check_polygons(json_file, place, annotation, size, repaired)
+        elif not isinstance(mask.counts, str):
+            runs = np.array(mask.counts, dtype=object)
+            empty += [place] * _check_runs(json_file, place, annotation, size, runs, repaired)
+        else:
+            compressed.append(place)
+            if len(compressed) == BATCH:
+                empty += _check_compressed(json_file, compressed, annotations, sizes, repaired)
+                compressed.clear()
+    if compressed:
+        empty += _check_compressed(json_file, compressed, annotations, sizes, repaired)
+    return empty
+
+
+def _check_polygons(
+    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], repaired: Counter
+) -> None:
+    reach, highest, lowest = REACH * max(size), 0.0, 0.0
+    short = False
+    for ring in annotation.segmentation:
+        if len(ring) < 6 or len(ring) & 1:
+            short = True
+        else:
+            highest, lowest = max(highest, max(ring)), min(lowest, min(ring))
+    if short:
+        _drop_short_rings(json_file, place, annotation, repaired)
+    if highest > reach or lowest < -reach or _looks_like_shares(lowest, highest, annotation.bbox):
+        farthest = highest if highest > reach else lowest
+        fault = (
+            f"reaches to {farthest:g} in an image of {size[0]} x {size[1]}"
+            if abs(farthest) > reach
+            else f"lies in one pixel, far from its box {shown(list(annotation.bbox))}: it looks like shares of 1"
+        )
+        raise UserError(
+            f"{json_file}: annotations[{place}].segmentation {fault}; write pixels, or remove the annotation"
+        )
+    if 0 in annotation.bbox[2:]:
+        numbers = np.concatenate([np.array(ring) for ring in annotation.segmentation])
+        x, y = numbers[::2], numbers[1::2]
+        _mend_box(annotation, (x.min(), y.min(), x.max() - x.min(), y.max() - y.min()), repaired)
+
+
+def _looks_like_shares(lowest: float, highest: float, bbox: tuple[float, ...]) -> bool:
+    x, y, width, height = bbox
+    return lowest >= 0 and highest <= 1.001 and x + width > 2 and y + height > 2
+
+
+def _drop_short_rings(json_file: str, place: int, annotation: Annotation, repaired: Counter) -> None:
+    rings = annotation.segmentation
+    number = next((i for i, ring in enumerate(rings) if len(ring) < 6), 0)
+    whole = [ring for ring in rings if len(ring) >= 6]
+    if not whole or any(len(ring) % 2 for ring in rings):
+        number = next((i for i, ring in enumerate(rings) if len(ring) % 2), number)
+        raise UserError(
+            f"{json_file}: annotations[{place}].segmentation[{number}] has {len(rings[number])} numbers, "
+            f"{shown(rings[number])}{_looks_like(rings, number)}; write x and y of 3 points or more, or [] for "
+            "the whole segmentation where there is no mask"
+        )
+    annotation.segmentation = whole
+    repaired["rings of fewer than 3 points beside whole ones (removed)"] += len(rings) - len(whole)
+
+
+def _looks_like(rings: list[list[float]], number: int) -> str:
+    if len(rings) > 2 and all(len(ring) == 2 for ring in rings):
+        return ", points in pairs (write their numbers in one flat list)"
+    if len(rings[number]) % 2:
+        return ", so one is missing or too many"
+    return ", the corners of a box" if len(rings[number]) == 4 else ""
+
+
+def _check_compressed(
+    json_file: str, places: list[int], annotations: list[Annotation], sizes: dict, repaired: Counter
+) -> list[int]:
+    try:
+        runs, counts = decompress([annotations[place].segmentation.counts for place in places])
+    except DamagedRuns as error:
+        place = places[error.place]
+        raise UserError(
+            f"{json_file}: annotations[{place}].segmentation.counts, "
+            f"{shown(annotations[place].segmentation.counts)}, is no text that run lengths are compressed to; "
+            "write it again with pycocotools"
+        ) from None
+    empty = []
+    for place, own in zip(places, np.split(runs, np.cumsum(counts)[:-1]), strict=True):
+        annotation = annotations[place]
+        if _check_runs(json_file, place, annotation, sizes[annotation.image_id], own, repaired):
+            empty.append(place)
+    return empty
+
+
+def _check_runs(
+    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], runs: np.ndarray, repaired: Counter
+) -> bool:
+    """-> whether the mask has no pixel."""
+    (width, height), where = size, f"{json_file}: annotations[{place}].segmentation"
+    if annotation.segmentation.size != (height, width):
+        swapped = annotation.segmentation.size == (width, height)
+        raise UserError(
+            f"{where}.size is {list(annotation.segmentation.size)}, and its image is {width} wide and {height} high"
+            f"{': width and height are swapped' if swapped else ''}; write [height, width]"
+        )
+    covered = runs.sum()
+    if covered != width * height or runs.min(initial=0) < 0:
+        raise UserError(
+            f"{where}.counts cover {covered:,} pixels of an image of {width} x {height} = {width * height:,}"
+            f"{', with negative lengths' if runs.min(initial=0) < 0 else ''}; write the mask again, with all its runs"
+        )
+    if 0 in annotation.bbox[2:]:
+        _mend_box(annotation, box_of_runs(runs.astype(np.int64), height), repaired)
+    return runs[0] == covered or not runs[1::2].any()
+
+
+def _mend_box(annotation: Annotation, box: tuple[float, ...], repaired: Counter) -> None:
+    if box[2] > 0 and box[3] > 0:
+        annotation.bbox = tuple(map(float, box))
+        repaired["boxes without area beside masks (taken from the masks)"] += 1
+
+
+def has_mask(annotation: Annotation) -> bool:
+    """Null and empty lists are none."""
+    return isinstance(annotation.segmentation, Runs) or bool(annotation.segmentation)
