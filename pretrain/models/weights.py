@@ -110,13 +110,11 @@ def load_backbone(backbone: nn.Module, path: str | Path, partial: bool = False) 
         UserError: the file cannot be read or is no plain ViT (see `read_backbone`), the backbone would not match whole,
             or, with `partial`, nothing matches.
     """
-    report = fill_backbone(backbone, read_backbone(path), partial)
-    (logger.warning if report.missing else logger.info)(str(report))
-    return report
+    return fill_backbone(backbone, read_backbone(path), partial)
 
 
 def fill_backbone(backbone: nn.Module, file: BackboneFile, partial: bool = False) -> LoadReport:
-    """`load_backbone` of a file that was read already."""
+    """`load_backbone` of a file that was read already; the log says what matched."""
     wanted = backbone.state_dict()
     report = LoadReport(file.path, converted=list(file.notes))
     if not partial:
@@ -135,6 +133,7 @@ def fill_backbone(backbone: nn.Module, file: BackboneFile, partial: bool = False
     report.parameters = sum(wanted[name].numel() for name in fitting)
     report.missing = sorted(absent + wrong)
     report.left_over = sorted(state.keys() - wanted.keys())
+    (logger.warning if report.missing else logger.info)(str(report))
     return report
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import abbreviated
-from pretrain.models.weights import LoadReport, load_backbone
+from pretrain.models.weight_layouts import abbreviated, backbone_file
+from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,10 @@ def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> L
     Raises:
         UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector.
     """
-    state = {name.removeprefix("model."): value for name, value in read_tensors(path)[0].items()}
+    tensors, metadata = read_tensors(path)
+    state = {name.removeprefix("model."): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
-        return load_backbone(find_backbone(model), path, partial)
+        return fill_backbone(find_backbone(model), backbone_file(path, tensors, metadata), partial)
     wanted = model.state_dict()
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]

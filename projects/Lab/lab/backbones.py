@@ -1,12 +1,9 @@
 """A backbone out of a weight file, as what is evaluated: built from the file's own tensors, frozen, in eval mode."""
 
-import logging
 from pathlib import Path
 
 from pretrain.models import weights
 from pretrain.models.vit import VisionTransformer
-
-logger = logging.getLogger(__name__)
 
 
 def open_backbone(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
@@ -16,7 +13,7 @@ def open_backbone(path: str | Path, num_heads: int | None = None, drop_path_rate
     """
     file = weights.read_backbone(path)
     backbone = weights.build_backbone(file, num_heads, drop_path_rate)
-    logger.info(str(weights.fill_backbone(backbone, file)))
+    weights.fill_backbone(backbone, file)
     return backbone
 
 

@@ -1,7 +1,6 @@
 """timm's plain ViTs as backbones of this project: read as their weight files are, with a check that they agree."""
 
 import difflib
-import logging
 
 import timm
 import torch
@@ -13,8 +12,6 @@ from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile, backbone_file
 from pretrain.models.weights import build_backbone, fill_backbone
-
-logger = logging.getLogger(__name__)
 
 
 def timm_backbone(name: str, pretrained: bool = True) -> VisionTransformer:
@@ -34,7 +31,7 @@ def timm_backbone(name: str, pretrained: bool = True) -> VisionTransformer:
     metadata["num_heads"] = str(model.blocks[0].attn.num_heads)
     file = backbone_file(f"timm's {name}", model.state_dict(), metadata)
     backbone = build_backbone(file)
-    logger.info(str(fill_backbone(backbone, file)))
+    fill_backbone(backbone, file)
     mean, std = (255 * torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
     _take_our_normalisation(backbone, mean, std)
     _check_features(backbone, model, file, mean, std)
