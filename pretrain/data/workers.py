@@ -28,6 +28,10 @@ LIKELY_CAUSE = {
 CRASH = "if it happens again, that file crashes its decoder: remove it"
 
 
+class _WorkerDied(Exception):
+    """Not an OSError, which multiprocessing would take for the system's answer to its own question and swallow."""
+
+
 class NowReading:
     """Which image each worker is at, in shared memory, so that it is known when the worker is gone."""
 
@@ -59,32 +63,53 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         batches = iter(loader)
     workers = [process for process in multiprocessing.active_children() if process not in others]
+    sentinels = [worker.sentinel for worker in workers]
 
-    def interrupt(*_) -> None:
-        if _dead(workers):
-            raise ChildProcessError("a data worker has died")
+    def interrupt(*caught) -> None:
+        if connection.wait(sentinels, timeout=0):  # never the exit code: asking for it may be what was interrupted
+            if caught:  # by a signal: once is enough, and what follows is not to be interrupted
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            raise _WorkerDied
 
     try:
         while True:
-            if not (dead := _dead(workers)):
-                try:
-                    with _sigchld(interrupt):
-                        batch = next(batches)
-                except StopIteration:
-                    return
-                except (RuntimeError, OSError, EOFError):  # torch's, ours, or what reading from the dying one met
-                    connection.wait([worker.sentinel for worker in workers], timeout=1)
-                    if not (dead := _dead(workers)):
-                        raise
-            if dead:
-                raise UserError(_cause_of_death(dead.pid, dead.exitcode, image_of(dead.pid)))
-            yield batch
+            try:
+                with _sigchld(interrupt):
+                    interrupt()  # one may have died before the handler stood
+                    batch = next(batches)
+            except StopIteration:
+                return
+            except (_WorkerDied, RuntimeError, OSError, EOFError):  # torch's, or what reading from the dying one met
+                if not (dead := _dead(workers, timeout=1)):
+                    raise
+            else:
+                yield batch
+                continue
+            raise UserError(_cause_of_death(dead.pid, dead.exitcode, image_of(dead.pid)))
     finally:
-        del batches  # which ends the workers
+        if workers:
+            _end(batches, workers)
 
 
-def _dead(workers: list[BaseProcess]) -> BaseProcess | None:
-    return next((worker for worker in workers if worker.exitcode is not None), None)
+def _dead(workers: list[BaseProcess], timeout: float = 0) -> BaseProcess | None:
+    """A worker that has ended, or does so within `timeout` seconds."""
+    ended = connection.wait([worker.sentinel for worker in workers], timeout)
+    dead = next((worker for worker in workers if worker.sentinel in ended), None)
+    if dead:
+        dead.join()  # which may be a moment later, and gives the exit code
+    return dead
+
+
+def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
+    """Ends the workers, which only read, at once, and not when the garbage collector comes to it.
+
+    Torch would ask them to stop, by an event whose lock a worker that was killed may have held: then it waits for ever.
+    """
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    batches._workers_done_event = multiprocessing.Event()
+    batches._shutdown_workers()
 
 
 @contextmanager
@@ -100,9 +125,10 @@ def _sigchld(handler) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
-def _cause_of_death(process: int, exitcode: int, image: str | None) -> str:
-    known = exitcode < 0 and -exitcode in set(signal.Signals)
-    how = f"was killed by {signal.Signals(-exitcode).name}" if known else f"ended with exit code {exitcode}"
+def _cause_of_death(process: int, exitcode: int | None, image: str | None) -> str:
+    number = -(exitcode or 0)
+    known = number in set(signal.Signals)
+    how = f"was killed by {signal.Signals(number).name}" if known else f"ended with exit code {exitcode}"
     where = f" at image {image}" if image else ""
-    cause = LIKELY_CAUSE.get(-exitcode, CRASH)
+    cause = LIKELY_CAUSE.get(number, CRASH)
     return f"a data worker (process {process}) {how}{where}, {cause}; then go on with --resume"

@@ -1,9 +1,12 @@
 """Workers that are killed or fail. Each test starts real processes."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import time
+from multiprocessing import connection
+from multiprocessing.synchronize import Event
 
 import numpy as np
 import pytest
@@ -64,3 +67,40 @@ def test_a_worker_killed_between_two_batches_is_noticed_at_the_next_one():
     with pytest.raises(UserError, match=f"process {worker.pid}. was killed by SIGKILL"):
         for _ in range(4):  # some batches were made in time
             next(stream)
+
+
+class Selfish(Deadly):
+    """Its worker is killed at image 5, when told to, with the lock in hand of the event by which torch ends workers."""
+
+    def __init__(self, told):
+        super().__init__(5, signal.SIGKILL)
+        self.told = told
+
+    def load(self, index, min_pixels=None):
+        if index == self.deadly:
+            self.told.wait(5)
+            for event in [thing for thing in gc.get_objects() if type(thing) is Event]:
+                event._cond.acquire(timeout=1)
+        return super().load(index)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_worker_killed_while_it_holds_a_lock_does_not_hang_the_main_process(noticed):
+    hangs, told = [], multiprocessing.Event()
+    before = signal.signal(signal.SIGALRM, lambda *_: hangs.append(1) or os.kill(os.getpid(), signal.SIGINT))
+    signal.alarm(10)
+    try:
+        stream = batches(Selfish(told), 2)
+        next(stream)
+        told.set()
+        connection.wait([worker.sentinel for worker in multiprocessing.active_children()], timeout=5)
+        if noticed:
+            with pytest.raises(UserError, match="was killed by SIGKILL"):
+                next(stream)
+        else:  # the run ends before it asks for the next batch
+            stream.close()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert not hangs
+    assert not multiprocessing.active_children()
