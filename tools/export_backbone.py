@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pretrain.errors import UserError, run_main
 from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
+from pretrain.outputs import refuse_inputs
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -40,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
+    refuse_inputs([options.output], [options.checkpoint])
     file = read_backbone(options.checkpoint)
     state, metadata = file.state, file.metadata
     if "method" not in metadata:

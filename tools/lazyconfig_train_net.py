@@ -48,9 +48,11 @@ from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 from pretrain.models.vit import compile_blocks
+from pretrain.outputs import open_output, output_path, refuse_finished
 
 logger = logging.getLogger("detectron2")
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detection_presets.py"
+RUN = ("last_checkpoint", "model_*.pth", RESULT)  # what a run leaves that another must not replace
 HEADLINES = {"bbox": "box AP", "segm": "mask AP", "sem_seg": "mIoU"}
 # SemSegEvaluator's boundary figures stay in the log: with several classes they are differences of labels.
 SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -95,6 +97,11 @@ def check(cfg, args) -> None:
     """Everything that can be known to fail before the first iteration, as a UserError."""
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
+    if args.eval_only:
+        refuse_finished(output_path(cfg.train.output_dir), RUN, "choose another train.output_dir for the evaluation")
+    elif not args.resume:
+        advice = "add --resume to go on with it, or choose another train.output_dir"
+        refuse_finished(output_path(cfg.train.output_dir), RUN, advice)
     if args.eval_only and not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
     for part in ("test",) if args.eval_only else ("train", "test"):
@@ -252,6 +259,8 @@ def main() -> None:
     if cfg.train.device == "cpu":
         tune_cpu_memory()
     check(cfg, args)
+    if args.machine_rank == 0:
+        open_output(cfg.train.output_dir)
     launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
 
 

@@ -25,7 +25,8 @@ from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
 from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError
-from pretrain.files import remove_drafts, write_text
+from pretrain.files import write_text
+from pretrain.outputs import open_output, output_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         UserError: bad data, a config that contradicts itself, or an output folder that holds another run.
         SystemExit: a signal stopped the run (`StopOnSignal`); resume goes on.
     """
-    output = Path(cfg.train.output_dir)
+    output = output_path(cfg.train.output_dir)
     checkpoint = output / LAST
     if checkpoint.exists() and not resume:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
@@ -45,13 +46,13 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     if cfg.train.device == "cpu":
         tune_cpu_memory()
     loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
-    output.mkdir(parents=True, exist_ok=True)
+    if comm.is_main_process():
+        open_output(output)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
     resolve_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
     if comm.is_main_process():
-        remove_drafts(output)
         if checkpoint.exists():
             warn_of_changes(output / "config.yaml", config)
     resolve_warm_start(cfg, resumed=checkpoint.exists())

@@ -14,7 +14,8 @@ from threading import Lock
 
 from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
-from pretrain.files import remove_drafts, write_json
+from pretrain.files import write_json
+from pretrain.outputs import open_output
 
 RECORD = "stages.json"
 
@@ -70,7 +71,7 @@ class Chain:
     def run(self, *stages: Stage) -> None:
         """Run stages side by side; return when all are done."""
         self.check(list(stages))
-        remove_drafts(self.output)
+        open_output(self.output)
         waiting = [stage for stage in stages if stage.name not in self.seconds]
         for stage in stages:
             if stage not in waiting:

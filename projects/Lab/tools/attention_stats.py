@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cropfield.results import write_result
+from cropfield.results import RESULT, write_result
 from lab.attention.images import MiddleSquares, check_size
 from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
 from lab.attention.stats import attention_stats, uniform_distance
@@ -29,6 +29,7 @@ from lab.commands import add_backbone_options, load_backbone, new_parser, peak_m
 from lab.timm_backbones import timm_backbone
 from pretrain.data.images import open_source
 from pretrain.errors import run_main
+from pretrain.outputs import open_output
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -54,6 +55,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    open_output(args.output, [RESULT])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)
     images = MiddleSquares(open_source(args.images), args.image_size, args.limit)

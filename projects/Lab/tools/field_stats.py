@@ -13,11 +13,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cropfield.results import write_result
+from cropfield.results import RESULT, write_result
 from lab.commands import new_parser, write_picture
 from lab.figures.field_pictures import fields_picture
 from lab.figures.field_stats import compare_fields, field_stats, on_finer_grid, read_field, reference_stats
 from pretrain.errors import run_main
+from pretrain.outputs import open_output
 
 TITLES = {
     "neighbour_similarity": "neighbours alike",
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--name", help="what the reader calls the first (default: the file's stem)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
+    open_output(args.output, [RESULT])
     name, comparison = args.name or Path(args.file).stem, {}
     first = read_field(args.file)
     fields = {name: first}

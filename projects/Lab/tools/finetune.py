@@ -15,11 +15,13 @@ from dataclasses import asdict
 
 from detectron2.utils.logger import setup_logger
 
+from cropfield.results import RESULT
 from lab.commands import positive
 from lab.probes.arguments import datasets_of, evaluation_parser, load_backbone_of, report
 from lab.probes.datasets import framing_of
 from lab.probes.finetune import Classifier, FineTuning, Recipe
 from pretrain.errors import UserError, run_main
+from pretrain.outputs import open_output
 
 CHOICES = ("epochs", "lr", "layer_decay", "weight_decay", "label_smoothing", "warmup_epochs", "image_size", "seed")
 
@@ -43,6 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    open_output(args.output, [] if args.resume else [RESULT, "last.pth"])
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     backbone, (train, val) = load_backbone_of(args, args.drop_path), datasets_of(args)
     recipe = Recipe(

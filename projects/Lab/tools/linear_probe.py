@@ -15,12 +15,14 @@ import time
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from cropfield.results import RESULT
 from lab.commands import positive
 from lab.probes.arguments import add_cache, evaluation_parser, features_of, report
 from lab.probes.datasets import PROBE_EPOCHS
 from lab.probes.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
 from lab.probes.logistic import fit_logistic
 from pretrain.errors import run_main
+from pretrain.outputs import open_output
 
 
 def parse_args(argv=None):
@@ -66,6 +68,7 @@ def as_dict(result: Result) -> dict:
 
 def main() -> None:
     args = parse_args()
+    open_output(args.output, [RESULT])
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     started = time.perf_counter()
     pools = tuple(dict.fromkeys(args.pool)) if args.pool else None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from cropfield.results import write_result
+from cropfield.results import RESULT, write_result
 from lab.attention.images import check_points, load_points, point
 from lab.commands import new_parser, write_picture
 from lab.figures.feature_pictures import normalised
@@ -27,6 +27,7 @@ from lab.figures.predictor_pictures import positions_picture, predictions_pictur
 from lab.figures.predictor_stats import nearness, noise_of_positions, prediction_similarity
 from lab.finished_runs import trained_method
 from pretrain.errors import UserError, run_main
+from pretrain.outputs import open_output
 from stop.jepa import JEPA
 
 
@@ -61,6 +62,7 @@ def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
 
 def main() -> None:
     args = parse_args()
+    open_output(args.output, [RESULT])
     methods = open_runs(args)
     first = next(iter(methods.values()))
     patch = first.student["backbone"].patch_size

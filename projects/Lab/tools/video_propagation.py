@@ -16,13 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from cropfield.results import write_result
+from cropfield.results import RESULT, write_result
 from lab.commands import add_backbone_options, load_backbone, new_parser, peak_memory
 from lab.video.davis import dataset_name, find_videos
 from lab.video.evaluate import evaluate_video, overall
 from lab.video.propagate import Propagation
 from lab.video.strips import write_strip
 from pretrain.errors import UserError, run_main
+from pretrain.outputs import open_output, refuse_inputs
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -50,15 +51,17 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     videos, backbone = find_videos(args.davis, args.split), load_backbone(args)
+    results = open_output(args.output, [RESULT]) / "masks"
+    refuse_inputs([results / video.name for video in videos], {video.masks[0].parent for video in videos})
     propagation = Propagation(args.context, args.radius, args.top_k, args.temperature)
     scores, start = [], time.perf_counter()
     for video in videos:
         begin, before = time.perf_counter(), len(scores)
-        scores += evaluate_video(backbone, video, args.output / "masks", propagation, args.short_side)
+        scores += evaluate_video(backbone, video, results, propagation, args.short_side)
         pace = (time.perf_counter() - begin) / len(video.frames)
         print(f"{video.name}: {len(video.frames)} frames, {pace:.2f} s a frame, {in_words(overall(scores[before:]))}")
         if args.pictures:
-            write_strip(video, args.output / "masks", args.output / "pictures" / f"{video.name}.png")
+            write_strip(video, results, args.output / "pictures" / f"{video.name}.png")
     metrics = overall(scores)
     settings = {
         "command": shlex.join(sys.argv),

@@ -14,7 +14,9 @@ from PIL import Image
 
 from cropfield.coco_files import decode_mask
 from lab.commands import new_folder
+from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
+from pretrain.outputs import UniqueNames
 
 LABELS, RAW_LABELS, IMAGES, NAMES = "annotations_detectron2", "annotations", "images", "classes.txt"
 SPLITS = {"train": "training", "val": "validation"}
@@ -43,7 +45,7 @@ def convert_raw_labels(root: Path) -> dict[str, int]:
 def _convert_file(folder: Path, file: Path) -> None:
     """Raw labels 1 to 150 become 0 to 149, and 0 ("other") becomes 255."""
     try:
-        with Image.open(file) as picture:
+        with Image.open(file, formats=safe_formats()) as picture:
             mode, raw = picture.mode, np.asarray(picture)
     except (OSError, SyntaxError) as error:
         raise UserError(f"cannot read {file} ({error}); get it again") from None
@@ -77,8 +79,9 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
             annotations = {entry["id"]: [] for entry in content["images"]}
             for annotation in content["annotations"]:
                 annotations[annotation["image_id"]].append(annotation)
+            free = UniqueNames()  # a/b.jpg is not a_b.jpg
             for entry in content["images"]:
-                stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "_")
+                stem = free.take(str(Path(entry["file_name"]).with_suffix("")).replace("/", "_") + ".png").stem
                 _copy_jpeg(folder / entry["file_name"], draft / IMAGES / split / f"{stem}.jpg")
                 labels = paint_labels(annotations[entry["id"]], class_of, entry["height"], entry["width"])
                 Image.fromarray(labels).save(draft / LABELS / split / f"{stem}.png")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.decode import BrokenImage, decode_image, safe_formats
 from pretrain.errors import UserError
 from pretrain.files import replacing
 
@@ -40,9 +40,18 @@ def find_videos(root: str | Path, split: str = "val") -> list[Video]:
     listed = Path(root, "ImageSets", "2017", f"{split}.txt")
     if not listed.is_file():
         raise UserError(f"there is no {listed}; give the folder of DAVIS-2017 that holds ImageSets and JPEGImages")
-    names = listed.read_text(encoding="utf-8").split()
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read {listed}: {reason}; get it again") from None
     if not names:
         raise UserError(f"{listed} names no video; get it again")
+    for number, name in enumerate(names):
+        if name in (".", "..") or not set(name).isdisjoint("/\\\0"):
+            raise UserError(f"{listed} names {name!r}, which is a path; a video is named by its folder's name alone")
+        if name in names[:number]:
+            raise UserError(f"{listed} names {name!r} twice; name each video once")
     return [_find_video(Path(root), name) for name in names]
 
 
@@ -80,7 +89,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
         UserError: no readable indexed or grey image.
     """
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=safe_formats())
         mode, mask = image.mode, np.array(image)
     except (OSError, SyntaxError) as error:
         raise UserError(f"{path} is no readable annotation ({error}); get it again") from None

@@ -1,0 +1,109 @@
+"""What goes out: one writer a folder, never over a finished run, never over an input, never twice under one name.
+
+Drafts and renaming, which keep a file whole, are `pretrain.files`' part.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from pretrain.errors import UserError
+from pretrain.files import remove_drafts
+
+LOCK = ".cropfield.lock"  # also marks a folder as a tool's output
+
+_held = []  # locks, until the process ends
+
+
+def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path:
+    """Make `folder` and keep other processes from writing into it until this one ends, however it ends.
+
+    The lock is POSIX's: the system takes it off a process that is killed, and children do not inherit it. Call it in
+    one process of a run. What killed processes had begun to write there is removed.
+
+    Args:
+        finished: see `refuse_finished`.
+
+    Raises:
+        UserError: it cannot be made or written, another process writes there, or it holds a finished run.
+    """
+    folder = output_path(folder)
+    refuse_finished(folder, finished)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        raise UserError(
+            f"another process is writing into {folder}; wait until it ends, or choose another output folder"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    _held.append(lock)  # closing one would take all this process's locks off that file
+    remove_drafts(folder)
+    return folder
+
+
+def output_path(folder) -> Path:
+    """A folder as a config or command line names it; a number is a name too. Raises UserError for anything else."""
+    if isinstance(folder, bool) or not isinstance(folder, str | int | os.PathLike) or folder == "":
+        raise UserError(f"the output folder is {folder!r}; give the path of a folder")
+    return Path(str(folder) if isinstance(folder, int) else folder)
+
+
+def refuse_finished(folder: Path, finished: Iterable[str], advice: str = "choose another output folder") -> None:
+    """Raise UserError where one of the glob patterns `finished` matches a file in `folder`."""
+    found = next((path for pattern in finished for path in sorted(Path(folder).glob(pattern))), None)
+    if found is not None:
+        raise UserError(f"{found} exists: {folder} holds an earlier run, which stays as it is; {advice}")
+
+
+def is_output(folder: str | os.PathLike) -> bool:
+    """Whether a tool has written into `folder`."""
+    return os.path.lexists(os.path.join(folder, LOCK))
+
+
+def refuse_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike]) -> None:
+    """Raise UserError where an output is the same file or folder as an input, by whatever path."""
+    sources = [path for path in inputs if os.path.exists(path)]
+    for output in filter(os.path.exists, outputs):
+        for source in sources:
+            if os.path.samefile(output, source):
+                raise UserError(f"{output} is an input, and would be written over; choose another output")
+
+
+class UniqueNames:
+    """Relative paths, each given once: a second a/1.png becomes a/1-2.png. Upper and lower case count as the same."""
+
+    def __init__(self):
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def take(self, path: str | os.PathLike) -> Path:
+        """`path` below an output folder, or with the first number that makes it new.
+
+        A folder that has a file's name gets a number as well. Raises ValueError for a path that leaves its folder.
+        """
+        path = PurePath(path)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError(f"{path} leaves the output folder")
+        parent = Path()
+        for part in path.parts[:-1]:
+            parent = self._free(parent / part, self._files)
+            self._folders.add(str(parent).casefold())
+        free = self._free(parent / path.name, self._files | self._folders)
+        self._files.add(str(free).casefold())
+        return free
+
+    @staticmethod
+    def _free(path: Path, taken: set[str]) -> Path:
+        free, number = path, 1
+        while str(free).casefold() in taken:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return free
