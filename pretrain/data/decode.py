@@ -1,5 +1,6 @@
 """Decoding: every kind of image file that is met in the wild becomes 8-bit RGB, or a `BrokenImage`."""
 
+import functools
 import io
 import os
 import stat
@@ -12,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # where Pillow too starts to suspect a decompression bomb
 MAX_BYTES = 2**30  # more than MAX_PIXELS of 16-bit RGBA take uncompressed
 ALPHA_BACKGROUND = (128, 128, 128)
+# Pillow hands these on: PostScript to Ghostscript, metafiles to Windows, HDF5 and weather data to whatever has registered
+# itself, IPTC's content to the decoder that it asks for.
+REFUSED_FORMATS = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "IPTC"}
 # By how much a JPEG can be reduced while it is decoded. With IMREAD_COLOR_RGB these flags do not make it grey.
 REDUCTIONS = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 
@@ -48,7 +52,7 @@ def decode_image(
     others. None: as it is.
 
     Raises `BrokenImage` with reason "missing", "not a file" (a pipe would be waited for without end), "file too large"
-    (over 1 GiB), "cannot be read", "empty file", "not an image", "zero size", "too many pixels", "truncated" or
+    (over 1 GiB), "cannot be read", "empty file", "not an image" (nor is PostScript: its decoder is a program), "zero size", "too many pixels", "truncated" or
     "cannot be decoded".
     """
     is_bytes = isinstance(source, bytes)
@@ -87,13 +91,20 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of size, which `decode_image` judges
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=safe_formats())
     except Image.DecompressionBombError as error:
         raise BrokenImage(name, "too many pixels") from error
     except UnidentifiedImageError as error:
         raise BrokenImage(name, "zero size" if _has_no_pixels(data) else "not an image") from error
     except Exception as error:  # a hostile header can make a parser raise anything
         raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+@functools.cache
+def safe_formats() -> list[str]:
+    """Pillow's names of the formats that it reads by itself, for `Image.open(..., formats=...)`."""
+    Image.init()
+    return [name for name in Image.ID if name not in REFUSED_FORMATS]
 
 
 def _has_no_pixels(data: bytes) -> bool:

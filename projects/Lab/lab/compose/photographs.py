@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -56,7 +57,7 @@ def read_image(path: Path, mode: str, max_side: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(path, formats=safe_formats())
             image.draft("RGB", (max_side, max_side))  # a JPEG decodes at reduced size
             image = ImageOps.exif_transpose(image).convert(mode)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError) as error:

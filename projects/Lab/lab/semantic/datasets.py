@@ -11,6 +11,7 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.semantic.layout import IGNORE, IMAGES, LABELS, RAW_LABELS, SPLITS
+from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
@@ -70,7 +71,7 @@ def has_class_token(weights: str, otherwise: bool = True) -> bool:
 
 def read_labels(path: str, dtype: type = np.uint8, copy: bool = True) -> np.ndarray:
     """A label file (H, W), for `SemSegEvaluator`, whose own reader numpy 2 refuses (`np.array(..., copy=False)`)."""
-    with Image.open(path) as truth:
+    with Image.open(path, formats=safe_formats()) as truth:
         return np.array(truth, dtype=dtype)
 
 
@@ -106,7 +107,8 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
 
 def _check_labels(image: Path, labels: Path, num_classes: int) -> None:
     try:
-        with Image.open(image) as picture, Image.open(labels) as truth:
+        safe = safe_formats()
+        with Image.open(image, formats=safe) as picture, Image.open(labels, formats=safe) as truth:
             size = ImageOps.exif_transpose(picture).size  # as Detectron2 reads it
             mode, label_size, found = truth.mode, truth.size, np.unique(np.asarray(truth))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
