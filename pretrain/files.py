@@ -40,8 +40,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def remove_drafts(folder: Path) -> None:
     """Remove what killed processes had begun to write in `folder`; call it while nobody writes there."""
-    for draft in folder.glob(".*.partial*"):
+    for draft in filter(is_draft, folder.glob(".*")):
         draft.unlink(missing_ok=True)
+
+
+def is_draft(path: Path) -> bool:
+    """By its name; see `replacing`."""
+    return path.match(".*.partial*") and path.is_file()
 
 
 def write_text(path: str | Path, text: str) -> None:

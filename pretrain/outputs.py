@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from pretrain.errors import UserError
-from pretrain.files import remove_drafts
+from pretrain.files import is_draft, remove_drafts
 
 LOCK = ".cropfield.lock"  # also marks a folder as a tool's output
 
@@ -61,6 +61,18 @@ def refuse_finished(folder: Path, finished: Iterable[str], advice: str = "choose
     found = next((path for pattern in finished for path in sorted(Path(folder).glob(pattern))), None)
     if found is not None:
         raise UserError(f"{found} exists: {folder} holds an earlier run, which stays as it is; {advice}")
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise UserError unless `folder` is new or empty; a lock and drafts of a killed process do not count."""
+    try:
+        found = [path for path in sorted(Path(folder).iterdir()) if path.name != LOCK and not is_draft(path)]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
+    if found:
+        raise UserError(f"{folder} holds {found[0].name} already; choose an output folder that is new or empty")
 
 
 def is_output(folder: str | os.PathLike) -> bool:

@@ -11,6 +11,7 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 
 from cropfield.autocast import BFloat16RCNN
+from cropfield.mapper import ResizeScale, ResizeShortestEdge
 from pretrain.engine.devices import bf16_pays
 
 from ..common.detection import dataloader, dataset, optimizer, step_schedule, train  # noqa: F401
@@ -64,10 +65,10 @@ roi.mask_head.conv_dims = [channels, channels]
 
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
-    L(T.ResizeScale)(min_scale=0.8, max_scale=1.25, target_height=image_size, target_width=image_size),
+    L(ResizeScale)(min_scale=0.8, max_scale=1.25, target_height=image_size, target_width=image_size),
     L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
 ]
-dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
+dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = 1
 dataloader.test.num_workers = 1

@@ -14,6 +14,8 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
+from cropfield.loading import build_test_loader, build_train_loader
+from cropfield.mapper import ImageMapper, ResizeScale, ResizeShortestEdge
 from pretrain.engine.devices import bf16_pays, default_device
 
 dataset = dict(train_json="", train_images="", val_json="", val_images="")
@@ -25,6 +27,9 @@ dataloader.train.dataset.names = L(dataset_name)(
 dataloader.test.dataset.names = L(dataset_name)(
     json_file="${dataset.val_json}", images="${dataset.val_images}", otherwise="coco_2017_val"
 )
+# Images are read as in pretraining; broken ones are skipped, counted and listed, up to dataloader.train.max_broken.
+dataloader.train._target_, dataloader.test._target_ = build_train_loader, build_test_loader
+dataloader.train.mapper._target_ = dataloader.test.mapper._target_ = ImageMapper
 dataloader.train.mapper.image_format = "RGB"
 # Polygons and run lengths alike; cropping changes boxes. A dataset without masks trains a detector of boxes.
 dataloader.train.mapper.instance_mask_format = "bitmask"
@@ -39,10 +44,10 @@ dataloader.evaluator.output_dir = "${train.output_dir}/inference"
 image_size = 1024
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
-    L(T.ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=image_size, target_width=image_size),
+    L(ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=image_size, target_width=image_size),
     L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
 ]
-dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
+dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
 dataloader.train.total_batch_size = 64
 
 train = model_zoo.get_config("common/train.py").train

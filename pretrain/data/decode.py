@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # where Pillow too starts to suspect a decompression bomb
 MAX_BYTES = 2**30  # more than MAX_PIXELS of 16-bit RGBA take uncompressed
 ALPHA_BACKGROUND = (128, 128, 128)
-# Pillow hands these on: PostScript to Ghostscript, metafiles to Windows, HDF5 and weather data to whatever has registered
-# itself, IPTC's content to the decoder that it asks for.
+# Pillow hands these on: PostScript to Ghostscript, metafiles to Windows, HDF5 and weather data to whatever has
+# registered itself, IPTC's content to the decoder that it asks for.
 REFUSED_FORMATS = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "IPTC"}
 # By how much a JPEG can be reduced while it is decoded. With IMREAD_COLOR_RGB these flags do not make it grey.
 REDUCTIONS = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
@@ -45,14 +45,14 @@ def decode_image(
     32-bit ones have no agreed white and are stretched from their own minimum to maximum. Transparent images
     are laid on mid-grey: dropping alpha would show whatever colour hides under transparent pixels, and grey
     says least. Pixels are counted in the header, before decoding. OpenCV decodes plain JPEGs, Pillow all
-    else.
+    else but `REFUSED_FORMATS`.
 
     min_pixels: a plain JPEG comes at a half, a quarter or an eighth of its sides where that leaves so many pixels: its
     decoder makes the small image directly, in less time. The last row and column may stand for fewer pixels than the
     others. None: as it is.
 
     Raises `BrokenImage` with reason "missing", "not a file" (a pipe would be waited for without end), "file too large"
-    (over 1 GiB), "cannot be read", "empty file", "not an image" (nor is PostScript: its decoder is a program), "zero size", "too many pixels", "truncated" or
+    (over 1 GiB), "cannot be read", "empty file", "not an image", "zero size", "too many pixels", "truncated" or
     "cannot be decoded".
     """
     is_bytes = isinstance(source, bytes)

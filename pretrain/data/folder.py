@@ -1,6 +1,7 @@
 """Images in files below one folder: `ImageFolder`, which finds them itself."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class ImageFolder(ImageFiles):
             raise UserError(f"image folder {root} does not exist or is not a folder: give a folder that holds images")
         endings = tuple(ending.lower() for ending in endings)
         found = cached_index(
-            ("folder", os.path.realpath(root), endings), lambda: _list_folder(os.path.abspath(root), endings), index
+            ("folder", os.path.realpath(root), endings), lambda: list_folder(os.path.abspath(root), endings), index
         )
         if not len(found.names):
             raise UserError(
@@ -59,8 +60,12 @@ class ImageFolder(ImageFiles):
         super().__init__(root, found.names)
 
 
-def _list_folder(root: str, endings: tuple[str, ...]) -> Index:
-    """Names are relative to `root`, with "/" between their parts."""
+def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], bool] = lambda _: False) -> Index:
+    """What `ImageFolder` finds; names are relative to `root`, with "/" between their parts.
+
+    leave_out: whether to leave out a folder below `root`, by its path.
+    Raises `UserError` where a folder cannot be read.
+    """
 
     def fail(error: OSError):
         raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions") from error
@@ -75,7 +80,8 @@ def _list_folder(root: str, endings: tuple[str, ...]) -> Index:
         kept = []
         for sub in sorted(subfolders):
             real = os.path.realpath(os.path.join(folder, sub))
-            if not sub.startswith(".") and real not in seen:  # `seen` also ends loops of links
+            path = os.path.join(folder, sub)
+            if not sub.startswith(".") and real not in seen and not leave_out(path):  # `seen` also ends loops of links
                 seen.add(real)
                 kept.append(sub)
         subfolders[:] = kept

@@ -27,7 +27,7 @@ class BrokenImagesReport(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.path.is_file():
-            lines = self.path.read_text(errors="surrogateescape").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             self.listed = {name: reason for reason, _, name in (line.partition("\t") for line in lines)}
 
     def after_step(self) -> None:
@@ -51,6 +51,11 @@ class BrokenImagesReport(HookBase):
         known = len(self.listed)
         self.listed |= self.trainer.loader.broken.reasons
         if comm.is_main_process() and len(self.listed) > known:
-            lines = [f"{reason}\t{name}".replace("\n", "\\n") + "\n" for name, reason in self.listed.items()]
-            with replacing(self.path) as draft:
-                draft.write_text("".join(lines), errors="surrogateescape")
+            write_list(self.path, self.listed)
+
+
+def write_list(path: Path, reasons: dict[str, str]) -> None:
+    """Write reasons by name, "reason <tab> name" a line; raises UserError as `replacing` does."""
+    lines = [f"{reason}\t{name}".replace("\n", "\\n") + "\n" for name, reason in reasons.items()]
+    with replacing(path) as draft:
+        draft.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")

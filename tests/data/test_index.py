@@ -36,7 +36,7 @@ def cannot_list(monkeypatch):
     def fail(*_):
         raise AssertionError("the folder was listed again")
 
-    monkeypatch.setattr("pretrain.data.folder._list_folder", fail)
+    monkeypatch.setattr("pretrain.data.folder.list_folder", fail)
 
 
 def test_names_come_back_as_they_went_in():

@@ -30,6 +30,11 @@ class DetectionTrainer(SimpleTrainer):
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == torch.float16)
         self.batch_files: list[str] = []  # of the step under way, for messages
 
+    @property
+    def loader(self):
+        """As pretraining's hooks call it."""
+        return self.data_loader
+
     def run_step(self) -> None:
         self.optimizer.zero_grad()
         self.batch_files, means, waited = [], {}, 0.0

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 
 from cropfield.canvas import fit
 from cropfield.weights import load_weights
@@ -24,6 +23,7 @@ from lab.commands import new_parser, write_picture
 from lab.semantic.datasets import read_labels
 from lab.semantic.layout import BACKGROUND, IGNORE
 from lab.semantic.pictures import draw_labels, side_by_side
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 
@@ -54,7 +54,7 @@ def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: lis
     """The images with their label maps, a column of maps for each title."""
     background, rows = classes[0] == BACKGROUND, []
     for entry, *labels in zip(entries, *columns.values(), strict=True):
-        image = read_image(entry["file_name"], "RGB")
+        image = decode_image(entry["file_name"])
         tiles = [image, *(draw_labels(image, found, background) for found in labels)]
         rows.append([fit(tile, round(width * max(1.0, tile.shape[0] / tile.shape[1]))) for tile in tiles])
     seen = {int(label) for maps in columns.values() for labels in maps for label in np.unique(labels)} - {IGNORE}
@@ -73,8 +73,11 @@ def main() -> None:
     chosen = np.unique(np.linspace(0, len(entries) - 1, min(args.images, len(entries))).round().astype(int))
     entries = [entries[index] for index in chosen]
     truths = [read_labels(entry["sem_seg_file_name"]) for entry in entries]
-    found = {title: predictions(cfg, weights, entries) for title, weights in models.items()}
-    picture = draw(entries, {"truth": truths} | found, MetadataCatalog.get(name).stuff_classes, args.width)
+    try:
+        found = {title: predictions(cfg, weights, entries) for title, weights in models.items()}
+        picture = draw(entries, {"truth": truths} | found, MetadataCatalog.get(name).stuff_classes, args.width)
+    except BrokenImage as error:
+        raise UserError(f"{error}; get the image again") from None
     print(f"{write_picture(args.output, picture)}, {len(entries)} of the validation images")
 
 

@@ -10,6 +10,7 @@ tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from cropfield.mapper import ResizeShortestEdge
 from lab.semantic.segmentor import BFloat16Segmentor
 from pretrain.engine.devices import bf16_pays
 
@@ -29,11 +30,11 @@ model.backbone.net.drop_path_rate = 0.0
 model.backbone.net.square_pad = model.window = model.stride = image_size
 
 dataloader.train.mapper.augmentations = [
-    L(T.ResizeShortestEdge)(short_edge_length=(102, 160)),
+    L(ResizeShortestEdge)(short_edge_length=(102, 160)),
     L(T.RandomCrop)(crop_type="absolute", crop_size=(image_size, image_size)),
     L(T.RandomFlip)(horizontal=True),
 ]
-dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=image_size, max_size=4 * image_size)]
+dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=image_size, max_size=4 * image_size)]
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = 1
 dataloader.test.num_workers = 1

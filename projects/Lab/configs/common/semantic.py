@@ -16,17 +16,14 @@ there; that norms, biases, LayerScale, positions and the class token are not dec
 import detectron2.data.transforms as T
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.layers import ShapeSpec
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from cropfield import CropFieldViT, PlainBackbone
+from cropfield.loading import build_test_loader, build_train_loader
+from cropfield.mapper import ImageMapper, ResizeShortestEdge
 from cropfield.schedule import PolynomialToFloor
 from lab.semantic.datasets import IGNORE, has_class_token, num_semantic_classes, read_labels, semantic_dataset
 from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor
@@ -37,15 +34,15 @@ dataset = dict(root="", classes="")
 crop_size = 512
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(
             names=L(semantic_dataset)(root="${dataset.root}", classes="${dataset.classes}", split="train")
         ),
-        mapper=L(DatasetMapper)(
+        mapper=L(ImageMapper)(
             is_train=True,
             augmentations=[
                 # Segmenter draws the scale and bounds the long side by four short ones, which hardly any image reaches.
-                L(T.ResizeShortestEdge)(short_edge_length=(crop_size // 2, crop_size * 2), max_size=crop_size * 8),
+                L(ResizeShortestEdge)(short_edge_length=(crop_size // 2, crop_size * 2), max_size=crop_size * 8),
                 L(T.RandomCrop_CategoryAreaConstraint)(
                     crop_type="absolute",
                     crop_size=(crop_size, crop_size),
@@ -61,14 +58,14 @@ dataloader = dict(
         aspect_ratio_grouping=False,
         num_workers=4,
     ),
-    test=L(build_detection_test_loader)(
+    test=L(build_test_loader)(
         dataset=L(get_detection_dataset_dicts)(
             names=L(semantic_dataset)(root="${dataset.root}", classes="${dataset.classes}", split="val"),
             filter_empty=False,
         ),
-        mapper=L(DatasetMapper)(
+        mapper=L(ImageMapper)(
             is_train=False,
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=crop_size, max_size=crop_size * 4)],
+            augmentations=[L(ResizeShortestEdge)(short_edge_length=crop_size, max_size=crop_size * 4)],
             image_format="RGB",
         ),
         num_workers=4,

@@ -1,0 +1,105 @@
+"""Detectron2's mapper with this project's way of reading images, and resizing that leaves no image without pixels."""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from PIL import Image
+
+from pretrain.data.decode import BrokenImage, decode_image, safe_formats
+from pretrain.errors import UserError
+
+
+class ImageMapper(DatasetMapper):
+    """`DatasetMapper` that reads images as pretraining does: see `decode_image`. Its arguments are Detectron2's.
+
+    An image without objects keeps empty boxes, classes and, where there are masks, masks.
+    """
+
+    def __call__(self, entry: dict) -> dict:
+        """An entry of a Detectron2 dataset -> what its models take: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
+
+        Raises:
+            BrokenImage: the image or its label map cannot be read.
+            UserError: the image is not of the size that the dataset gives.
+        """
+        entry = copy.deepcopy(entry)
+        image = in_format(decode_image(entry["file_name"]), self.image_format)
+        check_size(entry, image)
+        labels = read_labels(entry.pop("sem_seg_file_name")) if "sem_seg_file_name" in entry else None
+        augmented = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(augmented)
+        shape = augmented.image.shape[:2]
+        entry["image"] = torch.as_tensor(np.array(augmented.image.transpose(2, 0, 1), order="C"))
+        if labels is not None:
+            entry["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(entry, shape, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            entry.pop("annotations", None)
+        elif any(not annotation.get("iscrowd") for annotation in entry.get("annotations", ())):
+            self._transform_annotations(entry, transforms, shape)
+        elif entry.pop("annotations", None) is not None:
+            entry["instances"] = self.no_objects(shape)
+        return entry
+
+    def no_objects(self, shape: tuple[int, int]) -> Instances:
+        """The objects of an image (height, width) that shows none."""
+        none = Instances(shape, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+        if self.use_instance_mask:
+            bitmasks = self.instance_mask_format == "bitmask"
+            none.gt_masks = BitMasks(torch.zeros(0, *shape, dtype=torch.bool)) if bitmasks else PolygonMasks([])
+        return none
+
+
+def in_format(image: np.ndarray, image_format: str) -> np.ndarray:
+    """uint8 RGB (H, W, 3) -> one of Detectron2's formats: "RGB", "BGR", "L" (H, W, 1), "YUV-BT.601" (float)."""
+    if image_format == "RGB":
+        return image
+    if image_format == "BGR":
+        return image[..., ::-1]
+    return detection_utils.convert_PIL_to_numpy(Image.fromarray(image), image_format)
+
+
+def check_size(entry: dict, image: np.ndarray) -> None:
+    """Fill in `height` and `width` where they are absent; raise UserError where they are not the image's."""
+    found = image.shape[:2]
+    wanted = entry.setdefault("height", found[0]), entry.setdefault("width", found[1])
+    if tuple(wanted) != tuple(found):
+        raise UserError(
+            f"{entry['file_name']} has {found[1]} x {found[0]} pixels (width x height, upright), and its annotations "
+            f"say {wanted[1]} x {wanted[0]}; correct width and height, and check that the boxes fit the upright image"
+        )
+
+
+def read_labels(path: str) -> np.ndarray:
+    """A label map (H, W), uint8. Raises `BrokenImage`."""
+    try:
+        with Image.open(path, formats=safe_formats()) as labels:
+            return np.array(labels.convert("L"))
+    except Exception as error:  # decoders raise what they like
+        raise BrokenImage(path, "cannot be read") from error
+
+
+def _with_pixels(resize: T.Transform) -> T.Transform:
+    """Detectron2 rounds the short side of a very thin image to nothing."""
+    if isinstance(resize, T.ResizeTransform):
+        resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+    return resize
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, with at least one pixel a side."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return _with_pixels(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's, with at least one pixel a side."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return _with_pixels(super().get_transform(image))
