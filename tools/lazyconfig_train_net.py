@@ -29,6 +29,7 @@ from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
+from cropfield import categories
 from cropfield.checkpoint import AtomicCheckpointer
 from cropfield.datasets import (
     check_can_be_evaluated,
@@ -42,6 +43,8 @@ from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
 from cropfield.trainer import DetectionTrainer
 from cropfield.weights import load_weights
+from pretrain.data.broken import BrokenImages, summarize
+from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.writers import mirror_to_wandb
@@ -113,9 +116,37 @@ def check(cfg, args) -> None:
         instantiate(cfg.dataloader.train.mapper)
         count_passes(cfg, args.num_gpus * args.num_machines)
     instantiate(cfg.dataloader.evaluator)
-    model = instantiate(cfg.model)
+    model, known = instantiate(cfg.model), dataset_categories(cfg, args.eval_only)
+    check_classes(cfg, model, known)
+    last = Path(cfg.train.output_dir, "last_checkpoint")
+    if args.resume and not args.eval_only and last.is_file():
+        weights = last.with_name(last.read_text().strip())
+        categories.check_same_order(weights, categories.of_weights(weights), known)
     if cfg.train.init_checkpoint:
-        load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
+        fill(cfg, model, args.eval_only)
+
+
+def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
+    """The classes of the detector's outputs: those of the dataset that is trained or evaluated on."""
+    names = instantiate(cfg.dataloader["test" if eval_only else "train"].dataset.names)
+    return categories.of_dataset(names if isinstance(names, str) else names[0])
+
+
+def check_classes(cfg, model, known: list[dict] | None) -> None:
+    """Raise UserError where the detector has another number of classes than the dataset."""
+    number = getattr(getattr(model, "roi_heads", model), "num_classes", None)
+    if known and number not in (None, len(known)):
+        names = ", ".join(categories.names_of(known)[:20])
+        raise UserError(
+            f"the detector has {number} classes and its dataset {len(known)} ({names}): "
+            "leave num_classes to the config, or give the dataset that it is for"
+        )
+
+
+def fill(cfg, model, eval_only: bool = False) -> None:
+    """Load `train.init_checkpoint`."""
+    partial = not eval_only and cfg.train.get("init_partial", False)
+    load_weights(model, cfg.train.init_checkpoint, partial, dataset_categories(cfg, eval_only), whole=eval_only)
 
 
 def count_passes(cfg, processes: int) -> int:
@@ -126,10 +157,21 @@ def evaluate(cfg, model) -> dict:
     """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json."""
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, loader, evaluator)
+    tell_broken(loader, Path(cfg.train.output_dir, "inference", LISTED))
     if comm.is_main_process():
         print_csv_format(results)
         write_figures(cfg, results)
     return results
+
+
+def tell_broken(loader, path: Path) -> None:
+    """Log and list the images that an evaluation had to leave out, if its loader keeps an account of them."""
+    found = [*getattr(loader, "broken", BrokenImages(0, 0.0)).reasons.items()]
+    found = {name: reason for part in comm.all_gather(found) for name, reason in part}
+    if found and comm.is_main_process():
+        write_list(path, found)
+        what = f"{len(found)} broken images were left out, and what they show counts as not found"
+        logger.warning("%s: %s; see %s", what, summarize(found.items()), path)
 
 
 def write_figures(cfg, results: dict) -> None:
@@ -165,7 +207,7 @@ def train(cfg, args) -> dict:
     loader = instantiate(cfg.dataloader.train)
     resumed = args.resume and AtomicCheckpointer(model, cfg.train.output_dir).has_checkpoint()
     if cfg.train.init_checkpoint and not resumed:
-        load_weights(model, cfg.train.init_checkpoint, cfg.train.get("init_partial", False))
+        fill(cfg, model)
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
     if cfg.train.get("compile"):
         compile_blocks(model)
@@ -173,9 +215,10 @@ def train(cfg, args) -> dict:
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
     trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision)
     average = {"ema": ema.averaged} if ema else {}
-    checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, trainer=trainer, **average)
+    known = dataset_categories(cfg)
+    checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
     results = {}
-    trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results))
+    trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
     checkpointer.resume_or_load("", resume=args.resume)
     try:
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
@@ -184,10 +227,13 @@ def train(cfg, args) -> dict:
     return results
 
 
-def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict) -> list:
-    """In order: what an evaluation decides is in the checkpoint that follows it."""
+def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict, accounted: bool) -> list:
+    """In order: what an evaluation decides is in the checkpoint that follows it.
+
+    accounted: whether the training's loader keeps an account of broken images.
+    """
     model = ema.averaged.module if ema else checkpointer.model
-    evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False)
+    evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
     period, patience = cfg.train.eval_period, cfg.train.get("early_stopping", {}).get("patience", 0)
     metric = cfg.train.get("best_metric", "bbox/AP")
     main = comm.is_main_process()
@@ -199,6 +245,7 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
         BestCheckpointer(period, evaluated, metric) if main and period else None,
         EarlyStopping(metric, patience) if patience else None,
         PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+        BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
         hooks.CallbackHook(after_train=lambda trainer: evaluated.save("model_ema")) if main and ema else None,
         hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
     ]
@@ -225,7 +272,7 @@ def not_finite(error: FloatingPointError, trainer: DetectionTrainer, checkpointe
 def evaluate_only(cfg) -> dict:
     """Evaluate `train.init_checkpoint`; metrics.json gets a line as after training."""
     model = instantiate(cfg.model).to(cfg.train.device).eval()
-    load_weights(model, cfg.train.init_checkpoint)
+    fill(cfg, model, eval_only=True)
     results = evaluate(cfg, create_ddp_model(model))
     if comm.is_main_process():
         with EventStorage() as storage:

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import runpy
+import shutil
 import sys
 from collections import OrderedDict
 from functools import partial
@@ -63,6 +64,12 @@ def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys):
     assert f"box AP {result['bbox']['AP']:.2f}, mask AP" in printed.splitlines()[-1]
     *_, last = map(json.loads, (tmp_path / "metrics.json").read_text().splitlines())
     assert last["bbox/AP"] == pytest.approx(result["bbox"]["AP"]) and last["iteration"] == 2
+
+    final = (tmp_path / "model_final.pth").read_bytes()
+    for again in ([], ["--eval-only", f"train.init_checkpoint={tmp_path}/model_final.pth"]):
+        with pytest.raises(UserError, match=r"last_checkpoint exists: .* holds an earlier run"):
+            train_net(*again, *here, "optimizer.lr=0.5")
+    assert (tmp_path / "model_final.pth").read_bytes() == final and read(tmp_path / "result.json") == result
 
     train_net("--resume", *here, "train.max_iter=3")
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
@@ -143,6 +150,59 @@ def test_detectron2s_own_tool_takes_the_same_config(train_net, dataset, tmp_path
     train_net("--eval-only", *TINY, *dataset, weights, f"train.output_dir={tmp_path}/ours")
     ours = read(tmp_path / "ours" / "result.json")
     assert {t: {k: v if math.isfinite(v) else None for k, v in r.items()} for t, r in theirs.items()} == ours
+
+
+def test_classes_are_matched_by_their_names(train_net, small_coco, dataset, tmp_path):
+    """The same images with the two categories' ids exchanged are the same task, and with other names another one."""
+    here = [*TINY, f"train.output_dir={tmp_path}/run"]
+    train_net(*here, *dataset)
+    weights = f"train.init_checkpoint={tmp_path}/run/model_final.pth"
+    saved = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["metadata"]["categories"]
+    assert saved == [{"id": 3, "name": "left"}, {"id": 4, "name": "right"}]
+
+    content = read(small_coco / "labels.json")
+    content["categories"] = [{"id": 4, "name": "left"}, {"id": 3, "name": "right"}]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 7 - annotation["category_id"]
+    (tmp_path / "exchanged.json").write_text(json.dumps(content))
+    content["categories"][0]["name"] = "port"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    files = {n: [f"dataset.{p}_json={tmp_path}/{n}.json" for p in ("train", "val")] for n in ("exchanged", "other")}
+
+    train_net("--eval-only", *here, *dataset, *files["exchanged"], weights, f"train.output_dir={tmp_path}/exchanged")
+    first, second = (read(tmp_path / run / "inference" / "coco_instances_results.json") for run in ("run", "exchanged"))
+    assert {found["category_id"] for found in first} == {3, 4}
+    assert sorted(map(str, second)) == sorted(str(found | {"category_id": 7 - found["category_id"]}) for found in first)
+    both = r"knows 2 \(left, right\), the dataset has 2 \(right, %s\)"
+    with pytest.raises(UserError, match=both % "left"):
+        train_net("--resume", *here, *dataset, *files["exchanged"], "train.max_iter=3")
+    with pytest.raises(UserError, match=both % "port"):
+        train_net("--eval-only", *here, *dataset, *files["other"], weights, f"train.output_dir={tmp_path}/other")
+    with pytest.raises(UserError, match="has 7 classes and its dataset 2"):
+        train_net(*here, *dataset, f"train.output_dir={tmp_path}/seven", "model.roi_heads.num_classes=7")
+
+
+def test_a_backbone_is_not_evaluated(train_net, dataset, tmp_path):
+    state = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16).state_dict()
+    write_backbone(tmp_path / "backbone.safetensors", state, {"num_heads": "3"})
+    weights = f"train.init_checkpoint={tmp_path}/backbone.safetensors"
+    with pytest.raises(UserError, match="holds a backbone only"):
+        train_net("--eval-only", *TINY, *dataset, weights, f"train.output_dir={tmp_path}/out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_images_are_skipped_and_listed(train_net, small_coco, dataset_of_boxes, tmp_path):
+    images, name = tmp_path / "images", "1.png"
+    shutil.copytree(small_coco, images)
+    (images / name).write_bytes((small_coco / name).read_bytes()[:700])
+    folders = [f"dataset.{part}_images={images}" for part in ("train", "val")]
+    few = ["dataloader.train.max_broken=0.3", "dataloader.test.max_broken=0.3", "train.max_iter=4"]
+    train_net(*TINY, *dataset_of_boxes, *folders, *few, f"train.output_dir={tmp_path}/out")
+    for listed in ("broken_images.txt", "inference/broken_images.txt"):
+        assert (tmp_path / "out" / listed).read_text() == f"truncated\t{images / name}\n"
+    assert "counts as not found" in (tmp_path / "out" / "log.txt").read_text()
+    with pytest.raises(UserError, match=r"too many of the 4 images are broken, 1 so far: 1 truncated \(.*1.png\)"):
+        train_net(*TINY, *dataset_of_boxes, *folders, "train.max_iter=8", f"train.output_dir={tmp_path}/strict")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 from pretrain.models.weight_layouts import abbreviated, backbone_file
@@ -16,32 +17,75 @@ logger = logging.getLogger(__name__)
 _DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_", "sem_seg_head.")
 
 
-def load_weights(model: nn.Module, path: str | Path, partial: bool = False) -> LoadReport | None:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    partial: bool = False,
+    categories: list[dict] | None = None,
+    whole: bool = False,
+) -> LoadReport | None:
     """Fill a detector from a file: a backbone's weights go to its ViT, a whole detector's checkpoint to all of it.
 
     Args:
-        partial: see `load_backbone`.
+        partial: see `load_backbone`; of a whole detector, what does not fit keeps its initial values.
+        categories: of the model's outputs, see `cropfield.categories`; a detector of the same classes in another order
+            is put into this one.
+        whole: refuse a file that holds a backbone only.
 
     Returns:
         the backbone's report; None after a whole detector was loaded.
 
     Raises:
-        UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector.
+        UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector, or has other classes.
     """
     tensors, metadata = read_tensors(path)
     state = {name.removeprefix("model."): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
+        if whole:
+            raise UserError(
+                f"{path} holds a backbone only, and the detector's heads would stay random; give a detector's "
+                "checkpoint (model_final.pth)"
+            )
         return fill_backbone(find_backbone(model), backbone_file(path, tensors, metadata), partial)
     wanted = model.state_dict()
+    state = in_our_order(state, wanted, categories, in_metadata(metadata, path), path, partial)
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
-    if wrong:
+    if wrong and partial:
+        logger.warning(
+            "%s: %d tensors do not fit and keep their initial values: %s", path, len(wrong), abbreviated(wrong)
+        )
+        state = {name: value for name, value in state.items() if name not in wrong}
+    elif wrong:
         raise UserError(
             f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits"
         )
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
-    logger.info("%s: all %d tensors of the detector loaded", path, len(wanted))
+    logger.info("%s: %d of %d tensors of the detector loaded", path, len(wanted) - len(wrong), len(wanted))
     return None
+
+
+def in_our_order(
+    state: dict, wanted: dict, ours: list[dict] | None, theirs: list[dict] | None, path: str | Path, partial: bool
+) -> dict:
+    """A detector's weights with the outputs of its classes (`theirs`) where this one has them (`ours`).
+
+    Raises:
+        UserError: other classes, or a kind of detector whose classes cannot be moved.
+    """
+    if not ours:
+        return state
+    if not theirs:
+        logger.info("%s does not say which classes it knows: they are taken to be the dataset's, in its order", path)
+        return state
+    order = places(path, theirs, ours, partial)
+    if len(theirs) == len(ours) == len(order) and all(our == their for our, their in order.items()):
+        return state
+    moved = reorder(state, wanted, order, len(theirs), len(ours))
+    if moved is None:
+        raise other_classes(path, theirs, ours)
+    logger.info("%s: %d of %d classes found by their names and put in the dataset's order", path, len(order), len(ours))
+    return moved
 
 
 def find_backbone(model: nn.Module) -> nn.Module:
