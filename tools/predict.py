@@ -4,35 +4,38 @@
     tools/predict.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py --weights outputs/detector/model_final.pth \
         --output outputs/predicted photo.jpg holiday/ film.mp4
 
-OUTPUT/predictions.json has `images` (for a video one entry a frame), `categories` and `annotations` with scores; boxes
-are [x, y, width, height] in pixels, masks compressed run lengths. Class names come from --names, a COCO file; without
-it they are numbers. For a detector trained on your own dataset, give the same dataset.train_json as in training.
+OUTPUT, a new or empty folder, gets the pictures and predictions.json with `images` (for a video one entry a frame),
+`categories` and `annotations` with scores; boxes are [x, y, width, height] in pixels, masks compressed run lengths.
+Class names come with the weights, or from --names, a COCO file, whose ids of categories and images are then used. For a
+detector trained on your own dataset, give the same dataset.train_json as in training. Broken files are left out and
+listed in OUTPUT/broken_images.txt.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
+from cropfield import categories
 from cropfield.coco_files import decode_mask
-from cropfield.datasets import class_names
+from cropfield.datasets import read_coco_file
 from cropfield.drawing import Instance, draw_instances
+from cropfield.image_ids import ImageIds
+from cropfield.mapper import in_format
+from cropfield.media import Medium, Picture, find_media, frames
 from cropfield.weights import load_weights
-from lab.compose.photographs import IMAGE_SUFFIXES
+from pretrain.data.broken import printable, summarize
+from pretrain.data.decode import BrokenImage
+from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.files import replacing
-
-VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
+from pretrain.files import write_text
+from pretrain.outputs import open_output, output_path, refuse_occupied
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -40,9 +43,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", help="images, folders, videos; then overrides of the config, key=value")
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--weights", type=Path, required=True, help="a detector's checkpoint")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default 0.5)")
-    parser.add_argument("--names", metavar="FILE", help="COCO file whose categories name the classes")
+    parser.add_argument("--names", metavar="FILE", help="COCO file whose categories and images are meant")
     parser.add_argument("--no-pictures", action="store_true", help="write predictions.json only")
     args = parser.parse_intermixed_args(argv)
     args.opts = [word for word in args.inputs if "=" in word and not Path(word).exists()]
@@ -50,68 +53,49 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def find_files(inputs: list[Path]) -> list[tuple[Path, Path]]:
-    """(file, its place under the output folder) for every image and video; folders are searched through.
-
-    Raises:
-        UserError: an input that is absent or neither image, folder nor video, or nothing to detect in.
-    """
-    found = []
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEOS)
-            found += [(p, Path(path.resolve().name) / p.relative_to(path)) for p in inside]
-        elif not path.exists():
-            raise UserError(f"there is no image, folder or video {path}; check the path")
-        elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEOS:
-            found.append((path, Path(path.name)))
-        else:
-            raise UserError(
-                f"{path} is neither an image nor a video by its ending; known are {sorted(IMAGE_SUFFIXES | VIDEOS)}"
-            )
-    if not found:
-        raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that hold some")
-    return found
-
-
 class Detector:
-    """A config's detector with weights, and the resizing of its test data."""
+    """A config's detector with weights, and the reading and resizing of its test data.
 
-    def __init__(self, cfg, weights: Path, threshold: float):
+    known: the classes of its outputs, or None where nothing says; see `cropfield.categories`.
+    """
+
+    def __init__(self, cfg, weights: Path, threshold: float, known: list[dict] | None):
         self.model = instantiate(cfg.model).to(cfg.train.device).eval()
-        load_weights(self.model, weights)
-        self.resize = T.AugmentationList(instantiate(cfg.dataloader.test.mapper.augmentations))
+        number = getattr(self.model, "roi_heads", self.model).num_classes
+        self.categories = known or [{"id": n, "name": str(n)} for n in range(number)]
+        if len(self.categories) != number:
+            raise UserError(
+                f"the file names {len(self.categories)} classes and the detector has {number}; give its own file"
+            )
+        load_weights(self.model, weights, whole=True)
+        mapper = instantiate(cfg.dataloader.test.mapper)
+        self.resize, self.image_format = mapper.augmentations, mapper.image_format
         self.threshold = threshold
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray, image_id: int) -> list[dict]:
+    def __call__(self, image: np.ndarray, image_id) -> list[dict]:
         """RGB uint8 (H, W, 3) -> detections in COCO's format, classes counted from 0."""
-        resized = T.AugInput(image)
+        resized = T.AugInput(in_format(image, self.image_format))
         self.resize(resized)
-        pixels = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        pixels = torch.as_tensor(np.array(resized.image.transpose(2, 0, 1), order="C"))
         (found,) = self.model([{"image": pixels, "height": image.shape[0], "width": image.shape[1]}])
         found = found["instances"].to("cpu")
         return instances_to_coco_json(found[found.scores >= self.threshold], image_id)
 
 
-def frames(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and RGB pictures of one image, or of a video's frames.
+def choose_categories(weights: Path, content: dict | None) -> list[dict] | None:
+    """The classes of a detector's outputs: as its weights name them, with the ids of a COCO file where one is given.
 
     Raises:
-        UserError: the file cannot be decoded.
+        UserError: the file lacks a class of the weights, or names one twice.
     """
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        try:
-            yield str(path), read_image(str(path), "RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"cannot read the image {path} ({error}); remove or replace it") from None
-        return
-    video, count = cv2.VideoCapture(str(path)), 0
-    while (read := video.read())[0]:
-        yield f"{path}#{count}", cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
-        count += 1
-    if not count:
-        raise UserError(f"cannot read the video {path}: OpenCV finds no frame in it; convert it, to mp4 for instance")
+    theirs, ours = categories.of_weights(weights), categories.of_file(content) if content else None
+    if not theirs or not ours or categories.names_of(theirs) == categories.names_of(ours):
+        return ours or theirs
+    by_name = {category["name"]: category for category in ours}
+    if len(by_name) < len(ours) or not by_name.keys() >= set(categories.names_of(theirs)):
+        raise categories.other_classes(weights, theirs, ours)
+    return [by_name[category["name"]] for category in theirs]
 
 
 def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.ndarray:
@@ -125,68 +109,74 @@ def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.n
     return draw_instances(image, instances, factor=1)
 
 
-class Pictures:
-    """Writes pictures where they belong: an image as an image, a video's frames as one video."""
+def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: ImageIds, content: dict) -> None:
+    """Add an image, or a video's frames, to the content of predictions.json, and draw it below `output`.
 
-    def __init__(self, path: Path, source: Path):
-        self.path, self.source, self.video = path, source, None
-        path.parent.mkdir(parents=True, exist_ok=True)
+    Raises:
+        BrokenImage: it cannot be read.
+    """
+    names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
+    whole = False
+    try:
+        for name, image in frames(medium):
+            height, width = image.shape[:2]
+            image_id = ids.take(name, height, width)
+            detections = detector(image, image_id)
+            if drawn:
+                drawn.write(picture(image, detections, names))
+            content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+            for detection in detections:
+                detection["category_id"] = detector.categories[detection["category_id"]]["id"]
+                content["annotations"].append(detection | {"id": len(content["annotations"]) + 1})
+        whole = True
+    finally:
+        if drawn:
+            drawn.close(keep=whole)
 
-    def write(self, image: np.ndarray) -> None:
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        if self.source.suffix.lower() in IMAGE_SUFFIXES:
-            if not cv2.imwrite(str(self.path), bgr):
-                raise UserError(f"cannot write {self.path}; is there space on the disk?")
-            return
-        if self.video is None:
-            rate = cv2.VideoCapture(str(self.source)).get(cv2.CAP_PROP_FPS) or 25
-            size, code = (image.shape[1], image.shape[0]), cv2.VideoWriter.fourcc(*"mp4v")
-            self.video = cv2.VideoWriter(str(self.path.with_suffix(".mp4")), code, rate, size)
-        self.video.write(bgr)
 
-    def close(self) -> None:
-        if self.video is not None:
-            self.video.release()
+def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector, ids: ImageIds) -> tuple[dict, dict]:
+    """Through all files; returns the content of predictions.json, and why files could not be read, by name.
 
-
-def detect(args: argparse.Namespace, detector: Detector, names: list[str]) -> dict:
-    """Through all files; returns the content of predictions.json."""
-    content = {"images": [], "categories": [], "annotations": []}
-    for path, place in find_files(args.inputs):
-        with ExitStack() as stack:
-            pictures = None if args.no_pictures else Pictures(args.output / place, path)
-            if pictures:
-                stack.callback(pictures.close)
-            for name, image in frames(path):
-                image_id = len(content["images"]) + 1
-                detections = detector(image, image_id)
-                if pictures:
-                    pictures.write(picture(image, detections, names))
-                height, width = image.shape[:2]
-                content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-                content["annotations"] += detections
-    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
-    for number, annotation in enumerate(content["annotations"], start=1):
-        annotation["id"] = number
-    return content
+    Raises:
+        UserError: none could be read.
+    """
+    content, broken = {"images": [], "categories": detector.categories, "annotations": []}, {}
+    for medium in media:
+        try:
+            detect_in(medium, output if pictures else None, detector, ids, content)
+        except BrokenImage as error:
+            broken[error.name] = error.reason
+    if broken:
+        write_list(output / LISTED, broken)
+    if not content["images"]:
+        raise UserError(
+            f"none of the {len(media)} files can be read: {summarize(broken.items())}; mend or replace them"
+        )
+    return content, broken
 
 
 def main() -> None:
     args = parse_args()
-    find_files(args.inputs)
+    refuse_occupied(output_path(args.output))
+    media, left_out = find_media(args.inputs, args.output)
     cfg = load_config(args.config_file, args.opts)
-    detector = Detector(cfg, args.weights, args.threshold)
-    heads = getattr(detector.model, "roi_heads", detector.model)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
-    names = class_names(labels) if labels else [str(number) for number in range(heads.num_classes)]
-    if len(names) != heads.num_classes:
-        raise UserError(
-            f"{labels} names {len(names)} classes and the detector has {heads.num_classes}; give its own file"
-        )
-    content = detect(args, detector, names)
-    with replacing(args.output / "predictions.json") as draft:
-        draft.write_text(json.dumps(content) + "\n")
-    print(f"{len(content['annotations'])} objects in {len(content['images'])} images: {args.output}/predictions.json")
+    content = read_coco_file(labels) if labels else None
+    known = choose_categories(args.weights, content)
+    if known and "roi_heads" in cfg.model and not cfg.get("dataset", {}).get("train_json"):
+        cfg.model.roi_heads.num_classes = len(known)
+    detector = Detector(cfg, args.weights, args.threshold, known)
+    output = open_output(args.output)
+    found, broken = detect(
+        media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
+    )
+    write_text(output / "predictions.json", json.dumps(found) + "\n")
+    for folder in left_out:
+        print(f"left out: {printable(folder)}, which holds a tool's output")
+    if broken:
+        print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
+    place = printable(str(output / "predictions.json"))
+    print(f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}")
 
 
 if __name__ == "__main__":

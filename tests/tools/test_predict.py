@@ -1,6 +1,9 @@
 """Detections in images, folders and videos."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,8 +12,10 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from pycocotools import mask as run_lengths
 
+from cropfield import CropFieldViT
 from cropfield.datasets import num_classes
 from pretrain.errors import UserError
+from pretrain.models.weights import write_backbone
 
 CONFIG = "configs/COCO/mask_rcnn_cropfield_tiny.py"
 SMALL = ["model.backbone.net.depth=1", "model.roi_heads.box_predictor.test_score_thresh=0.0"]
@@ -62,18 +67,124 @@ def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_pa
     assert cv2.VideoCapture(str(tmp_path / "out" / "film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
-def test_what_cannot_be_detected_in(load_tool, tmp_path):
-    tool = load_tool("predict")
+def test_a_broken_file_loses_no_others_predictions(run_tool, detector, small_coco, film, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "cut.png").write_bytes((small_coco / "0.png").read_bytes()[:700])
+    image, video = (folder / os.fsdecode(b"z\xff" + ending) for ending in (b".png", b".avi"))
+    shutil.copy(small_coco / "0.png", image)
+    shutil.move(film, video)
+    run_tool("predict", folder, "--output", tmp_path / "out", *detector)
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [*(f"{video}#{i}" for i in range(3)), str(image)]
+    lines = (tmp_path / "out" / "broken_images.txt").read_text().splitlines()
+    reasons = {Path(name).name: reason for reason, _, name in (line.partition("\t") for line in lines)}
+    pipes = {"pipe.png": "not a file", "pipe.mp4": "not a file"}
+    assert reasons == pipes | {"broken.jpg": "not an image", "broken.mp4": "not a video", "cut.png": "truncated"}
+    assert "2 not a file" in capsys.readouterr().out
+    drawn = {path.name for path in (tmp_path / "out" / "in").iterdir()}
+    assert drawn == {image.name, video.with_suffix(".mp4").name}
+
+
+def test_nothing_that_is_there_is_harmed(run_tool, detector, small_coco, tmp_path):
+    """The output folder is new or empty; equal names get numbers; a tool's own pictures are not detected in."""
+    for folder, number in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(small_coco / f"{number}.png", tmp_path / folder / "x.png")
+    before = (tmp_path / "a" / "x.png").read_bytes()
+    for output in (tmp_path / "a", tmp_path / "a" / "x.png"):
+        with pytest.raises(UserError, match="holds x.png already|cannot write into"):
+            run_tool("predict", tmp_path / "a" / "x.png", "--output", output, *detector)
+    assert (tmp_path / "a" / "x.png").read_bytes() == before and len(list((tmp_path / "a").iterdir())) == 1
+
+    out = tmp_path / "a" / "seen"
+    run_tool("predict", tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a", "--output", out, *detector)
+    drawn = {str(path.relative_to(out)): cv2.imread(str(path)).shape for path in out.rglob("*.png")}
+    assert drawn == {"x.png": (128, 96, 3), "x-2.png": (128, 128, 3), "a/x.png": (128, 96, 3)}
+    with pytest.raises(UserError, match="holds a already"):
+        run_tool("predict", tmp_path / "b", "--output", out, *detector)
+    run_tool("predict", tmp_path / "a", "--output", tmp_path / "a" / "again", *detector)
+    assert len(json.loads((tmp_path / "a" / "again" / "predictions.json").read_text())["images"]) == 1
+
+
+def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
     for name, words in (("gone.jpg", "there is no"), ("notes.txt", "neither"), ("empty", "no image or video")):
         with pytest.raises(UserError, match=words):
-            tool.find_files([tmp_path / name])
-    for name in ("broken.jpg", "broken.mp4"):
-        with pytest.raises(UserError, match=f"cannot read the .*{name}"):
-            list(tool.frames(tmp_path / name))
+            run_tool("predict", tmp_path / name, "--output", tmp_path / "out", *detector)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"none of the 1 files can be read: 1 not an image \(.*broken.jpg\)"):
+        run_tool("predict", tmp_path / "broken.jpg", "--output", tmp_path / "out", *detector)
+
+
+def test_a_very_thin_image(run_tool, detector, tmp_path):
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 30000, 3), np.uint8))
+    run_tool("predict", tmp_path / "thin.png", "--output", tmp_path / "out", *detector)
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
+
+
+def test_images_are_fed_as_in_training(run_tool, detector, small_coco, tmp_path):
+    """A detector of BGR images sees a picture as one of RGB images sees it with red and blue swapped."""
+    image = cv2.imread(str(small_coco / "0.png"))
+    image[..., 2] //= 4
+    scores = []
+    for order, pixels in (("BGR", image), ("RGB", image[..., ::-1]), ("RGB", image)):
+        cv2.imwrite(str(tmp_path / "i.png"), pixels)
+        out = tmp_path / f"out{len(scores)}"
+        options = ["--no-pictures", f"dataloader.train.mapper.image_format={order}"]
+        run_tool("predict", tmp_path / "i.png", "--output", out, *options, *detector)
+        scores.append([a["score"] for a in json.loads((out / "predictions.json").read_text())["annotations"]])
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_a_backbone_is_no_detector(run_tool, detector, small_coco, tmp_path):
+    net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
+    write_backbone(tmp_path / "backbone.safetensors", net.state_dict(), {"num_heads": "3"})
+    with pytest.raises(UserError, match="holds a backbone only"):
+        other = with_weights(detector, tmp_path / "backbone.safetensors")
+        run_tool("predict", small_coco / "0.png", "--output", tmp_path / "out", *other)
+    assert not (tmp_path / "out").exists()
+
+
+def with_weights(detector: list, path: Path) -> list:
+    """The arguments `detector` with another file of weights."""
+    return [*detector[:3], path, *detector[4:]]
+
+
+def test_ids_are_the_datasets_own(run_tool, detector, small_coco, tmp_path):
+    """Of categories by their names, also where the file has them in another order than the weights; of images, too."""
+    content = json.loads((small_coco / "labels.json").read_text())
+    content["categories"] = [{"id": 70, "name": "right"}, {"id": 90, "name": "left"}, {"id": 95, "name": "none"}]
+    for image in content["images"]:
+        image["id"] += 100
+    for annotation in content["annotations"]:
+        annotation.update(image_id=annotation["image_id"] + 100, category_id=90 - 20 * (annotation["category_id"] == 4))
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    weights = torch.load(detector[3], weights_only=True)
+    for name, classes in (("named", ("left", "right")), ("strange", ("dog", "cat"))):
+        categories = [{"id": number, "name": word} for number, word in enumerate(classes)]
+        torch.save(weights | {"metadata": {"categories": categories}}, tmp_path / f"{name}.pth")
+    named, strange = (with_weights(detector, tmp_path / f"{name}.pth") for name in ("named", "strange"))
+    found = {}
+    for labels in (tmp_path / "other.json", small_coco / "labels.json"):
+        inputs, out = [small_coco / "1.png", small_coco / "1.png"], tmp_path / labels.stem
+        run_tool("predict", *inputs, "--output", out, "--no-pictures", *named, "--names", labels)
+        found[labels.stem] = json.loads((out / "predictions.json").read_text())
+    assert [image["id"] for image in found["other"]["images"]] == [101, 1]
+    assert [image["id"] for image in found["labels"]["images"]] == [1, 4]
+    ids = [[category["id"] for category in found[name]["categories"]] for name in ("labels", "other")]
+    assert ids == [[3, 4], [90, 70]]
+    pairs = zip(found["labels"]["annotations"], found["other"]["annotations"], strict=True)
+    seen = {(one["category_id"], two["category_id"]) for one, two in pairs}
+    assert seen and seen <= {(3, 90), (4, 70)}
+    with pytest.raises(UserError, match=r"knows 2 \(dog, cat\), the dataset has 2 \(left, right\)"):
+        run_tool("predict", small_coco / "1.png", "--output", tmp_path / "no", *strange)
 
 
 def test_names_that_do_not_fit(run_tool, detector, small_coco, tmp_path):
@@ -81,4 +192,6 @@ def test_names_that_do_not_fit(run_tool, detector, small_coco, tmp_path):
     other["categories"].append({"id": 9, "name": "third"})
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="names 3 classes and the detector has 2"):
-        run_tool("predict", small_coco / "0.png", "--output", tmp_path, "--names", tmp_path / "other.json", *detector)
+        run_tool(
+            "predict", small_coco / "0.png", "--output", tmp_path / "out", *detector, "--names", tmp_path / "other.json"
+        )

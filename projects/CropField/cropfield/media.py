@@ -1,0 +1,172 @@
+"""Images and videos to detect in, and the pictures that are drawn of them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+
+from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.folder import ENDINGS, list_folder
+from pretrain.errors import UserError
+from pretrain.files import replacing
+from pretrain.outputs import UniqueNames, is_output
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+DRAWN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # pictures of other images become .png
+
+
+@dataclass(frozen=True)
+class Medium:
+    """An image or a video. `place`: of its picture, below the output folder."""
+
+    path: Path
+    place: Path
+
+    @property
+    def is_video(self) -> bool:
+        return is_video(self.path)
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str]]:
+    """Every image and video of `inputs`, and the folders below them that were left out: they hold a tool's output.
+
+    Raises:
+        UserError: an input that is absent or neither image, folder nor video, or nothing to detect in.
+    """
+    found, left_out, names = [], [], UniqueNames()
+
+    def leave_out(folder: str) -> bool:
+        if is_output(folder) or (output.exists() and os.path.samefile(folder, output)):
+            left_out.append(folder)
+            return True
+        return False
+
+    for path in inputs:
+        if path.is_dir():
+            inside = list_folder(os.path.abspath(path), (*ENDINGS, *VIDEOS), leave_out).names
+            found += [(path / name, Path(path.resolve().name or "root", name)) for name in inside]
+        elif not path.exists():
+            raise UserError(f"there is no image, folder or video {path}; check the path")
+        elif path.name.lower().endswith((*ENDINGS, *VIDEOS)):
+            found.append((path, Path(path.name)))
+        else:
+            known = ", ".join((*ENDINGS, *VIDEOS))
+            raise UserError(f"{path} is neither an image nor a video by its ending; known are {known}")
+    if not found:
+        raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that hold some")
+    return [Medium(path, names.take(_picture_name(place))) for path, place in found], left_out
+
+
+def _picture_name(place: Path) -> Path:
+    if is_video(place):
+        return place.with_suffix(".mp4")
+    return place if place.suffix.lower() in DRAWN else place.with_suffix(".png")
+
+
+def frames(medium: Medium) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and RGB pictures of one image, or of a video's frames. Raises `BrokenImage`."""
+    name = str(medium.path)
+    if not medium.is_video:
+        yield name, decode_image(medium.path)
+        return
+    count = 0
+    with _open_video(medium.path) as video:
+        while (read := video.read())[0]:
+            yield f"{name}#{count}", cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+            count += 1
+    if not count:
+        raise BrokenImage(name, "not a video")
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
+    """Raises `BrokenImage`: a pipe would be waited for without end."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        open(path, "rb").close() if regular else None
+    except OSError as error:
+        raise BrokenImage(str(path), "missing" if isinstance(error, FileNotFoundError) else "cannot be read") from error
+    if not regular:
+        raise BrokenImage(str(path), "not a file")
+    with _in_utf8(path) as readable:
+        video = cv2.VideoCapture(str(readable))
+        try:
+            yield video
+        finally:
+            video.release()
+
+
+@contextmanager
+def _in_utf8(path: Path) -> Iterator[Path]:
+    """A path to the same place that OpenCV can take: another encoding ends the interpreter."""
+    path = Path(os.path.abspath(path))
+    try:
+        os.fspath(path).encode()
+        yield path
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder, "link")
+            link.symlink_to(path.parent)
+            named = link / path.name
+            if not path.name.isprintable():
+                named = Path(folder, f"file{path.suffix}")
+                named.symlink_to(path)
+            yield named
+
+
+class Picture:
+    """Writes what was drawn: an image as an image, a video's frames as one video; whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, medium: Medium):
+        self.path, self.medium, self.video = path, medium, None
+        self.draft = path.with_name(f".{os.getpid()}.partial.mp4")
+
+    def write(self, image: np.ndarray) -> None:
+        """image: uint8 RGB (H, W, 3)."""
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if self.medium.is_video:
+            self._add_frame(bgr)
+            return
+        encoded, data = cv2.imencode(self.path.suffix.lower(), bgr)
+        if not encoded:
+            raise UserError(f"cannot write {self.path}: OpenCV cannot encode an image of {bgr.shape[:2]} pixels")
+        with replacing(self.path) as draft:
+            draft.write_bytes(data)
+
+    def _add_frame(self, bgr: np.ndarray) -> None:
+        if self.video is None:
+            with _open_video(self.medium.path) as source:
+                rate = source.get(cv2.CAP_PROP_FPS) or 25
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot write {self.path}: {error.strerror}") from None
+            with _in_utf8(self.draft) as draft:
+                self.video = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), rate, bgr.shape[1::-1])
+        self.video.write(bgr)
+
+    def close(self, keep: bool) -> None:
+        """The video is done; `keep` it, or leave nothing of it."""
+        if self.video is None:
+            return
+        self.video.release()
+        if keep:
+            try:
+                os.replace(self.draft, self.path)
+            except OSError as error:
+                raise UserError(f"cannot write {self.path}: {error.strerror}; is there space on the disk?") from None
+        self.draft.unlink(missing_ok=True)
