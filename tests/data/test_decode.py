@@ -221,3 +221,16 @@ def test_garbled_files_decode_or_are_broken_and_nothing_else():
             except BrokenImage:
                 continue
             assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_no_decoder_starts_another_program(tmp_path, monkeypatch, inside):
+    """PostScript, also as the content of IPTC, whose decoder opens whatever it holds."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nquit\n%%EOF"
+    fields = {(3, 20): b"\0\x0a", (3, 30): b"\0\x0a", (3, 60): b"\1\0", (3, 120): b"\1", (8, 10): postscript}
+    iptc = b"".join(bytes((0x1C, *tag)) + len(data).to_bytes(2, "big") + data for tag, data in fields.items())
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    (tmp_path / "a.jpg").write_bytes(iptc if inside else postscript)
+    with pytest.raises(BrokenImage, match="not an image"):
+        decode_image(tmp_path / "a.jpg")

@@ -25,6 +25,7 @@ from cropfield.weights import load_weights
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.files import replacing
+from pretrain.outputs import refuse_inputs
 
 TOLERANCE = 1e-3  # of the largest feature: float32 sums in another order
 
@@ -95,6 +96,7 @@ def compare(model: Maps, path: Path, images: Tensor) -> float:
 
 def main() -> None:
     args = parse_args()
+    refuse_inputs([args.output], [args.weights])
     check_packages()
     try:
         height, width = (int(side) for side in args.image_size.lower().split("x"))

@@ -20,8 +20,11 @@ from detectron2.utils.env import seed_all_rng
 from cropfield.canvas import as_rgb
 from cropfield.datasets import check_registered
 from cropfield.drawing import Instance, draw_instances
+from pretrain.data.broken import printable
 from pretrain.engine.lazy_config import load_config
-from pretrain.errors import UserError, run_main
+from pretrain.errors import run_main
+from pretrain.files import replacing
+from pretrain.outputs import open_output, output_path, refuse_occupied
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -63,6 +66,7 @@ def draw(fed: dict, names: list[str], channels: str) -> np.ndarray:
 
 def main() -> None:
     args = parse_args()
+    refuse_occupied(output_path(args.output))
     cfg = load_config(args.config_file, args.opts)
     part = cfg.dataloader[args.split]
     part.num_workers = 0
@@ -71,14 +75,14 @@ def main() -> None:
     seed_all_rng(args.seed)
     loader = instantiate(part)
     names = MetadataCatalog.get(name).thing_classes
-    args.output.mkdir(parents=True, exist_ok=True)
+    open_output(args.output)
     for number, fed in enumerate(fed_images(loader, args.images)):
         path = args.output / f"{number:03d}_{Path(fed['file_name']).stem}.png"
         shown = draw(fed, names, cfg.dataloader.train.mapper.image_format)
-        if not cv2.imwrite(str(path), shown[..., ::-1]):
-            raise UserError(f"cannot write {path}; is there space on the disk?")
+        with replacing(path) as draft:  # OpenCV's own writer ends the interpreter where a name is not UTF-8
+            draft.write_bytes(cv2.imencode(".png", shown[..., ::-1])[1])
         objects = len(fed["instances"]) if "instances" in fed else 0
-        print(f"{path}: {shown.shape[1]} x {shown.shape[0]} pixels, {objects} objects")
+        print(f"{printable(str(path))}: {shown.shape[1]} x {shown.shape[0]} pixels, {objects} objects")
 
 
 if __name__ == "__main__":

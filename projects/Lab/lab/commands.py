@@ -17,6 +17,7 @@ from pretrain.engine.devices import default_device
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
+from pretrain.outputs import LOCK, open_output
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
@@ -80,15 +81,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Gives a draft folder beside `path`, which becomes `path` when the block ends well and is removed when it fails.
 
     Raises:
-        UserError: `path` is there already and not empty, or cannot be written.
+        UserError: `path` is there already and not empty, cannot be written, or another process is at it.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already and not empty; remove it to make it anew, or give another --output")
-    draft = path.with_name(f".{path.name}.partial")
+    draft = open_output(path.with_name(f".{path.name}.partial"))
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        for left in draft.iterdir():  # by a process that was killed
+            if left.name != LOCK:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield draft
+        (draft / LOCK).unlink()
         draft.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; give another --output") from error

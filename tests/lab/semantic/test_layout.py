@@ -93,6 +93,20 @@ def test_a_coco_file_becomes_the_layout(coco, tmp_path):
     assert (tmp_path / "out" / "classes.txt").read_text().split() == ["background", "ant", "cat"]
 
 
+def test_files_whose_flat_names_are_equal_stay_apart(coco, tmp_path):
+    content, folder = coco
+    names = ["deep/a.jpg", "deep_a.jpg", "deep/a.jpeg"]
+    for number, name in enumerate(names[1:], 1):
+        cv2.imwrite(str(folder / name), np.full((10, 12, 3), 90 * number, np.uint8))
+    content["images"] = [content["images"][0] | {"id": 7 + n, "file_name": name} for n, name in enumerate(names)]
+    assert convert_coco({"training": coco}, tmp_path / "out") == {"training": 3}
+    images, labels = (
+        sorted((tmp_path / "out" / p / "training").iterdir()) for p in ("images", "annotations_detectron2")
+    )
+    assert {path.read_bytes() for path in images} == {(folder / name).read_bytes() for name in names}
+    assert [path.stem for path in images] == [path.stem for path in labels]
+
+
 def test_what_cannot_be_converted(coco, tmp_path):
     content, folder = coco
     other = content | {"categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "ant"}]}

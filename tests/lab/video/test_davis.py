@@ -82,3 +82,18 @@ def test_what_is_refused(davis, tmp_path):
     (davis / "ImageSets/2017/val.txt").write_text("")
     with pytest.raises(UserError, match="names no video"):
         find_videos(davis)
+
+
+@pytest.mark.parametrize("name", ["/tmp", "../composed-00", "..", "a\\b", "composed-00/../composed-00"])
+def test_a_list_names_videos_and_no_paths(davis, name):
+    (davis / "ImageSets/2017/val.txt").write_text(f"composed-00\n{name}\n")
+    with pytest.raises(UserError, match="is a path"):
+        find_videos(davis)
+
+
+def test_a_list_that_is_no_text_or_names_a_video_twice(davis):
+    listed = davis / "ImageSets/2017/val.txt"
+    for content, words in ((b"\xff\n", "not UTF-8"), (b"composed-00\ncomposed-00\n", "twice")):
+        listed.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            find_videos(davis)

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from lab.compose.dataset import Plan, draw_scenes, load_kits
 from lab.compose.scene import Kit, Scene
 from pretrain.errors import UserError
+from pretrain.outputs import LOCK, open_output
 
 RECORD = "compose.json"  # what was composed; marks a folder as ours
 _OURS = [RECORD, "annotations", "train", "val", "unlabeled"]
@@ -38,7 +39,7 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
         return
     if not overwrite and (output / RECORD).exists():
         raise UserError(f"{output} holds another dataset; give --overwrite to replace it, or another --output.")
-    draft = output / _DRAFT
+    draft = open_output(output) / _DRAFT
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -54,7 +55,7 @@ def refuse_foreign(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; give a folder.")
     try:
-        present = {p.name for p in output.iterdir()} - {_DRAFT} if output.exists() else set()
+        present = {p.name for p in output.iterdir()} - {_DRAFT, LOCK} if output.exists() else set()
     except OSError as error:
         raise UserError(f"cannot read {output}: {error.strerror}; give another --output.") from error
     if present and RECORD not in present:
