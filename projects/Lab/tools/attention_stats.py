@@ -55,7 +55,6 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    open_output(args.output, [RESULT])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)
     images = MiddleSquares(open_source(args.images), args.image_size, args.limit)
@@ -63,6 +62,7 @@ def main() -> None:
         timm_backbone(args.timm, pretrained=not args.timm_random).to(args.device) if args.timm else load_backbone(args)
     )
     check_size(args.image_size, backbone.patch_size, args.name)
+    open_output(args.output, [RESULT])
     start = time.perf_counter()
     stats = attention_stats(backbone, tqdm(images, unit="image"))
     seconds, memory = time.perf_counter() - start, peak_memory()

@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--name", help="what the reader calls the first (default: the file's stem)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
-    open_output(args.output, [RESULT])
     name, comparison = args.name or Path(args.file).stem, {}
     first = read_field(args.file)
     fields = {name: first}
@@ -46,6 +45,7 @@ def main() -> None:
         if "relative_distance" in comparison:
             ours, other = on_finer_grid(*fields.values())
             fields["difference"] = ours - other
+    open_output(args.output, [RESULT])
     stats = {label: field_stats(field) for label, field in fields.items()}
     references = reference_stats(tuple(first.shape[:2]), first.shape[2])
     beside = references | {key: found for key, found in stats.items() if key == "difference"}

@@ -62,11 +62,11 @@ def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
 
 def main() -> None:
     args = parse_args()
-    open_output(args.output, [RESULT])
     methods = open_runs(args)
     first = next(iter(methods.values()))
     patch = first.student["backbone"].patch_size
     marked_images = load_points(args.images, args.points, min(first.predictor.field_size) * patch)
+    open_output(args.output, [RESULT])
     torch.manual_seed(args.seed)
     pictures = {"positions.png": positions_picture({name: method.predictor for name, method in methods.items()})}
     cosines = {  # one draw of the noise
