@@ -4,11 +4,8 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tin
     dataset.train_json=... dataset.train_images=... dataset.val_json=... dataset.val_images=...
 """
 
-from functools import partial
-
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 
 from cropfield.autocast import BFloat16RCNN
 from cropfield.mapper import ResizeScale, ResizeShortestEdge
@@ -75,7 +72,7 @@ dataloader.test.num_workers = 1
 
 optimizer.lr = 1e-3
 optimizer.fused = True
-optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=6, lr_decay_rate=0.8)
+optimizer.params.lr_factor_func.rate = 0.8
 
 # 150 iterations x 8 images = 1.2 epochs of 1,000 images.
 train.reference_batch_size = 8

@@ -4,18 +4,16 @@ Without these keys the dataset is COCO 2017, where DETECTRON2_DATASETS points to
 1024 x 1024 pixels: scaled by 0.1 to 2, then cropped or padded. `train` fits the machine it is read on.
 """
 
-from functools import partial
-
 import detectron2.data.transforms as T
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
 from cropfield.loading import build_test_loader, build_train_loader
 from cropfield.mapper import ImageMapper, ResizeScale, ResizeShortestEdge
+from cropfield.schedule import layer_decay
 from pretrain.engine.devices import bf16_pays, default_device
 
 dataset = dict(train_json="", train_images="", val_json="", val_images="")
@@ -71,7 +69,7 @@ train.wandb = dict(enabled=False, project="cropfield", name=None)
 
 optimizer = model_zoo.get_config("common/optim.py").AdamW
 # App. B.2 does not say whether it keeps ViTDet's layer-wise decay of the learning rate; this does. 1.0 is without.
-optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, num_layers=12, lr_decay_rate=0.7)
+optimizer.params.lr_factor_func = L(layer_decay)(depth="${model.backbone.net.depth}", rate=0.7)
 # As in pretraining, LayerScale is not decayed either: in 50 epochs it would be gone.
 optimizer.params.overrides = dict(pos_embed=dict(weight_decay=0.0), gamma=dict(weight_decay=0.0))
 

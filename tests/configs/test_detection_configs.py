@@ -61,6 +61,18 @@ def test_the_papers_recipe(kind, size, lr, width):
     assert not {"window_size", "use_rel_pos"} & net.keys()
 
 
+@pytest.mark.parametrize("depth", [6, 12, 24])
+@pytest.mark.parametrize("name", ["mask_rcnn_cropfield_tiny", "cascade_mask_rcnn_cropfield_vitb_12ep"])
+def test_layer_wise_decay_follows_the_depth(name, depth):
+    cfg = LazyConfig.apply_overrides(load(name), [f"model.backbone.net.depth={depth}"])
+    factor = instantiate(cfg.optimizer.params.lr_factor_func)
+    rate = cfg.optimizer.params.lr_factor_func.rate
+    assert factor("roi_heads.box_head.fc1.weight") == factor("backbone.net.norm.weight") == 1
+    assert factor("backbone.net.patch_embed.proj.weight") == pytest.approx(rate ** (depth + 1))
+    for block in range(depth):
+        assert factor(f"backbone.net.blocks.{block}.norm1.weight") == pytest.approx(rate ** (depth - block))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_schedule_steps_where_it_should(name):
     cfg = load(name)

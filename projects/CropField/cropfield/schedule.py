@@ -1,8 +1,11 @@
-"""Schedules that fvcore lacks; what another batch size than the recipe's does; how a batch is cut into passes."""
+"""Schedules that fvcore lacks; layer-wise decay; what another batch size does; how a batch is cut into passes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from fvcore.common.param_scheduler import ParamScheduler
 
 from pretrain.errors import UserError
@@ -16,6 +19,14 @@ class PolynomialToFloor(ParamScheduler):
 
     def __call__(self, where: float) -> float:
         return self.floor + (1 - self.floor) * max(0.0, 1 - where) ** self.power
+
+
+def layer_decay(depth: int, rate: float) -> Callable[[str], float]:
+    """ViTDet's layer-wise decay: parameter name -> factor of the learning rate.
+
+    1 for all but the backbone, rate^(depth - i) for block i of `depth`, counted from 0, rate^(depth + 1) below them.
+    """
+    return partial(get_vit_lr_decay_rate, num_layers=depth, lr_decay_rate=rate)
 
 
 @dataclass(frozen=True)
