@@ -59,10 +59,9 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
 
     Raises `UserError` when a worker has died, also while its batch is waited for.
     """
-    others = set(multiprocessing.active_children())
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         batches = iter(loader)
-    workers = [process for process in multiprocessing.active_children() if process not in others]
+    workers = getattr(batches, "_workers", [])  # also one that has died since; none where this process reads itself
     sentinels = [worker.sentinel for worker in workers]
 
     def interrupt(*caught) -> None:
