@@ -8,6 +8,7 @@ import torch
 from detectron2.engine import HookBase
 
 from pretrain.methods.symptoms import symptoms
+from pretrain.ranges import Count, Share, Whole
 
 EXPLODED = 10  # times the gradient norm of the steps before
 BEFORE = (100, 500)  # steps before that a gradient norm is compared with: at least, at most
@@ -33,7 +34,7 @@ class Monitor(HookBase):
         remind: steps after which a symptom that persists is warned of again.
     """
 
-    def __init__(self, period: int = 20, confirm: int = 3, patience: float = 0.1, remind: int = 1000):
+    def __init__(self, period: Whole = 20, confirm: Count = 3, patience: Share = 0.1, remind: Count = 1000):
         self.period, self.confirm, self.patience, self.remind = period, confirm, patience, remind
         self.from_start: set[str] | None = None  # symptoms that every check showed
         self.since: dict[str, int] = {}  # for each symptom that shows now: the step from which on it did
@@ -53,7 +54,10 @@ class Monitor(HookBase):
     def diagnose(self) -> dict[str, float]:
         """What the method says of its batch, finite values only, with one wait for the device."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
-            tensors = self.trainer.model.diagnose(self.trainer.batch)
+            try:
+                tensors = self.trainer.model.diagnose(self.trainer.batch)
+            except torch.linalg.LinAlgError:  # features are not finite: the next step's loss says so
+                tensors = {}
         if not tensors:
             return {}
         numbers = torch.stack([value.float() for value in tensors.values()]).tolist()

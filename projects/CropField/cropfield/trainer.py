@@ -9,9 +9,12 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.engine.first_step import tells_of_first_step
+
 logger = logging.getLogger(__name__)
 
 
+@tells_of_first_step
 class DetectionTrainer(SimpleTrainer):
     """`SimpleTrainer` whose step may be several passes: gradients and losses are the passes' means.
 
