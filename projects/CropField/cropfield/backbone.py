@@ -1,10 +1,13 @@
 """CropField's ViT as a Detectron2 `Backbone`, and the simple feature pyramid over it."""
 
+from typing import Annotated
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
 
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import Range
 
 
 class CropFieldViT(VisionTransformer, Backbone):
@@ -27,7 +30,7 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: str = "last_feat",
         final_norm: bool = False,
         class_token: bool = False,
-        square_pad: int = 0,
+        square_pad: Annotated[int, Range(0, 2**14)] = 0,
         **backbone,
     ):
         super().__init__(final_norm=final_norm, class_token=class_token, **backbone)
