@@ -1,7 +1,7 @@
 """Types of arguments that say which values make sense: `depth: Layers` is a whole number from 1 to 1,000.
 
-They are for the reader and for the configs' boundary (`pretrain.engine.config_values`), which refuses other values before
-anything is built. At run time they are plain numbers.
+They are for the reader and for the configs' boundary (`pretrain.engine.config_values`), which refuses other values
+before anything is built. At run time they are plain numbers.
 """
 
 import math

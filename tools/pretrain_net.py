@@ -45,7 +45,8 @@ def main() -> None:
     from pretrain.engine.forms import Pretraining
     from pretrain.engine.lazy_config import load_config
 
-    load_config(args.config_file, args.overrides, Pretraining)  # a mistake is told once, before there are many processes
+    # A mistake is told once, before there are many processes.
+    load_config(args.config_file, args.overrides, Pretraining)
     start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 

@@ -82,7 +82,10 @@ dataloader = dict(
             photometric=L(dinov2_photometric)(blur="effect"),
         ),
         masks=L(CropMasks)(
-            grid=L(square_grid)(size="${dataloader.train.crops.global_size}", patch_size="${model.backbone.patch_size}"),
+            grid=L(square_grid)(
+                size="${dataloader.train.crops.global_size}",
+                patch_size="${model.backbone.patch_size}",
+            ),
             ratio=(0.1, 0.5),  # T6, for both kinds
             content_share=0.5,  # T6: 50% content, 50% position
             position_share=0.5,

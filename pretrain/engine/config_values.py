@@ -13,7 +13,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
@@ -132,7 +132,7 @@ def _fits_class(value, kind, args: tuple) -> bool:
         return True
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) or not _is_plain(value)
-    if issubclass(kind, Sequence) or kind.__module__ == "collections.abc" and kind.__name__ in ("Iterable", "Collection"):
+    if issubclass(kind, Sequence) or kind in (Iterable, Collection):
         return _fits_sequence(value, kind, args)
     if isinstance(value, str) and (issubclass(kind, os.PathLike) or kind is torch.device):
         return True
@@ -176,8 +176,8 @@ def target_of(call: DictConfig, path: str) -> Callable:
         try:
             target = locate(target)
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}_target_ is {target!r}, which cannot be found ({reason}); correct its name") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}_target_ is {target!r}, which is not found ({reason}); correct its name") from None
     if not callable(target):
         raise UserError(f"{path}_target_ is {target!r}, which cannot be called; give a function or class")
     return target
@@ -193,7 +193,7 @@ def hint_at(cfg: DictConfig, key: str):
 
 
 def _check_node(node, prefix: str, judged: set[str], nulls: bool) -> None:
-    """Calls below `node`, and numbers that are none; `prefix` is its key and a dot, `judged` holds keys to leave out."""
+    """Calls below `node`, and numbers that are none; `prefix` is its key and a dot, keys of `judged` are left out."""
     for name in range(len(node)) if isinstance(node, ListConfig) else node:
         path = f"{prefix}{name}"
         value = value_at(node, name, path)
@@ -250,8 +250,23 @@ def _check_value(node: DictConfig, name: str, prefix: str, hint) -> None:
     value = _plain(value_at(node, name, f"{prefix}{name}"), f"{prefix}{name}.")
     filled_in_later = value is None and node._get_node(name)._is_interpolation()
     if not fits(value, hint) and not filled_in_later:
+        path, value, hint = _offending(f"{prefix}{name}", value, hint)
         shown = "null" if value is None else repr(value)
-        raise UserError(f"{prefix}{name} is {shown[:100]}; give {words(hint)}")
+        raise UserError(f"{path} is {shown[:100]}; give {words(hint)}")
+
+
+def _offending(path: str, value, hint) -> tuple[str, Any, Any]:
+    """The innermost item of a list that does not fit, where the list's length does."""
+    args = get_args(hint)
+    if get_origin(hint) not in (tuple, list) or not isinstance(value, list) or not args:
+        return path, value, hint
+    if len(args) == 1 or Ellipsis in args:
+        args = args[:1] * len(value)
+    if len(args) == len(value):
+        for i, (item, kind) in enumerate(zip(value, args, strict=True)):
+            if not fits(item, kind):
+                return _offending(f"{path}.{i}", item, kind)
+    return path, value, hint
 
 
 def _plain(value, prefix: str):

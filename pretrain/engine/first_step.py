@@ -1,4 +1,4 @@
-"""What the first step of a training cannot do is told as a mistake in the config: until then every part was on its own."""
+"""What the first step of a training cannot do is told as a mistake in the config, whose parts meet there first."""
 
 import functools
 

@@ -104,6 +104,7 @@ def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
     """The innermost call that fails by itself, and how."""
     names = range(len(node)) if isinstance(node, ListConfig) else node if isinstance(node, DictConfig) else ()
     for name in names:
+        child = None
         try:
             child = node[name]
             if isinstance(child, DictConfig | ListConfig):

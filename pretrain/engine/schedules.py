@@ -26,7 +26,7 @@ def check_schedule(schedule: ParamScheduler, key: str) -> ParamScheduler:
             value = schedule(progress)
             good = math.isfinite(value) and value >= 0
         except Exception as error:  # a schedule is anyone's function
-            value, good = f"an error ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})", False
+            value, good = f"{type(error).__name__} ({' '.join(str(error).split())})", False
         if not good:
             raise UserError(f"{key}: gives {value} at {progress:.4g} of training; it must give numbers from 0 on")
     return schedule

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 
@@ -50,14 +50,14 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `model`, from a copy of its config."""
-    part = OmegaConf.create({"optimizer": copy.deepcopy(cfg.optimizer)}, flags={"allow_objects": True})
-    part.optimizer.params.model = model
-    return build(part, "optimizer")
+    """The optimizer of `model`, from a copy of the config."""
+    cfg = copy.deepcopy(cfg)
+    cfg.optimizer.params.model = model
+    return build(cfg, "optimizer")
 
 
 def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None:
-    """Map an entry as `dataloader.<part>` does, and give it to the model, in the run's precision; training goes back."""
+    """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again."""
     mapper = build(cfg, f"dataloader.{part}.mapper")
     with _told(f"dataloader.{part}.mapper"):
         image = mapper(entry)

@@ -68,7 +68,10 @@ dataloader = dict(
             photometric=L(no_photometric)(),
         ),
         masks=L(MultiBlockMasks)(
-            grid=L(square_grid)(size="${dataloader.train.crops.global_size}", patch_size="${model.backbone.patch_size}"),
+            grid=L(square_grid)(
+                size="${dataloader.train.crops.global_size}",
+                patch_size="${model.backbone.patch_size}",
+            ),
             num_targets=4,
             target_area=(0.15, 0.2),
             target_aspect=(0.75, 1.5),
