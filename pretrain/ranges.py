@@ -23,7 +23,7 @@ class Range:
         return over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
-        if self.high == math.inf:
+        if self.high >= 2**53:  # no limit that anybody meets
             return f"above {self.low:,}" if self.above else f"of at least {self.low:,}"
         return f"from {'above ' * self.above}{self.low:,} to {'below ' * self.below}{self.high:,}"
 

@@ -14,7 +14,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from detectron2.utils.registry import locate
@@ -222,7 +222,7 @@ def _check_call(call: DictConfig, prefix: str, judged: set[str], nulls: bool) ->
 
 def _check_form(node: DictConfig, form: type, prefix: str, read: set[str], judged: set[str]) -> None:
     """Raise UserError where `node` is not as `form` says; note the keys that it judges, and not what a call makes."""
-    hints, call = get_type_hints(form, include_extras=True), "_target_" in node
+    hints, call = _form_hints(form), "_target_" in node
     for name in node:
         path = f"{prefix}{name}"
         value = value_at(node, name, path)
@@ -231,11 +231,16 @@ def _check_form(node: DictConfig, form: type, prefix: str, read: set[str], judge
         elif name in hints:
             _check_value(node, name, prefix, hints[name])
             judged.add(path)
-        elif not call and path not in read:
+        elif not call and path not in read and not (isinstance(value, DictConfig) and "_target_" in value):
             _check_unread(name, hints, prefix)
     for name in sorted(form.__required_keys__):
         if name not in node:
             raise UserError(f"the config has no {prefix}{name}; start from what configs/common holds")
+
+
+def _form_hints(form: type) -> dict[str, Any]:
+    hints = get_type_hints(form, include_extras=True)
+    return {name: get_args(hint)[0] if get_origin(hint) is Required else hint for name, hint in hints.items()}
 
 
 def _check_unread(name: str, hints: dict, prefix: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pretrain.engine.config_values import arguments, check_config, fits, hint_at, target_of
+from pretrain.engine.config_values import arguments, check_config, fits, hint_at, target_of, value_at
 from pretrain.errors import UserError
 
 PARSED = ('"', "'", "[", "{")  # text that begins so is read as hydra reads it
@@ -119,14 +119,14 @@ def check_key(cfg: DictConfig, key: str) -> None:
     node, inside_call, prefix = cfg, False, ""
     for part in key.split("."):
         if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
+            node = value_at(node, int(part), f"{prefix}{part}")
             prefix += f"{part}."
             continue
         if not isinstance(node, DictConfig):
             break
-        if part in node:
+        if part in node.keys():  # `in node` would leave out what has no value
             inside_call = inside_call or "_target_" in node
-            node = node[part]
+            node = value_at(node, part, f"{prefix}{part}")
             prefix += f"{part}."
         elif "_target_" in node:
             if part in arguments(target_of(node, prefix))[0]:

@@ -51,6 +51,8 @@ def attempt(rng: np.random.Generator, folder: Path) -> None:
         config, overrides, named = damaged_file(kind, rng, folder), [], "x.py"
     else:
         key, value = str(rng.choice(keys(kind))), str(rng.choice(VALUES))
+        if key == "train.max_iter" and value in ("1000000000", "7"):
+            return  # right, and long
         config, overrides, named = ROOT / CONFIGS[kind][0], [f"{key}={value}"], key.split(".")[0]
     try:
         run(kind, config, overrides, make_data(folder / "data"), folder / "output")
