@@ -108,7 +108,9 @@ def words(hint) -> str:
     if origin is Annotated:
         return " ".join([words(args[0]), *(str(extra) for extra in hint.__metadata__ if isinstance(extra, Range))])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(words(arg) for arg in args))
+        every = list(dict.fromkeys(words(arg) for arg in args))
+        plain = [part for part in every if not part.startswith("a call")]
+        return " or ".join(plain if plain and plain != ["null"] else every)
     if origin is Literal:
         return " or ".join(map(repr, args))
     if origin is tuple and len(args) > 1 and Ellipsis not in args:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pretrain.engine.config_values import arguments, check_config, fits, hint_at, target_of, value_at
 from pretrain.errors import UserError
 
-PARSED = ('"', "'", "[", "{")  # text that begins so is read as hydra reads it
+PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
 
 
 def load_config(path: str | Path, overrides: list[str], form: type | None = None) -> DictConfig:
@@ -67,11 +67,10 @@ def read_file(path: str) -> DictConfig:
 
 def _place(error: Exception, path: str) -> str:
     """The file and line of a config at which reading it failed, and why."""
-    syntax = error if isinstance(error, SyntaxError) else error.__cause__
-    if isinstance(syntax, SyntaxError):  # Detectron2's has no line; its cause does
-        file = path if syntax.filename in (None, "<unknown>") else syntax.filename
-        file = str(error).removeprefix("Config file ").partition(" has syntax error")[0] if file == path else file
-        return f"{file}, line {syntax.lineno}: {syntax.msg}"
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):  # Detectron2's has no line
+        file = str(error).removeprefix("Config file ").removesuffix(" has syntax error!")
+        line = f", line {error.__cause__.lineno}" if error.__cause__.lineno else ""
+        return f"{file}{line}: {error.__cause__.msg}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
     inside = [frame for frame in frames if "site-packages" not in frame.filename]
     if not inside or not inside[-1].filename.endswith(".py"):

@@ -1,9 +1,12 @@
-"""A detector's config is tried before any work. The dataset is COCO's by name: nothing of it is read."""
+"""A detector's config is tried before any work."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cropfield.forms import Detection
 from cropfield.trial import try_detector
@@ -17,12 +20,25 @@ SMALL = (
 )  # fmt: skip
 
 
-def tried(*overrides):
-    return try_detector(load_config(CONFIG, [*SMALL, *overrides], Detection))
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "1.png")
+    thing = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    thing["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    image = {"id": 1, "file_name": "1.png", "width": 50, "height": 40}
+    coco = {"images": [image], "annotations": [thing], "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "labels.json").write_text(json.dumps(coco))
+    parts = [(part, what) for part in ("train", "val") for what in ("json", "images")]
+    return [f"dataset.{p}_{what}={folder / 'labels.json' if what == 'json' else folder}" for p, what in parts]
 
 
-def test_a_good_config_gives_its_model_back():
-    model = tried()
+def tried(dataset, *overrides):
+    return try_detector(load_config(CONFIG, [*dataset, *SMALL, *overrides], Detection))
+
+
+def test_a_good_config_gives_its_model_back(dataset):
+    model = tried(dataset)
     assert all(p.grad is None for p in model.parameters()) and next(model.parameters()).device == torch.device("cpu")
 
 
@@ -41,7 +57,7 @@ def test_a_good_config_gives_its_model_back():
         ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.mapper"),
     ],
 )  # fmt: skip
-def test_what_would_end_the_run_later_is_told_with_its_part(override, words):
+def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, words):
     with pytest.raises(UserError, match=words) as refused:
-        tried(override)
+        tried(dataset, override)
     assert "\n" not in str(refused.value)

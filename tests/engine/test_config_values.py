@@ -95,7 +95,7 @@ def config(**changes):
         ({"model__name": 3}, "^model.name is 3; give text"),
         ({"model__rate": "much"}, "^model.rate is 'much'; give a number"),
         ({"model__size": "${absent.key}"}, "^model.size is .*absent.key.*, which has no value"),
-        ({"model__size": "${model.size}"}, "^model.size is .*refers to itself"),
+        ({"model__size": "${model.size}"}, "^model.size is .*Recursive interpolation"),
         ({"model__old": float("nan")}, "^model.old is nan; give a finite number"),
         ({"model__old": [{"a": float("inf")}]}, "^model.old.0.a is inf"),
         ({"model___target_": "nowhere.nothing"}, "^model._target_ is 'nowhere.nothing', which is not found"),

@@ -33,7 +33,7 @@ def file(tmp_path):
         ("from .broken import train", r"broken.py, line 2: "),
         ("1 / 0", "line 5: division by zero in '1 / 0'"),
         ("import nowhere_to_be_found", "line 5: No module named"),
-        ("x = '\0'", "config.py.*null"),
+        ("x = '\0'", "config.py: .*null"),
     ],
 )
 def test_a_file_that_python_does_not_read_is_told_with_its_line(file, line, words):

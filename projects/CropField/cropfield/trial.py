@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
@@ -64,7 +65,7 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16"))
     kind, training = torch.device(cfg.train.device).type, part == "train"
     autocast = torch.autocast(kind, precision, enabled=cfg.train.amp.enabled and training)
-    with _told("model", model), autocast, torch.set_grad_enabled(training):
+    with _told("model", model), EventStorage(), autocast, torch.set_grad_enabled(training):
         found = model([image])
         if training:
             sum(found.values()).backward()
