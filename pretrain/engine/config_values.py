@@ -13,7 +13,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
@@ -40,7 +40,7 @@ def check_config(cfg: DictConfig, form: type | None = None) -> None:
     """
     judged = set()
     if form:
-        _check_form(cfg, form, "", set(_references(cfg)), judged)
+        _check_form(cfg, form, "", references(cfg), judged)
     _check_node(cfg, "", judged, nulls=form is None)
 
 
@@ -287,8 +287,10 @@ def _plain(value, prefix: str):
     return value
 
 
-def _references(cfg: DictConfig) -> Iterator[str]:
+def references(cfg: DictConfig) -> set[str]:
     """Every key that an interpolation names, and the keys above it."""
+    found = set()
     for text in re.findall(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(cfg, resolve=False))):
         parts = text.split(".")
-        yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+        found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return found

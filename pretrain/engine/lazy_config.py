@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pretrain.engine.config_values import arguments, check_config, fits, hint_at, target_of, value_at
+from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
 from pretrain.errors import UserError
 
 PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
@@ -38,6 +38,7 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
         if not equals:
             raise UserError(f"cannot read the override {override!r}; write key=value")
         check_key(cfg, key)
+        check_read(cfg, key, form)
         before = _select(cfg, key)
         try:
             _apply(cfg, override, is_text=_holds_text(cfg, key, before))
@@ -140,6 +141,15 @@ def check_key(cfg: DictConfig, key: str) -> None:
     close = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else "see the config file for its keys"
     raise UserError(f"the config has no key {key}; {hint}")
+
+
+def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
+    """Raise UserError where `key` belongs to a variable of the config file: what went into the model is a copy."""
+    top = key.partition(".")[0]
+    if form and top not in form.__annotations__ and top not in references(cfg):
+        raise UserError(
+            f"nothing reads {key}: {top} is a variable of the config file; override the keys that it went into"
+        )
 
 
 def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:

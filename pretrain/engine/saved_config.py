@@ -25,7 +25,7 @@ def read_config(path: Path) -> DictConfig:
     """
     try:
         return OmegaConf.load(path)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as the config of a run: {str(error).splitlines()[0]}") from error
 
 

@@ -1,5 +1,6 @@
 import builtins
 import random
+from typing import Any, TypedDict
 
 import pytest
 from detectron2.config import LazyConfig
@@ -95,6 +96,18 @@ def test_overrides_that_cannot_be(file, given, words):
         return
     with pytest.raises(UserError, match=words):
         load_config(file, [given])
+
+
+class Form(TypedDict, total=False):
+    schedule: Any
+    train: dict
+
+
+def test_a_variable_of_the_file_is_no_key(file):
+    file.write_text(f"{FILE}own = dict(rate=1)\nlevels = dict(low=0.0)\nschedule.end_value = '${{levels.low}}'\n")
+    assert load_config(file, ["levels.low=0.5"], Form).schedule.end_value == 0.5
+    with pytest.raises(UserError, match="nothing reads own.rate: own is a variable of the config file"):
+        load_config(file, ["own.rate=2"], Form)
 
 
 def test_what_the_pipeline_passes_on_is_read_back_by_this_loader_and_detectron2s(file):
