@@ -25,9 +25,10 @@ def load_checkpoint(path: Path) -> dict:
     model = state.get("model") if isinstance(state, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
-    if type(state.get("iteration", 0)) is not int or state.get("iteration", 0) < 0:
+    steps = state.get("iteration", 0)
+    if type(steps) is not int or steps < 0:
         raise UserError(
-            f"{path}: its number of steps is {str(state['iteration'])[:40]!r}, and it cannot be gone on with"
+            f"{path}: its number of steps is {str(steps)[:40]!r}; take an earlier checkpoint, or copy it again"
         )
     return state
 
@@ -103,9 +104,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
         restore_rng(state["rng"], state["iteration"])
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{path}: its random numbers are damaged ({reason}): it cannot go on as it would have"
-        ) from error
+        raise UserError(f"{path}: its random numbers are damaged ({reason}); take an earlier checkpoint") from error
     return state["iteration"]
 
 
