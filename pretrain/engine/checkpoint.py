@@ -22,8 +22,14 @@ def load_checkpoint(path: Path) -> dict:
         UserError: no such file, truncated, or not a plain checkpoint (one that would run code is refused).
     """
     state = read_torch_file(path)
-    if not isinstance(state, dict) or "model" not in state:
+    model = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
+    steps = state.get("iteration", 0)
+    if type(steps) is not int or steps < 0:
+        raise UserError(
+            f"{path}: its number of steps is {str(steps)[:40]!r}; take an earlier checkpoint, or copy it again"
+        )
     return state
 
 
@@ -91,10 +97,14 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # an optimizer's state of another form raises what it stumbles on
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: was written by another model or config and cannot be resumed: {reason}") from error
-    restore_rng(state["rng"], state["iteration"])
+    try:
+        restore_rng(state["rng"], state["iteration"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: its random numbers are damaged ({reason}); take an earlier checkpoint") from error
     return state["iteration"]
 
 
