@@ -19,9 +19,10 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks, launch
+from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
@@ -30,7 +31,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
 from cropfield import categories
-from cropfield.checkpoint import AtomicCheckpointer
+from cropfield.checkpoint import AtomicCheckpointer, last_file, read_last
 from cropfield.datasets import (
     check_can_be_evaluated,
     check_registered,
@@ -46,10 +47,12 @@ from cropfield.weights import load_weights
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
 from pretrain.engine.cpu_memory import tune_cpu_memory
+from pretrain.engine.distributed import start
 from pretrain.engine.lazy_config import load_config
+from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_json
+from pretrain.files import remove_drafts, write_json
 from pretrain.models.vit import compile_blocks
 from pretrain.outputs import open_output, output_path, refuse_finished
 
@@ -118,10 +121,8 @@ def check(cfg, args) -> None:
     instantiate(cfg.dataloader.evaluator)
     model, known = instantiate(cfg.model), dataset_categories(cfg, args.eval_only)
     check_classes(cfg, model, known)
-    last = Path(cfg.train.output_dir, "last_checkpoint")
-    if args.resume and not args.eval_only and last.is_file():
-        weights = last.with_name(last.read_text().strip())
-        categories.check_same_order(weights, categories.of_weights(weights), known)
+    if args.resume and not args.eval_only:
+        check_resume(cfg, args, model, known)
     if cfg.train.init_checkpoint:
         fill(cfg, model, args.eval_only)
 
@@ -130,6 +131,16 @@ def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
     """The classes of the detector's outputs: those of the dataset that is trained or evaluated on."""
     names = instantiate(cfg.dataloader["test" if eval_only else "train"].dataset.names)
     return categories.of_dataset(names if isinstance(names, str) else names[0])
+
+
+def check_resume(cfg, args, model, known: list[dict] | None) -> None:
+    """Raise UserError where the last checkpoint is not of this model and these classes; note the seed of its run."""
+    parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
+    state = read_last(cfg.train.output_dir, model, parts)
+    if state is not None:
+        path = last_file(cfg.train.output_dir)
+        categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
+        args.resumed_seed = state["trainer"].get("seed")
 
 
 def check_classes(cfg, model, known: list[dict] | None) -> None:
@@ -204,8 +215,9 @@ def train(cfg, args) -> dict:
     optimizer = instantiate(cfg.optimizer)
     accumulate = count_passes(cfg, comm.get_world_size())
     cfg.dataloader.train.total_batch_size //= accumulate
+    np.random.seed(cfg.train.seed)  # a sampler may draw its own seed
     loader = instantiate(cfg.dataloader.train)
-    resumed = args.resume and AtomicCheckpointer(model, cfg.train.output_dir).has_checkpoint()
+    resumed = args.resume and last_file(cfg.train.output_dir) is not None
     if cfg.train.init_checkpoint and not resumed:
         fill(cfg, model)
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
@@ -213,13 +225,16 @@ def train(cfg, args) -> dict:
         compile_blocks(model)
     parallel = create_ddp_model(model, **cfg.train.ddp)
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
-    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision)
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision, cfg.train.seed)
     average = {"ema": ema.averaged} if ema else {}
     known = dataset_categories(cfg)
     checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
     results = {}
     trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
-    checkpointer.resume_or_load("", resume=args.resume)
+    if resumed:
+        checkpointer.resume()
+    if not hasattr(loader, "batches"):
+        logger.warning("dataloader.train is not cropfield's: a resumed training sees its data from the beginning")
     try:
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
     except FloatingPointError as error:
@@ -236,7 +251,8 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
     period, patience = cfg.train.eval_period, cfg.train.get("early_stopping", {}).get("patience", 0)
     metric = cfg.train.get("best_metric", "bbox/AP")
-    main = comm.is_main_process()
+    main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+    average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
@@ -244,11 +260,18 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
         hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model)) or results),
         BestCheckpointer(period, evaluated, metric) if main and period else None,
         EarlyStopping(metric, patience) if patience else None,
-        PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+        periodic if main else None,
+        StopOnSignal(periodic.stop),
         BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
-        hooks.CallbackHook(after_train=lambda trainer: evaluated.save("model_ema")) if main and ema else None,
+        average if main and ema else None,
         hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
     ]
+
+
+def save_average(trainer: DetectionTrainer, evaluated: AtomicCheckpointer) -> None:
+    """model_ema.pth, of a training that has come to its end."""
+    if trainer.iter >= trainer.max_iter:
+        evaluated.save("model_ema", iteration=trainer.iter - 1)
 
 
 def make_writers(cfg) -> list:
@@ -284,6 +307,12 @@ def evaluate_only(cfg) -> dict:
 def run(args) -> None:
     """One process of the run."""
     cfg, changes = read_config(args)
+    if comm.is_main_process():
+        open_output(cfg.train.output_dir)
+        remove_drafts(Path(cfg.train.output_dir, "inference"))
+    if cfg.train.seed < 0:
+        seed = getattr(args, "resumed_seed", None)
+        cfg.train.seed = comm.shared_random_seed() if seed is None else seed
     default_setup(cfg, args)
     for name in ("cropfield", "pretrain"):
         setup_logger(cfg.train.output_dir, comm.get_rank(), name=name)
@@ -306,9 +335,7 @@ def main() -> None:
     if cfg.train.device == "cpu":
         tune_cpu_memory()
     check(cfg, args)
-    if args.machine_rank == 0:
-        open_output(cfg.train.output_dir)
-    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Hooks that Detectron2's engine does not have: averaged weights, early stopping, a best checkpoint that survives."""
 
 import logging
+from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase, hooks
@@ -54,6 +55,10 @@ class EarlyStopping(HookBase):
         self.metric, self.patience = metric, patience
         self.best, self.waited = float("-inf"), 0
 
+    def before_train(self) -> None:
+        if self.waited >= self.patience:  # a run that had ended so is resumed
+            self.trainer.max_iter = self.trainer.start_iter
+
     def after_step(self) -> None:
         value, measured = self.trainer.storage.latest().get(self.metric, (None, None))
         if measured != self.trainer.iter:
@@ -72,8 +77,21 @@ class EarlyStopping(HookBase):
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's; it also saves the final model when a training ends early."""
+    """Detectron2's; it also saves the final model when a training ends early, and when a signal stops it (`stop`).
+
+    Of the checkpoints that earlier parts of a resumed run have left it keeps no more than of its own.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.recent_checkpoints = sorted(map(str, Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_0*.pth")))
 
     def after_step(self) -> None:
         self.max_iter = self.trainer.max_iter
         super().after_step()
+
+    def stop(self, done: int) -> None:
+        """Save the state after `done` steps, unless that was the last thing done."""
+        name = f"{self.file_prefix}_{done - 1:07d}"
+        if self.checkpointer.saved != name:
+            self.checkpointer.save(name, iteration=done - 1)
