@@ -39,7 +39,7 @@ from cropfield.datasets import (
     has_masks,
     num_classes,
 )
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer
+from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, check_best_metric
 from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
 from cropfield.trainer import DetectionTrainer
@@ -118,8 +118,10 @@ def check(cfg, args) -> None:
     if not args.eval_only:
         instantiate(cfg.dataloader.train.mapper)
         count_passes(cfg, args.num_gpus * args.num_machines)
-    instantiate(cfg.dataloader.evaluator)
+    evaluator = instantiate(cfg.dataloader.evaluator)
     model, known = instantiate(cfg.model), dataset_categories(cfg, args.eval_only)
+    if not args.eval_only:
+        check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
     if args.resume and not args.eval_only:
         check_resume(cfg, args, model, known)
@@ -242,6 +244,12 @@ def train(cfg, args) -> dict:
     return results
 
 
+def best_metric(cfg) -> tuple[str, int, int]:
+    """The figure that tells the best weights, evaluations to wait for a better one, iterations between them."""
+    patience = cfg.train.get("early_stopping", {}).get("patience", 0)
+    return cfg.train.get("best_metric", "bbox/AP"), patience, cfg.train.eval_period
+
+
 def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict, accounted: bool) -> list:
     """In order: what an evaluation decides is in the checkpoint that follows it.
 
@@ -249,8 +257,7 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     """
     model = ema.averaged.module if ema else checkpointer.model
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
-    period, patience = cfg.train.eval_period, cfg.train.get("early_stopping", {}).get("patience", 0)
-    metric = cfg.train.get("best_metric", "bbox/AP")
+    metric, patience, period = best_metric(cfg)
     main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
     average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
     return [

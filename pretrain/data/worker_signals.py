@@ -13,8 +13,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Make workers in this block: SIGINT and SIGTERM wait for its end, in a worker for `heed_only_the_parent`."""
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Make workers in this block: SIGINT and SIGTERM wait for its end, in a worker for `heed_only_the_parent`.
+
+    So does SIGCHLD, of a worker that dies at once.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
     try:
         yield
     finally:

@@ -1,12 +1,15 @@
 """Steps of several passes, averaged weights, early ends, checkpoints that are whole."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from detectron2.engine import hooks
+from detectron2.evaluation import COCOEvaluator
 from torch import nn
 
 from cropfield.checkpoint import AtomicCheckpointer
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA
+from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, check_best_metric
 from cropfield.schedule import passes
 from cropfield.trainer import DetectionTrainer
 from pretrain.errors import UserError
@@ -145,3 +148,22 @@ def test_how_a_batch_is_cut(batch, gpus, images, expected):
 def test_a_batch_that_does_not_divide(batch, gpus, images, words):
     with pytest.raises(UserError, match=words):
         passes(batch, gpus, images)
+
+
+@pytest.mark.parametrize(
+    ("metric", "patience", "period", "words"),
+    [
+        ("bbox/AP", 1, 0, "early_stopping.patience=1 needs evaluations on the way, and train.eval_period=0"),
+        ("bbox/AP", 1, 10, "makes none within 10 iterations"),
+        ("bbox/mAP", 0, 5, "'bbox/mAP' is none of the figures of an evaluation; choose one of bbox/AP, "),
+        ("segm/AP", 0, 5, "'segm/AP' is none"),
+        ("bbox/AP-horse", 0, 5, "'bbox/AP-horse' is none"),
+        ("bbox/AP-cat", 2, 5, None),
+        ("bbox/mAP", 0, 0, None),  # never asked for
+    ],
+)
+def test_a_metric_that_no_evaluation_gives_is_refused(metric, patience, period, words):
+    evaluator = COCOEvaluator.__new__(COCOEvaluator)
+    evaluator._tasks = ("bbox",)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_best_metric(metric, patience, period, 10, evaluator, ["cat", "dog"])

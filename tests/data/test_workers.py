@@ -10,6 +10,7 @@ from multiprocessing.synchronize import Event
 
 import numpy as np
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
@@ -67,6 +68,21 @@ def test_a_worker_killed_between_two_batches_is_noticed_at_the_next_one():
     with pytest.raises(UserError, match=f"process {worker.pid}. was killed by SIGKILL"):
         for _ in range(4):  # some batches were made in time
             next(stream)
+
+
+def test_a_worker_that_dies_before_the_loader_stands_is_noticed(monkeypatch):
+    make = _MultiProcessingDataLoaderIter.__init__
+
+    def slowly(self, loader):
+        make(self, loader)
+        until = time.perf_counter() + 5
+        while len(multiprocessing.active_children()) == 2 and time.perf_counter() < until:  # which forgets the dead
+            time.sleep(0.01)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "__init__", slowly)
+    with pytest.raises(UserError, match="was killed by SIGKILL"):
+        for _ in zip(range(8), batches(Deadly(5, signal.SIGKILL), 2), strict=False):
+            pass
 
 
 class Selfish(Deadly):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase, hooks
+from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+
+from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,30 @@ class EarlyStopping(HookBase):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+def check_best_metric(metric: str, patience: int, period: int, max_iter: int, evaluator, classes: list[str]) -> None:
+    """Raises UserError where `evaluator` will not give `metric`, or early stopping has no evaluation to stop at.
+
+    patience, period: evaluations, and iterations between them; 0 is none.  classes: names, each of which has an AP.
+    """
+    if patience and not 0 < period < max_iter:
+        raise UserError(
+            f"train.early_stopping.patience={patience} needs evaluations on the way, and train.eval_period={period} "
+            f"makes none within {max_iter} iterations; set train.eval_period, or patience to 0"
+        )
+    known = []
+    if isinstance(evaluator, COCOEvaluator):
+        figures = ["AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP-{name}" for name in classes if len(classes) > 1)]
+        known = [f"{task}/{figure}" for task in evaluator._tasks or ("bbox", "segm") for figure in figures]
+    elif isinstance(evaluator, SemSegEvaluator):
+        figures = ["mIoU", "fwIoU", "mACC", "pACC", *(f"{kind}-{name}" for kind in ("IoU", "ACC") for name in classes)]
+        known = [f"sem_seg/{figure}" for figure in figures]
+    if period and known and metric not in known:
+        first = ", ".join(known[:8])
+        raise UserError(
+            f"train.best_metric={metric!r} is none of the figures of an evaluation; choose one of {first}, ..."
+        )
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
