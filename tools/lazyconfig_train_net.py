@@ -39,7 +39,14 @@ from cropfield.datasets import (
     has_masks,
     num_classes,
 )
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, check_best_metric
+from cropfield.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    ModelEMA,
+    PeriodicCheckpointer,
+    Stoppable,
+    check_best_metric,
+)
 from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
 from cropfield.trainer import DetectionTrainer
@@ -166,10 +173,13 @@ def count_passes(cfg, processes: int) -> int:
     return passes(cfg.dataloader.train.total_batch_size, processes, cfg.train.get("images_per_gpu", 0))
 
 
-def evaluate(cfg, model) -> dict:
-    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json."""
+def evaluate(cfg, model, stop: StopOnSignal | None = None) -> dict:
+    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json.
+
+    stop: of the training that this belongs to. After its last step, when all is saved, a signal ends the evaluation.
+    """
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, loader, evaluator)
+    results = inference_on_dataset(model, Stoppable(loader, stop) if stop else loader, evaluator)
     tell_broken(loader, Path(cfg.train.output_dir, "inference", LISTED))
     if comm.is_main_process():
         print_csv_format(results)
@@ -259,19 +269,20 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
     metric, patience, period = best_metric(cfg)
     main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+    stop = StopOnSignal(periodic.stop)
     average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         ema,
-        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model)) or results),
+        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model, stop)) or results),
         BestCheckpointer(period, evaluated, metric) if main and period else None,
         EarlyStopping(metric, patience) if patience else None,
         periodic if main else None,
-        StopOnSignal(periodic.stop),
         BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
         average if main and ema else None,
         hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+        stop,
     ]
 
 

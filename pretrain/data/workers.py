@@ -80,8 +80,12 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     Raises `UserError` when a worker has died, also while its batch is waited for.
     """
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
-        with _told():
-            batches = iter(loader)
+        try:
+            with _told():
+                batches = iter(loader)
+        except UserError as error:
+            _unmake(error.__cause__)
+            raise
     workers = getattr(batches, "_workers", [])  # also one that has died since; none where this process reads itself
     sentinels = [worker.sentinel for worker in workers]
 
@@ -158,6 +162,16 @@ def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
         worker.join()
     batches._workers_done_event = multiprocessing.Event()
     batches._shutdown_workers()
+
+
+def _unmake(error: BaseException) -> None:
+    """End the workers of an iterator that `error` kept from being whole, and which torch cannot clean up."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        half = frame.f_locals.get("self")
+        if hasattr(half, "_workers"):
+            for worker in half._workers:
+                worker.kill()
+            half._workers_status = [False] * len(half._workers)
 
 
 @contextmanager

@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
+from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from pretrain.engine.signals import EXIT_STOPPED, StopOnSignal
 from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -122,3 +124,27 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         name = f"{self.file_prefix}_{done - 1:07d}"
         if self.checkpointer.saved != name:
             self.checkpointer.save(name, iteration=done - 1)
+
+
+class Stoppable:
+    """The loader of a training's evaluation, which ends where `stop` has received a signal and all is saved.
+
+    That is after the last step. In between the evaluation is finished first: best weights and early stopping depend on
+    it. So it is with several processes, which would have to agree.
+
+    Raises (while it is iterated):
+        SystemExit: of EXIT_STOPPED.
+    """
+
+    def __init__(self, loader, stop: StopOnSignal):
+        self.loader, self.stop = loader, stop
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self):
+        trainer = self.stop.trainer
+        for batch in self.loader:
+            if self.stop.received and trainer.iter >= trainer.max_iter and comm.get_world_size() == 1:
+                raise SystemExit(EXIT_STOPPED)
+            yield batch
