@@ -22,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks
+from detectron2.engine import default_argument_parser, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
@@ -59,7 +61,7 @@ from pretrain.engine.lazy_config import load_config
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
-from pretrain.files import remove_drafts, write_json
+from pretrain.files import remove_drafts, replacing, write_json
 from pretrain.models.vit import compile_blocks
 from pretrain.outputs import open_output, output_path, refuse_finished
 
@@ -322,6 +324,22 @@ def evaluate_only(cfg) -> dict:
     return results
 
 
+def set_up(cfg, args) -> None:
+    """Detectron2's `default_setup`, with a config.yaml that is whole or not there."""
+    output, rank = cfg.train.output_dir, comm.get_rank()
+    for name in ("fvcore", "detectron2", "cropfield", "pretrain"):
+        setup_logger(output, rank, name=name)
+    logger.info("Rank %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
+    logger.info("Command line: %s\n%s:\n%s", args, args.config_file, Path(args.config_file).read_text())
+    if comm.is_main_process():
+        with replacing(Path(output, "config.yaml")) as draft:
+            LazyConfig.save(cfg, str(draft))
+            if not draft.exists():  # Detectron2 has said why
+                draft.write_text("# this config has parts that YAML cannot hold\n")
+    seed_all_rng(cfg.train.seed + rank)
+    torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
+
+
 def run(args) -> None:
     """One process of the run."""
     cfg, changes = read_config(args)
@@ -331,9 +349,7 @@ def run(args) -> None:
     if cfg.train.seed < 0:
         seed = getattr(args, "resumed_seed", None)
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed
-    default_setup(cfg, args)
-    for name in ("cropfield", "pretrain"):
-        setup_logger(cfg.train.output_dir, comm.get_rank(), name=name)
+    set_up(cfg, args)
     for change in changes:
         logger.info("By rule: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):
