@@ -53,7 +53,10 @@ class Monitor(HookBase):
     def diagnose(self) -> dict[str, float]:
         """What the method says of its batch, finite values only, with one wait for the device."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
-            tensors = self.trainer.model.diagnose(self.trainer.batch)
+            try:
+                tensors = self.trainer.model.diagnose(self.trainer.batch)
+            except torch.linalg.LinAlgError:  # of weights that are not finite: the next step's loss says so
+                return {}
         if not tensors:
             return {}
         numbers = torch.stack([value.float() for value in tensors.values()]).tolist()
