@@ -19,6 +19,7 @@ cropfield.mapper.ImageMapper
 cropfield.mapper.ResizeScale
 cropfield.mapper.ResizeShortestEdge
 cropfield.schedule.PolynomialToFloor
+cropfield.schedule.layer_decay
 detectron2.data.get_detection_dataset_dicts
 detectron2.data.transforms.FixedSizeCrop
 detectron2.data.transforms.RandomCrop

@@ -29,24 +29,73 @@ from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
 from pretrain.errors import UserError
 
-SMALL = (
-    "model.backbone.embed_dim=24 model.backbone.depth=1 model.num_prototypes=32 model.head_hidden_dim=16 train.amp.enabled=False "
-    "model.bottleneck_dim=8 dataloader.train.batch_size=4 dataloader.train.num_workers=0 train.max_iter=1 train.device=cpu"
-).split()
+SMALL = """
+model.backbone.embed_dim=24 model.backbone.depth=1 model.num_prototypes=32 model.head_hidden_dim=16
+model.bottleneck_dim=8 dataloader.train.batch_size=4 dataloader.train.num_workers=0 train.max_iter=1 train.device=cpu
+train.amp.enabled=False
+""".split()
 SCRIPT = "</svg><script>alert(1)</script>"
 VALUES = [
-    None, True, -1, 0, 1e308, -1e-308, 10**18, 10**400, float("nan"), float("inf"), "", "a", "1", SCRIPT, "\ud800", "\0", "é\n" * 9,
-    "x" * 10_000, [], {}, [[]], [1, "b"], {"AP": "1"}, {"": None}, "${oc.env:HOME}", "${model}", "???", "javascript:alert(1)",
-    {"_target_": "os.system", "command": "touch PWNED"}, {"_target_": "builtins.exec"}, {"_target_": ["eval"]},
-    {"_target_": "pretrain.files.os.system"}, {"_target_": "pretrain.files.write_text", "path": "PWNED", "text": "x"},
-    {"_target_": {"_target_": "torch.hub.load"}}, {"_target_": "${train.seed}"},
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    -1e-308,
+    10**18,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "a",
+    "1",
+    SCRIPT,
+    "\ud800",
+    "\0",
+    "é\n" * 9,
+    "x" * 10_000,
+    [],
+    {},
+    [[]],
+    [1, "b"],
+    {"AP": "1"},
+    {"": None},
+    "${oc.env:HOME}",
+    "${model}",
+    "???",
+    "javascript:alert(1)",
+    {"_target_": "os.system", "command": "touch PWNED"},
+    {"_target_": "builtins.exec"},
+    {"_target_": ["eval"]},
+    {"_target_": "pretrain.files.os.system"},
+    {"_target_": "pretrain.files.write_text", "path": "PWNED", "text": "x"},
+    {"_target_": {"_target_": "torch.hub.load"}},
+    {"_target_": "${train.seed}"},
+]
 TEXTS = [
-    "", "[", "{", "null", "[]", "3", '"text"', "\0" * 100, "[" * 50_000, '{"a":' * 50_000, "a: &a [*a]", "- " * 5_000, "\ufeff{}",
-    "x: !!python/object/apply:os.system ['touch PWNED']", "x: !!python/name:os.system", "{}\n" * 5_000, "a: *b", "? [1]\n: 2",
+    "",
+    "[",
+    "{",
+    "null",
+    "[]",
+    "3",
+    '"text"',
+    "\0" * 100,
+    "[" * 50_000,
+    '{"a":' * 50_000,
+    "a: &a [*a]",
+    "- " * 5_000,
+    "\ufeff{}",
+    "x: !!python/object/apply:os.system ['touch PWNED']",
+    "x: !!python/name:os.system",
+    "{}\n" * 5_000,
+    "a: *b",
+    "? [1]\n: 2",
     "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
-    '{"iteration": 1e999, "total_loss": 1}', '{"iteration": -5}\n{"iteration": [1]}', '{"iteration": 99999999999999999999999}',
-]  # fmt: skip
+    '{"iteration": 1e999, "total_loss": 1}',
+    '{"iteration": -5}\n{"iteration": [1]}',
+    '{"iteration": 99999999999999999999999}',
+]
 
 
 def build_run(folder: Path) -> None:
