@@ -54,6 +54,39 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(Path(self.save_dir, LAST), last_filename_basename)
 
+    def get_checkpoint_file(self) -> str:
+        """The file that SAVE_DIR/last_checkpoint names, which must lie beside it; "" where there is none.
+
+        Raises:
+            UserError: it names another place, or an address, which Detectron2 would fetch.
+        """
+        pointer = Path(self.save_dir, "last_checkpoint")
+        try:
+            name = pointer.read_text(encoding="utf-8")[:1000].strip()
+        except OSError:
+            return ""
+        except UnicodeDecodeError:
+            name = ""
+        if not re.fullmatch(r"[\w. -]+\.pth", name):
+            raise UserError(
+                f"{pointer}: {name!r} is no checkpoint's name; write in it which .pth of its folder is the last"
+            )
+        return str(pointer.with_name(name))
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """As Detectron2's, but only from this machine, and what cannot be loaded is a `UserError`."""
+        if path and not Path(path).is_file():
+            raise UserError(f"there is no checkpoint {path}; check the path")
+        try:
+            return super().load(path, checkpointables)
+        except UserError:
+            raise
+        except Exception as error:  # what a damaged state makes the model, the optimizer or a hook stumble on
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise UserError(f"{path}: cannot be gone on with: {reason}; resume from another checkpoint") from error
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a load fails
+
     def _load_file(self, filename: str) -> dict:
         """Tensors and plain values only, whatever the file is called: Detectron2 unpickles a .pkl."""
         content = read_torch_file(filename)

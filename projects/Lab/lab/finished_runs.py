@@ -43,6 +43,7 @@ stop.predictor.Predictor
 """.split()
 )
 MAX_SIZE, MAX_BATCH, MAX_NUMBER = 4096, 65_536, 10**8  # pixels or crops; images; steps, the largest in a model's config
+MAX_DEPTH = 1_000
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,17 @@ def read_run_config(folder: Path) -> RunConfig:
     data = {part: plain_part(cfg, f"dataloader.train.{part}", BUILT, path) for part in ("source", "crops", "masks")}
     numbers = [plain_part(cfg, key, BUILT, path) for key in ("train.seed", "dataloader.train.seed")]
     batch_size = plain_part(cfg, "dataloader.train.batch_size", BUILT, path)
-    for part, most in ((model, MAX_NUMBER), (data["crops"], MAX_SIZE), (data["masks"], MAX_SIZE)):
-        for key, value in nodes(part):
-            if isinstance(value, int | float) and not abs(value) <= most:
-                raise UserError(f"{path}: {key} is {value}, and nothing larger than {most:,} is built; correct it")
+    for name, part, most in (
+        ("model", model, MAX_NUMBER),
+        ("crops", data["crops"], MAX_SIZE),
+        ("masks", data["masks"], MAX_SIZE),
+    ):
+        for key, value in nodes(part, name):
+            limit = MAX_DEPTH if key.endswith("depth") else most
+            if isinstance(value, int | float) and not abs(value) <= limit:
+                raise UserError(
+                    f"{path}: {key} is {str(value)[:20]}, and nothing larger than {limit:,} is built; correct it"
+                )
     if not all(type(value) is int and value >= 0 for value in numbers) or batch_size not in range(1, MAX_BATCH):
         raise UserError(f"{path}: a seed or the batch size is no sensible whole number; the config is damaged")
     if not all(isinstance(part, dict) for part in (model, *data.values())):
