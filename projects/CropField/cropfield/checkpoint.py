@@ -55,23 +55,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         write_text(Path(self.save_dir, LAST), last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """The file that SAVE_DIR/last_checkpoint names, which must lie beside it; "" where there is none.
-
-        Raises:
-            UserError: it names another place, or an address, which Detectron2 would fetch.
-        """
-        pointer = Path(self.save_dir, "last_checkpoint")
-        try:
-            name = pointer.read_text(encoding="utf-8")[:1000].strip()
-        except OSError:
-            return ""
-        except UnicodeDecodeError:
-            name = ""
-        if not re.fullmatch(r"[\w. -]+\.pth", name):
-            raise UserError(
-                f"{pointer}: {name!r} is no checkpoint's name; write in it which .pth of its folder is the last"
-            )
-        return str(pointer.with_name(name))
+        """As `last_file`; Detectron2's follows the name to other folders and addresses."""
+        return str(last_file(self.save_dir) or "")
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """As Detectron2's, but only from this machine, and what cannot be loaded is a `UserError`."""
