@@ -6,8 +6,10 @@ list and the configs together. What a run's folder may build is less, see `lab.f
 
 TARGETS = frozenset(
     """
+cropfield.CropFieldFeaturePyramid
 cropfield.CropFieldViT
 cropfield.PlainBackbone
+cropfield.backbone.pyramid_scales
 cropfield.datasets.dataset_name
 cropfield.datasets.evaluation_tasks
 cropfield.datasets.has_masks
