@@ -6,6 +6,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+from pretrain.parent import end_with_parent
+
 
 class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what to do about it."""
@@ -16,7 +18,9 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     A `UserError` becomes `error: ...` on stderr and exit code 2, Ctrl-C `interrupted` and 130, as shells report it.
     With CROPFIELD_TRACEBACK=1 in the environment it shows where the error came from as well.
+    A command that a chain started ends with it (`pretrain.parent`).
     """
+    end_with_parent()
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # Detectron2's, on import
     try:
         code = main()

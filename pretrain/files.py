@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import pickle
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pretrain.errors import UserError
+
+SHARING = 8  # times a file's size: what its tensors may have in all, where some are the same
+MAX_CONTAINERS, MAX_VALUES = 100_000, 10_000_000  # of a checkpoint
+CHECKSUM = "crc32"  # in the metadata of a `.safetensors` file; torch's files have one of each record
 
 
 @contextlib.contextmanager
@@ -70,13 +76,17 @@ def read_torch_file(path: str | Path):
     """What `torch.save` wrote, on the CPU; only tensors and plain values are accepted.
 
     Raises:
-        UserError: the file is absent, damaged, no torch file, or would run code on loading.
+        UserError: the file is absent, damaged (also by a single bit), no torch file, would run code on loading, or
+            would take more memory than its size.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_records(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_extent(content, path.stat().st_size)
+        return content
     except pickle.UnpicklingError as error:
         reason = "it could run code" if "weights_only" in str(error).lower() else "it is damaged"
         raise UserError(
@@ -85,6 +95,49 @@ def read_torch_file(path: str | Path):
     except Exception as error:  # damaged bytes raise whatever the reader stumbles on
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is truncated or no checkpoint ({reason}); copy it again") from None
+
+
+def _check_extent(content, size: int) -> None:
+    """Raise ValueError where `content`, of a file of `size` bytes, would take far more memory when it is used: a stride
+    of 0 makes any number of elements of one, a dictionary may hold another many times, and that one again."""
+    rest, containers, total = [content], 0, 0
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu":
+                raise ValueError(f"it holds a tensor that is {value.layout} on {value.device}, not plain numbers")
+            extent = value.numel() * value.element_size()
+            total += extent
+            if extent > value.untyped_storage().nbytes() or total > SHARING * size:
+                raise ValueError(f"its tensors have {total:,} bytes, and the file {size:,}")
+        elif isinstance(value, dict | list | tuple | set):
+            containers += 1
+            rest += value.values() if isinstance(value, dict) else value
+            if containers > MAX_CONTAINERS or len(rest) > MAX_VALUES:
+                raise ValueError("its dictionaries and lists hold each other too often")
+
+
+def _check_records(path: Path) -> None:
+    """Compare each record with its CRC-32, which torch writes and does not read.
+
+    Files in the format of before torch 1.6 have none, and it can be switched off (`set_crc32_options`): then all are 0.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in file.infolist()):
+            raise zipfile.BadZipFile("torch does not compress its records")
+        if any(record.CRC for record in file.infolist()) and (damaged := file.testzip()):
+            raise zipfile.BadZipFile(f"{damaged} does not fit its checksum")
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """CRC-32 of names, types, shapes and values, and of the metadata, in any order."""
+    crc = zlib.crc32(json.dumps({k: v for k, v in metadata.items() if k != CHECKSUM}, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -104,7 +157,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     state = dict(_flatten(content)) if isinstance(content, dict) else {}
     if not state:
         raise UserError(f"{path} holds no tensors by name: it is no checkpoint of a model")
-    return state, content.get("metadata", {})
+    metadata = content.get("metadata")
+    return state, metadata if isinstance(metadata, dict) else {}
 
 
 def _flatten(content: dict, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -118,10 +172,17 @@ def _flatten(content: dict, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:80]
         raise UserError(f"{path} is truncated or no safetensors file ({reason}); copy it again") from None
+    noted = metadata.pop(CHECKSUM, None)
+    if noted not in (None, checksum(tensors, metadata)):
+        raise UserError(
+            f"{path} does not fit its checksum: it is damaged, or was changed; copy it again, or take {CHECKSUM} out "
+            "of its metadata"
+        )
+    return tensors, metadata
 
 
 def _reason(error: BaseException) -> str:

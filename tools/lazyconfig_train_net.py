@@ -19,18 +19,21 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks, launch
+from detectron2.engine import default_argument_parser, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
 
 from cropfield import categories
-from cropfield.checkpoint import AtomicCheckpointer
+from cropfield.checkpoint import AtomicCheckpointer, last_file, read_last
 from cropfield.datasets import (
     check_can_be_evaluated,
     check_registered,
@@ -39,7 +42,14 @@ from cropfield.datasets import (
     num_classes,
 )
 from cropfield.forms import Detection
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, check_best_metric
+from cropfield.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    ModelEMA,
+    PeriodicCheckpointer,
+    Stoppable,
+    check_best_metric,
+)
 from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
 from cropfield.trainer import DetectionTrainer
@@ -49,10 +59,12 @@ from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
+from pretrain.engine.distributed import start
 from pretrain.engine.lazy_config import build, load_config
+from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_json
+from pretrain.files import remove_drafts, replacing, write_json
 from pretrain.models.vit import compile_blocks
 from pretrain.outputs import open_output, output_path, refuse_finished
 
@@ -123,10 +135,8 @@ def check(cfg, args) -> None:
         evaluator = build(cfg, "dataloader.evaluator")
         check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
-    last = Path(cfg.train.output_dir, "last_checkpoint")
-    if args.resume and not args.eval_only and last.is_file():
-        weights = last.with_name(last.read_text().strip())
-        categories.check_same_order(weights, categories.of_weights(weights), known)
+    if args.resume and not args.eval_only:
+        check_resume(cfg, args, model, known)
     if cfg.train.init_checkpoint:
         fill(cfg, model, args.eval_only)
 
@@ -135,6 +145,16 @@ def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
     """The classes of the detector's outputs: those of the dataset that is trained or evaluated on."""
     names = instantiate(cfg.dataloader["test" if eval_only else "train"].dataset.names)
     return categories.of_dataset(names if isinstance(names, str) else names[0])
+
+
+def check_resume(cfg, args, model, known: list[dict] | None) -> None:
+    """Raise UserError where the last checkpoint is not of this model and these classes; note the seed of its run."""
+    parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
+    state = read_last(cfg.train.output_dir, model, parts)
+    if state is not None:
+        path = last_file(cfg.train.output_dir)
+        categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
+        args.resumed_seed = state["trainer"].get("seed")
 
 
 def check_classes(cfg, model, known: list[dict] | None) -> None:
@@ -158,10 +178,13 @@ def count_passes(cfg, processes: int) -> int:
     return passes(cfg.dataloader.train.total_batch_size, processes, cfg.train.get("images_per_gpu", 0))
 
 
-def evaluate(cfg, model) -> dict:
-    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json."""
+def evaluate(cfg, model, stop: StopOnSignal | None = None) -> dict:
+    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json.
+
+    stop: of the training that this belongs to. After its last step, when all is saved, a signal ends the evaluation.
+    """
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, loader, evaluator)
+    results = inference_on_dataset(model, Stoppable(loader, stop) if stop else loader, evaluator)
     tell_broken(loader, Path(cfg.train.output_dir, "inference", LISTED))
     if comm.is_main_process():
         print_csv_format(results)
@@ -209,8 +232,9 @@ def train(cfg, args) -> dict:
     optimizer = instantiate(cfg.optimizer)
     accumulate = count_passes(cfg, comm.get_world_size())
     cfg.dataloader.train.total_batch_size //= accumulate
+    np.random.seed(cfg.train.seed)  # a sampler may draw its own seed
     loader = instantiate(cfg.dataloader.train)
-    resumed = args.resume and AtomicCheckpointer(model, cfg.train.output_dir).has_checkpoint()
+    resumed = args.resume and last_file(cfg.train.output_dir) is not None
     if cfg.train.init_checkpoint and not resumed:
         fill(cfg, model)
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
@@ -218,13 +242,16 @@ def train(cfg, args) -> dict:
         compile_blocks(model)
     parallel = create_ddp_model(model, **cfg.train.ddp)
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
-    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision)
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision, cfg.train.seed)
     average = {"ema": ema.averaged} if ema else {}
     known = dataset_categories(cfg)
     checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
     results = {}
     trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
-    checkpointer.resume_or_load("", resume=args.resume)
+    if resumed:
+        checkpointer.resume()
+    if not hasattr(loader, "batches"):
+        logger.warning("dataloader.train is not cropfield's: a resumed training sees its data from the beginning")
     try:
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
     except FloatingPointError as error:
@@ -246,19 +273,28 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     model = ema.averaged.module if ema else checkpointer.model
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
     metric, patience, period = best_metric(cfg)
-    main = comm.is_main_process()
+    main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+    stop = StopOnSignal(periodic.stop)
+    average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         ema,
-        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model)) or results),
+        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model, stop)) or results),
         BestCheckpointer(period, evaluated, metric) if main and period else None,
         EarlyStopping(metric, patience) if patience else None,
-        PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+        periodic if main else None,
         BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
-        hooks.CallbackHook(after_train=lambda trainer: evaluated.save("model_ema")) if main and ema else None,
+        average if main and ema else None,
         hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+        stop,
     ]
+
+
+def save_average(trainer: DetectionTrainer, evaluated: AtomicCheckpointer) -> None:
+    """model_ema.pth, of a training that has come to its end."""
+    if trainer.iter >= trainer.max_iter:
+        evaluated.save("model_ema", iteration=trainer.iter - 1)
 
 
 def make_writers(cfg) -> list:
@@ -291,12 +327,32 @@ def evaluate_only(cfg) -> dict:
     return results
 
 
+def set_up(cfg, args) -> None:
+    """Detectron2's `default_setup`, with a config.yaml that is whole or not there."""
+    output, rank = cfg.train.output_dir, comm.get_rank()
+    for name in ("fvcore", "detectron2", "cropfield", "pretrain"):
+        setup_logger(output, rank, name=name)
+    logger.info("Rank %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
+    logger.info("Command line: %s\n%s:\n%s", args, args.config_file, Path(args.config_file).read_text())
+    if comm.is_main_process():
+        with replacing(Path(output, "config.yaml")) as draft:
+            LazyConfig.save(cfg, str(draft))
+            if not draft.exists():  # Detectron2 has said why
+                draft.write_text("# this config has parts that YAML cannot hold\n")
+    seed_all_rng(cfg.train.seed + rank)
+    torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
+
+
 def run(args) -> None:
     """One process of the run."""
     cfg, changes = read_config(args)
-    default_setup(cfg, args)
-    for name in ("cropfield", "pretrain"):
-        setup_logger(cfg.train.output_dir, comm.get_rank(), name=name)
+    if comm.is_main_process():
+        open_output(cfg.train.output_dir)
+        remove_drafts(Path(cfg.train.output_dir, "inference"))
+    if cfg.train.seed < 0:
+        seed = getattr(args, "resumed_seed", None)
+        cfg.train.seed = comm.shared_random_seed() if seed is None else seed
+    set_up(cfg, args)
     for change in changes:
         logger.info("By rule: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):
@@ -316,9 +372,7 @@ def main() -> None:
     if cfg.train.device == "cpu":
         tune_cpu_memory()
     check(cfg, args)
-    if args.machine_rank == 0:
-        open_output(cfg.train.output_dir)
-    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 if __name__ == "__main__":

@@ -102,12 +102,16 @@ def main() -> None:
     check_inputs(args, stages)
     from cropfield.commands import in_words
     from cropfield.stages import Chain
+    from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
     chain = Chain(args.output)
     chain.check(list(stages))
-    for stage in stages:
-        chain.run(stage)
+    with passing_on(lambda: None) as signals:  # between stages; within one the chain sees to it
+        for stage in stages:
+            chain.run(stage)
+            if signals:
+                raise SystemExit(EXIT_STOPPED)
     result = json.loads((args.output / "detect" / "result.json").read_text())
     write_json(args.output / "result.json", {**result, "seconds": chain.seconds})
     kinds = {"bbox": "box", "segm": "mask"}

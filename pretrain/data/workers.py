@@ -4,10 +4,13 @@ Torch notices too, but raises a bare RuntimeError, and from a signal handler: wh
 halfway through an optimizer step perhaps. Here the error comes where the next batch is asked for, and names the image.
 """
 
+import errno
 import multiprocessing
 import os
+import re
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -25,6 +28,12 @@ LIKELY_CAUSE = {
     signal.SIGBUS: "most often because shared memory is full: enlarge /dev/shm (docker run --shm-size=8g), "
     "or use fewer workers (num_workers)",
 }
+EXHAUSTED = {  # system errors that a worker or the main process may meet in handing a batch over
+    errno.ENOSPC: ("shared memory is full", "enlarge /dev/shm (docker run --shm-size=8g)"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n 65536)"),
+    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENOMEM: ("memory ran out", "get more memory"),
+}
 CRASH = "if it happens again, that file crashes its decoder: remove it"
 
 
@@ -36,7 +45,9 @@ class NowReading:
     """Which image each worker is at, in shared memory, so that it is known when the worker is gone."""
 
     def __init__(self, num_workers: int):
-        self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64).share_memory_()  # process id, image
+        self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64)  # process id, image
+        with _told():
+            self.rows.share_memory_()
 
     def note(self, index: int) -> None:
         worker = get_worker_info()
@@ -52,6 +63,15 @@ def start_worker(worker: int) -> None:
     """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
     heed_only_the_parent()
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
+
+
+def _cannot_send(error: Exception, batch) -> None:
+    """In a worker's thread that sends batches, where an error would only be printed, and the batch be waited for."""
+    if number := _exhausted(error):
+        os._exit(number)  # the main process knows these
+    traceback.print_exception(error)
+    os._exit(1)
 
 
 def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterator:
@@ -60,7 +80,12 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     Raises `UserError` when a worker has died, also while its batch is waited for.
     """
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
-        batches = iter(loader)
+        try:
+            with _told():
+                batches = iter(loader)
+        except UserError as error:
+            _unmake(error.__cause__)
+            raise
     workers = getattr(batches, "_workers", [])  # also one that has died since; none where this process reads itself
     sentinels = [worker.sentinel for worker in workers]
 
@@ -80,7 +105,8 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
                 return
             except (_WorkerDied, RuntimeError, OSError, EOFError):  # torch's, or what reading from the dying one met
                 if not (dead := _dead(workers, timeout=1)):
-                    raise
+                    with _told():
+                        raise
             else:
                 yield batch
                 continue
@@ -88,6 +114,33 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     finally:
         if workers:
             _end(batches, workers)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raises `UserError` where the system has run out of something."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if number := _exhausted(error):
+            raise UserError(f"{_of_exhaustion(number)}; then go on with --resume") from error
+        raise
+
+
+def _exhausted(error: Exception) -> int | None:
+    """The number in `EXHAUSTED` of an error, which torch wraps in a RuntimeError."""
+    text = str(error)
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"(?:shared memory|[Ee]rrno|open).*?[\[(](\d+)[\])]", text)):
+        number = int(found[1])
+    if "received 0 items of ancdata" in text:  # a file descriptor that did not fit into this process
+        number = errno.EMFILE
+    return number if number in EXHAUSTED else None
+
+
+def _of_exhaustion(number: int) -> str:
+    what, remedy = EXHAUSTED[number]
+    return f"{what} while data workers handed over their images: {remedy}, or use fewer workers (num_workers)"
 
 
 def _dead(workers: list[BaseProcess], timeout: float = 0) -> BaseProcess | None:
@@ -111,6 +164,16 @@ def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
     batches._shutdown_workers()
 
 
+def _unmake(error: BaseException) -> None:
+    """End the workers of an iterator that `error` kept from being whole, and which torch cannot clean up."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        half = frame.f_locals.get("self")
+        if hasattr(half, "_workers"):
+            for worker in half._workers:
+                worker.kill()
+            half._workers_status = [False] * len(half._workers)
+
+
 @contextmanager
 def _sigchld(handler) -> Iterator[None]:
     """With `handler` for the signal that a child process has ended; only the main thread can set one."""
@@ -125,6 +188,8 @@ def _sigchld(handler) -> Iterator[None]:
 
 
 def _cause_of_death(process: int, exitcode: int | None, image: str | None) -> str:
+    if exitcode in EXHAUSTED:
+        return f"{_of_exhaustion(exitcode)}; then go on with --resume"
     number = -(exitcode or 0)
     known = number in set(signal.Signals)
     how = f"was killed by {signal.Signals(number).name}" if known else f"ended with exit code {exitcode}"

@@ -13,6 +13,7 @@ from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
+KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -22,8 +23,14 @@ def load_checkpoint(path: Path) -> dict:
         UserError: no such file, truncated, or not a plain checkpoint (one that would run code is refused).
     """
     state = read_torch_file(path)
-    if not isinstance(state, dict) or "model" not in state:
+    model = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
+    steps = state.get("iteration", 0)
+    if type(steps) is not int or steps < 0:
+        raise UserError(
+            f"{path}: its number of steps is {str(steps)[:40]!r}; take an earlier checkpoint, or copy it again"
+        )
     return state
 
 
@@ -48,9 +55,14 @@ class PeriodicCheckpoint(HookBase):
             self.save(done)
 
     def save(self, done: int) -> None:
-        """Save the state after `done` steps, unless that was the last thing done. Call it in every process."""
+        """Save the state after `done` steps, unless that was the last thing done. Call it in every process.
+
+        Raises:
+            UserError: it is not finite (what was saved before stays), or it cannot be written.
+        """
         if done == self.saved:
             return
+        check_finite({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, done)
         state = training_state(self.model, self.optimizer, done)
         if comm.is_main_process():
             if self._stays(done):  # first: a run cut off between the two files writes both again
@@ -79,23 +91,74 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration
     }
 
 
+def check_finite(state: dict, done: int) -> None:
+    """Raise UserError where a tensor somewhere in `state`, of after `done` steps, holds inf or nan."""
+    if name := _not_finite(state):
+        raise UserError(
+            f"after {done} steps {name} is not finite (inf or nan), so nothing is saved; checkpoints from before are "
+            "good: lower optimizer.lr, and go on from the last one with --resume"
+        )
+
+
+def _not_finite(value, name: str = "") -> str | None:
+    """The name of the first tensor that is not, or None."""
+    if isinstance(value, torch.Tensor):
+        return name if value.is_floating_point() and not torch.isfinite(value).all() else None
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next(filter(None, (_not_finite(part, f"{name}.{key}".lstrip(".")) for key, part in entries)), None)
+
+
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Load a training state in place and return the number of steps that were done.
 
     Raises:
-        UserError: the file belongs to another model, or holds a model and nothing of its training.
+        UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense.
     """
     state = load_checkpoint(path)
     if not {"optimizer", "iteration", "rng"} <= state.keys():
         raise UserError(f"{path}: holds a model but not the state of its training; give a file of a pretraining run")
     try:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        load_optimizer(optimizer, state["optimizer"])
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: was written by another model or config and cannot be resumed: {reason}") from error
-    restore_rng(state["rng"], state["iteration"])
-    return state["iteration"]
+    try:
+        iteration = steps_done(state["iteration"])
+        restore_rng(state["rng"], iteration)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: is no state of a pretraining run: {reason}; go on from another file") from error
+    return iteration
+
+
+def steps_done(number) -> int:
+    """`number`, if it can be a number of steps. Raises ValueError."""
+    if type(number) is not int or not 0 <= number < 2**53:
+        raise ValueError(f"its number of steps is {number!r}"[:80])
+    return number
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """`optimizer.load_state_dict`, which takes anything, and whose fused steps then read past the end of a tensor.
+
+    Raises:
+        ValueError: the state is of another optimizer, or of other parameters.
+    """
+    groups, found = optimizer.param_groups, state["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in found]:
+        raise ValueError("its optimizer has other groups of parameters")
+    places = [place for group in found for place in group["params"]]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if any(KINDS & new.keys() != KINDS & old.keys() for new, old in zip(groups, found, strict=True)):
+        raise ValueError("it was written by another kind of optimizer")
+    if not set(state["state"]) <= set(places):
+        raise ValueError("its optimizer knows parameters that are in no group")
+    for place, parameter in zip(places, parameters, strict=True):
+        for name, value in state["state"].get(place, {}).items():
+            if not torch.is_tensor(value) or value.numel() != 1 and value.shape != parameter.shape:
+                raise ValueError(f"{name} of parameter {place} in its optimizer does not fit {tuple(parameter.shape)}")
+    optimizer.load_state_dict(state)
 
 
 def restore_rng(states: list[dict], iteration: int) -> None:

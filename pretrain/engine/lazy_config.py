@@ -11,9 +11,12 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
+from pretrain.engine.targets import TARGETS
+from pretrain.engine.yaml_config import plain_part, read_config
 from pretrain.errors import UserError
 
 PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
+YAML = (".yaml", ".yml")
 
 
 def load_config(path: str | Path, overrides: list[str], form: type | None = None) -> DictConfig:
@@ -32,7 +35,7 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
     """
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}; check the path")
-    cfg = read_file(str(path))
+    cfg = load_yaml(path) if Path(path).suffix in YAML else read_file(str(path))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
@@ -77,6 +80,19 @@ def _place(error: Exception, path: str) -> str:
     if not inside or not inside[-1].filename.endswith(".py"):
         return f"{path}: {reason(error)}"
     return f"{inside[-1].filename}, line {inside[-1].lineno}: {reason(error)} in {inside[-1].line!r}"
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """A config in YAML, which may be anybody's, where `LazyConfig.load` would run the code in it.
+
+    Raises:
+        UserError: it is not plain (`read_config`), or would build what no config of this repository builds.
+    """
+    cfg = read_config(path)
+    for key in cfg:
+        plain_part(cfg, key, TARGETS, path)
+    cfg._set_flag("allow_objects", True)  # as LazyConfig's: the optimizer's arguments get the model
+    return cfg
 
 
 def build(cfg: DictConfig, key: str):

@@ -56,8 +56,8 @@ class Monitor(HookBase):
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
             try:
                 tensors = self.trainer.model.diagnose(self.trainer.batch)
-            except torch.linalg.LinAlgError:  # features are not finite: the next step's loss says so
-                tensors = {}
+            except torch.linalg.LinAlgError:  # of weights that are not finite: the next step's loss says so
+                return {}
         if not tensors:
             return {}
         numbers = torch.stack([value.float() for value in tensors.values()]).tolist()

@@ -11,7 +11,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
-from pretrain.files import read_tensors, replacing, write_torch_file
+from pretrain.files import CHECKSUM, checksum, read_tensors, replacing, write_torch_file
 from pretrain.models.pos_embed import sample_pos_embed
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weight_layouts import PATCH_WEIGHT, PUBLISHED_HEADS, BackboneFile, abbreviated, backbone_file
@@ -254,6 +254,7 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if path.suffix == ".safetensors":
         with replacing(path) as draft:
+            metadata = metadata | {CHECKSUM: checksum(state, metadata)}
             draft.write_bytes(save(state, metadata))  # save_file would make it readable for its owner alone
     else:
         prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}

@@ -4,7 +4,7 @@ mean. Detectron2's own keys are required, those of this project's tool are not."
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from pretrain.engine.forms import Amp, MaxIter, Wandb
-from pretrain.ranges import BatchSize, Count, NotNegative, Range, ShareBelowOne, Whole
+from pretrain.ranges import BatchSize, Count, NotNegative, Pixels, Range, ShareBelowOne, Whole
 
 
 class Precision(Amp, total=False):
@@ -53,10 +53,11 @@ class TrainLoader(TypedDict, total=False):
     total_batch_size: Required[BatchSize]
 
 
-class Loaders(TypedDict):
-    train: TrainLoader
-    test: dict
-    evaluator: Any
+class Loaders(TypedDict, total=False):
+    train: Required[TrainLoader]
+    test: Required[dict]
+    evaluator: Required[Any]
+    image_size: Pixels
 
 
 class Optimizer(TypedDict, total=False):

@@ -1,13 +1,16 @@
 """Hooks that Detectron2's engine does not have: averaged weights, early stopping, a best checkpoint that survives."""
 
 import logging
+from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
+from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from pretrain.engine.signals import EXIT_STOPPED, StopOnSignal
 from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,10 @@ class EarlyStopping(HookBase):
         self.metric, self.patience = metric, patience
         self.best, self.waited = float("-inf"), 0
 
+    def before_train(self) -> None:
+        if self.waited >= self.patience:  # a run that had ended so is resumed
+            self.trainer.max_iter = self.trainer.start_iter
+
     def after_step(self) -> None:
         value, measured = self.trainer.storage.latest().get(self.metric, (None, None))
         if measured != self.trainer.iter:
@@ -99,8 +106,45 @@ def check_best_metric(metric: str, patience: int, period: int, max_iter: int, ev
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's; it also saves the final model when a training ends early."""
+    """Detectron2's; it also saves the final model when a training ends early, and when a signal stops it (`stop`).
+
+    Of the checkpoints that earlier parts of a resumed run have left it keeps no more than of its own.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.recent_checkpoints = sorted(map(str, Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_0*.pth")))
 
     def after_step(self) -> None:
         self.max_iter = self.trainer.max_iter
         super().after_step()
+
+    def stop(self, done: int) -> None:
+        """Save the state after `done` steps, unless that was the last thing done."""
+        name = f"{self.file_prefix}_{done - 1:07d}"
+        if self.checkpointer.saved != name:
+            self.checkpointer.save(name, iteration=done - 1)
+
+
+class Stoppable:
+    """The loader of a training's evaluation, which ends where `stop` has received a signal and all is saved.
+
+    That is after the last step. In between the evaluation is finished first: best weights and early stopping depend on
+    it. So it is with several processes, which would have to agree.
+
+    Raises (while it is iterated):
+        SystemExit: of EXIT_STOPPED.
+    """
+
+    def __init__(self, loader, stop: StopOnSignal):
+        self.loader, self.stop = loader, stop
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self):
+        trainer = self.stop.trainer
+        for batch in self.loader:
+            if self.stop.received and trainer.iter >= trainer.max_iter and comm.get_world_size() == 1:
+                raise SystemExit(EXIT_STOPPED)
+            yield batch

@@ -1,76 +1,153 @@
-"""Detectron2's loaders with pretraining's account of broken images: skipped, counted, listed, and a limit."""
+"""Detectron2's loaders with what pretraining's has: batches that are a function of (seed, step), an account of broken
+images (skipped, counted, listed, with a limit), and a sentence for workers that die.
+"""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from detectron2.data import DatasetFromList, build_detection_test_loader, build_detection_train_loader
-from torch.utils.data import Dataset, Sampler
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cropfield.random_numbers import augmenting
 from pretrain.data.batches import MAX_TRIES
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.decode import BrokenImage
+from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Workers
 
 ACCOUNT = "reading"  # an entry's (index or None, [(name, reason) of broken images], message of an error or None)
 MAX_BROKEN = 0.2  # share of a dataset's images
 
+Key = tuple[int, int, int]  # of an image in a training: seed, position in the data's order, index
+
 
 class ReadEntries(Dataset):
     """Mapped entries of a Detectron2 dataset, each with its `ACCOUNT`. Nothing is raised: it may be a worker's.
 
-    substitute: another image takes a broken one's place, always the same one; else its entry is the account alone.
+    A `Key` gives an entry for training, a function of the key alone: another image takes a broken one's place. An
+    index gives one for evaluation; of a broken one it is the account alone.
     """
 
-    def __init__(self, entries: Sequence[dict], mapper: Callable[[dict], dict], substitute: bool):
-        self.entries, self.mapper, self.substitute = entries, mapper, substitute
+    def __init__(self, entries: Sequence[dict], mapper: Callable[[dict], dict]):
+        self.entries, self.mapper = entries, mapper
+        self.now_reading: NowReading | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> dict:
-        index, skipped, error = int(index), [], None
-        others = np.random.default_rng(index)
-        for _ in range(1 + MAX_TRIES if self.substitute else 1):
-            entry = self.entries[index]
+    def __getitem__(self, key: Key | int) -> dict:
+        if isinstance(key, int):
+            return self._read(key, ())
+        seed, position, index = key
+        others = np.random.default_rng((seed, position))
+        with augmenting(seed, position):
+            return self._read(index, (int(others.integers(len(self))) for _ in range(MAX_TRIES)))
+
+    def _read(self, index: int, others: Iterable[int]) -> dict:
+        skipped = []
+        for candidate in itertools.chain([index], others):
+            if self.now_reading:
+                self.now_reading.note(candidate)
             try:
-                return self.mapper(entry) | {ACCOUNT: (index, skipped, None)}
+                return self.mapper(self.entries[candidate]) | {ACCOUNT: (candidate, skipped, None)}
             except BrokenImage as broken:
                 skipped.append((broken.name, broken.reason))
-                index = int(others.integers(len(self.entries)))
             except UserError as found:
-                error = str(found)
-                break
-        else:
-            if self.substitute:
-                error = f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files"
-        sides = {side: entry.get(side, 1) for side in ("width", "height")}  # by which Detectron2 groups images
-        return sides | {ACCOUNT: (None, skipped, error)}
+                return {ACCOUNT: (None, skipped, str(found))}
+        error = f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files"
+        return {ACCOUNT: (None, skipped, error if others else None)}
 
 
 class AccountedLoader:
-    """Batches of a loader of `ReadEntries`, without the entries that could not be read. `broken` is their account.
+    """Batches of a `ReadEntries`, without the entries that could not be read. `broken` is their account.
 
     Raises (while it is iterated):
-        UserError: more than the share `max_broken` of the images are broken, or what a mapper raised.
+        UserError: more than the share `max_broken` of the images are broken, a worker died, or what a mapper raised.
     """
 
-    def __init__(self, loader, num_images: int, max_broken: float):
-        self.loader, self.broken = loader, BrokenImages(num_images, max_broken)
+    def __init__(self, dataset: ReadEntries, batch_size: int, num_workers: int, max_broken: float):
+        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.broken = BrokenImages(len(dataset), max_broken)
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self.loader:
+    def read(self, batches: Iterable[list]) -> Iterator[list[dict]]:
+        """The entries of batches of keys or indices; each batch but the last has `batch_size` of them."""
+        entries = self._entries(itertools.chain.from_iterable(batches))
+        while batch := list(itertools.islice(entries, self.batch_size)):
             accounts = [entry.pop(ACCOUNT) for entry in batch]
             for error in filter(None, (error for _, _, error in accounts)):
                 raise UserError(error)
             readable = [index for index, _, _ in accounts if index is not None]
             skipped = [found for _, several, _ in accounts for found in several]
             self.broken.note(skipped, np.array(readable, dtype=np.int64))
-            if entries := [entry for entry in batch if "image" in entry]:
-                yield entries
+            if found := [entry for entry, account in zip(batch, accounts, strict=True) if account[0] is not None]:
+                yield found
+
+    def _entries(self, keys: Iterator) -> Iterator[dict]:
+        now_reading = self.dataset.now_reading = NowReading(self.num_workers)
+        ahead = max(2, -(-2 * self.batch_size // self.num_workers)) if self.num_workers else None  # two batches
+        loader = DataLoader(
+            self.dataset,
+            sampler=keys,
+            batch_size=None,  # a worker makes single entries
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            prefetch_factor=ahead,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # else each start would shift torch's global generator
+        )
+
+        def image_of(process: int) -> str | None:
+            index = now_reading.by(process)
+            return None if index is None else str(self.dataset.entries[index].get("file_name", index))
+
+        return watched(loader, image_of)
+
+
+class TrainLoader(AccountedLoader):
+    """Endless batches, as many entries each; see `build_train_loader`."""
+
+    def __init__(self, dataset: ReadEntries, sampler: Sampler | None, groups: np.ndarray, *sizes):
+        super().__init__(dataset, *sizes)
+        self.sampler, self.groups = sampler, groups
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return self.batches(0, comm.shared_random_seed())
+
+    def batches(self, start: int, seed: int) -> Iterator[list[dict]]:
+        """This process's batches from number `start` on: a function of the sampler, `seed` and the number."""
+        sampler = self.sampler or TrainingSampler(len(self.dataset), seed=seed)
+        rank, processes = comm.get_rank(), comm.get_world_size()  # a sampler gives this process's share
+        keys = ((seed, rank + number * processes, int(index)) for number, index in enumerate(sampler))
+        return self.read(itertools.islice(self._grouped(keys), start, None))
+
+    def _grouped(self, keys: Iterator[Key]) -> Iterator[list[Key]]:
+        """Batches of images of one group each."""
+        waiting = {}
+        for key in keys:
+            batch = waiting.setdefault(self.groups[key[-1]], [])
+            batch.append(key)
+            if len(batch) == self.batch_size:
+                yield batch[:]
+                batch.clear()
+
+
+class EvaluationLoader(AccountedLoader):
+    """Each entry of the sampler once."""
+
+    def __init__(self, dataset: ReadEntries, sampler: Sampler, *sizes):
+        super().__init__(dataset, *sizes)
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return self.read([int(index)] for index in self.sampler)
 
 
 def build_train_loader(
@@ -82,21 +159,19 @@ def build_train_loader(
     aspect_ratio_grouping: bool = True,
     num_workers: Workers = 0,
     max_broken: Share = MAX_BROKEN,
-) -> AccountedLoader:
-    """`build_detection_train_loader` that goes on without broken images.
+) -> TrainLoader:
+    """As `build_detection_train_loader`; it goes on without broken images, and from any batch on.
 
     Args:
+        sampler: gives the images' order, each time the same; None: shuffled epochs, a function of the seed.
         max_broken: the share of the images that may be broken; see `BrokenImages`.
     """
-    loader = build_detection_train_loader(
-        ReadEntries(DatasetFromList(dataset, copy=False), mapper, substitute=True),
-        mapper=None,
-        sampler=sampler,
-        total_batch_size=total_batch_size,
-        aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=num_workers,
-    )
-    return AccountedLoader(loader, len(dataset), max_broken)
+    processes = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % processes:
+        raise UserError(f"dataloader.train.total_batch_size: {total_batch_size} images for {processes} processes")
+    wide = [aspect_ratio_grouping and entry.get("width", 0) > entry.get("height", 0) for entry in dataset]
+    entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)
+    return TrainLoader(entries, sampler, np.array(wide), total_batch_size // processes, num_workers, max_broken)
 
 
 def build_test_loader(
@@ -107,13 +182,11 @@ def build_test_loader(
     batch_size: BatchSize = 1,
     num_workers: Workers = 0,
     max_broken: Share = MAX_BROKEN,
-) -> AccountedLoader:
+) -> EvaluationLoader:
     """`build_detection_test_loader` that leaves broken images out; what they show then counts as not found."""
-    loader = build_detection_test_loader(
-        ReadEntries(DatasetFromList(dataset, copy=False), mapper, substitute=False),
-        mapper=None,
-        sampler=sampler,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
-    return AccountedLoader(loader, len(dataset), max_broken)
+    entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)
+    return EvaluationLoader(entries, sampler or InferenceSampler(len(dataset)), batch_size, num_workers, max_broken)
+
+
+def _as_it_is(entry):
+    return entry

@@ -16,6 +16,7 @@ from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.outputs import open_output
+from pretrain.parent import with_parent
 
 RECORD = "stages.json"
 
@@ -96,7 +97,7 @@ class Chain:
         print(f"== {stage.name}\n$ python {shlex.join(stage.command)}", flush=True)
         self._note(stage, None)
         start, last = time.monotonic(), ""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **stage.environment}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **with_parent(), **stage.environment}
         with open(self._log(stage), "a") as log:
             process = subprocess.Popen(
                 [sys.executable, *stage.command],

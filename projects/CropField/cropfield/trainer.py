@@ -1,14 +1,17 @@
 """Detectron2's simple trainer with gradient accumulation, mixed precision on any device, and an orderly early end."""
 
 import logging
+import sys
 import time
 from contextlib import nullcontext
 
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import SimpleTrainer, TrainerBase
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
+from cropfield.random_numbers import seed_step
+from pretrain.engine.checkpoint import load_optimizer
 from pretrain.engine.first_step import tells_of_first_step
 
 logger = logging.getLogger(__name__)
@@ -24,11 +27,20 @@ class DetectionTrainer(SimpleTrainer):
     Args:
         accumulate: passes a step; each takes one batch of `data_loader`.
         precision: autocast type of the forward pass, or None for float32. float16 scales its gradients.
+        seed: with a loader that has `batches`, everything random is then a function of it and the step; None: not.
     """
 
-    def __init__(self, model, data_loader, optimizer, accumulate: int = 1, precision: torch.dtype | None = None):
+    def __init__(
+        self,
+        model,
+        data_loader,
+        optimizer,
+        accumulate: int = 1,
+        precision: torch.dtype | None = None,
+        seed: int | None = None,
+    ):
         super().__init__(model, data_loader, optimizer)
-        self.accumulate, self.precision = accumulate, precision
+        self.accumulate, self.precision, self.seed = accumulate, precision, seed
         self.device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == torch.float16)
         self.batch_files: list[str] = []  # of the step under way, for messages
@@ -39,6 +51,8 @@ class DetectionTrainer(SimpleTrainer):
         return self.data_loader
 
     def run_step(self) -> None:
+        if self.seed is not None:
+            seed_step(self.seed, self.iter)
         self.optimizer.zero_grad()
         self.batch_files, means, waited = [], {}, 0.0
         for left in reversed(range(self.accumulate)):
@@ -49,9 +63,18 @@ class DetectionTrainer(SimpleTrainer):
             for name, loss in self.one_pass(batch, last=left == 0).items():
                 means[name] = means.get(name, 0.0) + loss.detach() / self.accumulate
         self.after_backward()
-        self._write_metrics(means, waited)  # raises, before the step, where a loss is not finite
+        self.write_metrics(means, waited, self.iter)  # raises, before the step, where a loss is not finite
+        self.check_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def check_gradients(self) -> None:
+        """Raise FloatingPointError, before the step, where one is not finite; float16's scaler skips such a step."""
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.scaler.is_enabled() or not gradients:
+            return
+        if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+            raise FloatingPointError(f"The gradient became infinite or NaN at iteration={self.iter}!")
 
     def one_pass(self, batch: list[dict], last: bool) -> dict[str, torch.Tensor]:
         """Forward and backward; processes exchange gradients only in the last pass of a step."""
@@ -67,6 +90,8 @@ class DetectionTrainer(SimpleTrainer):
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
+        if self.seed is not None and hasattr(self.data_loader, "batches"):
+            self._data_loader_iter_obj = self.data_loader.batches(start_iter * self.accumulate, self.seed)
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
@@ -75,16 +100,28 @@ class DetectionTrainer(SimpleTrainer):
                     self.run_step()
                     self.after_step()
                     self.iter += 1
+            except BaseException:
+                self.max_iter = sys.maxsize  # what hooks do at the end of a training is not to be done now
+                raise
             finally:
+                self.end_loading()
                 self.after_train()
+
+    def end_loading(self) -> None:
+        """End the loader's workers."""
+        close = getattr(self._data_loader_iter_obj, "close", lambda: None)
+        close()
+        self._data_loader_iter_obj = None
 
     def stop(self) -> None:
         """Make the step under way the last one: what is done after the last step is done."""
         self.max_iter = self.iter + 1
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"grad_scaler": self.scaler.state_dict()}
+        return super().state_dict() | {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
+        """Raises ValueError where it is of another optimizer. The seed stays this trainer's."""
+        TrainerBase.load_state_dict(self, state_dict)
+        load_optimizer(self.optimizer, state_dict["optimizer"])
         self.scaler.load_state_dict(state_dict.get("grad_scaler", {}) if self.scaler.is_enabled() else {})

@@ -17,6 +17,7 @@ from torch import nn
 
 from cropfield.forms import Detection
 from cropfield.schedule import BatchRule
+from cropfield.sizes import check_sizes
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
 from pretrain.engine.lazy_config import build, reason
@@ -60,6 +61,7 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
 def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None:
     """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again."""
     mapper = build(cfg, f"dataloader.{part}.mapper")
+    check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
     with _told(f"dataloader.{part}.mapper"):
         image = mapper(entry)
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16"))
