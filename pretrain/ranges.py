@@ -29,7 +29,7 @@ class Range:
 
 
 Whole = Annotated[int, Range(0, 2**53)]  # also a period that 0 turns off
-Count = Annotated[int, Range(1, 2**53)]  # also a period that cannot be turned off
+Count = Annotated[int, Range(1, 2**63)]  # also a period that cannot be turned off
 Layers = Annotated[int, Range(1, 1000)]
 Width = Annotated[int, Range(1, 2**16)]  # channels
 Pixels = Annotated[int, Range(1, 2**14)]  # a side
