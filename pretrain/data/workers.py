@@ -90,6 +90,8 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     sentinels = [worker.sentinel for worker in workers]
 
     def interrupt(*caught) -> None:
+        if getattr(batches, "_shutdown", False):
+            return  # torch ends the workers, after the last batch
         if connection.wait(sentinels, timeout=0):  # never the exit code: asking for it may be what was interrupted
             if caught:  # by a signal: once is enough, and what follows is not to be interrupted
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
