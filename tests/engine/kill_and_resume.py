@@ -176,6 +176,7 @@ def run(kind: Pretraining, overrides: list[str], output: Path, step, slow_from: 
     From step `slow_from` on it pauses before steps and inside saves, so that a kill does not come too late.
     """
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background has switched off
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
     if not verbose:
         for stream in (1, 2):
