@@ -20,7 +20,7 @@ ALLOWED = {
     "stop": ({"pretrain", "stop"}, False),
     "lab": ({"pretrain", "cropfield", "stop", "lab"}, True),
 }
-GROUND = {"pretrain", "pretrain.errors", "pretrain.files"}
+GROUND = {"pretrain", "pretrain.errors", "pretrain.files", "pretrain.parent"}
 EXTERNAL = ("detectron2",)
 
 
