@@ -1,6 +1,8 @@
 """Errors that are the user's to mend: one sentence each, no traceback."""
 
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +17,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit with its code.
 
     A `UserError` becomes `error: ...` on stderr and exit code 2, Ctrl-C `interrupted` and 130, as shells report it.
+    With CROPFIELD_TRACEBACK=1 in the environment it shows where the error came from as well.
     A command that a chain started ends with it (`pretrain.parent`).
     """
     end_with_parent()
@@ -22,6 +25,8 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
+        if os.environ.get("CROPFIELD_TRACEBACK"):
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
