@@ -10,7 +10,20 @@ from pretrain.parent import end_with_parent
 
 
 class UserError(Exception):
-    """Bad input. The message says what is wrong, where, and what to do about it."""
+    r"""Bad input. The message says what is wrong, where, and what to do about it.
+
+    It is printed as one line: line breaks and what else is not printable in a file's name come out as \n and the like.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""A byte of a name that is not UTF-8 as \xff, the others as Python writes them."""
+    number = ord(character) - 0xDC00
+    return f"\\x{number:02x}" if 0x80 <= number <= 0xFF else ascii(character)[1:-1]
 
 
 def run_main(main: Callable[[], int | None]) -> None:

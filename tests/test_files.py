@@ -1,15 +1,19 @@
 import errno
 import json
 import os
+import random
 import resource
 import zipfile
 from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pretrain.errors import UserError
 from pretrain.files import (
+    CHECKSUM,
     read_tensors,
     read_torch_file,
     remove_drafts,
@@ -140,3 +144,49 @@ def test_a_small_file_takes_no_large_memory(tmp_path, name):
     for read in (read_torch_file, read_tensors):
         with pytest.raises(UserError, match=r"x\.pth is truncated or no checkpoint"):
             read(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, suffix):
+    tensors = {"w": torch.randn(9, 7), "half": torch.randn(5).bfloat16(), "n": torch.tensor(3)}
+    path = tmp_path / f"file{suffix}"
+    write_backbone(path, tensors, {"num_heads": "3"})
+    good, (right, facts) = path.read_bytes(), read_tensors(path)
+    assert facts == {"num_heads": "3"}
+    draw, noticed = random.Random(0), 0
+    for _ in range(400):
+        bad, place = bytearray(good), draw.randrange(8 * len(good))
+        bad[place // 8] ^= 1 << place % 8
+        path.write_bytes(bad)
+        try:
+            found, metadata = read_tensors(path)
+        except UserError:
+            noticed += 1
+            continue
+        assert facts.items() <= metadata.items() and all(
+            torch.equal(found[name], value) for name, value in right.items()
+        )
+    assert noticed > 100  # the rest fell into padding
+
+
+def test_files_without_checksums_load(tmp_path):
+    state = {"model": {"w": torch.ones(3)}}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "none.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    save_file(state["model"], tmp_path / "none.safetensors", {"depth": "1"})
+    for name in ("old.pth", "none.pth", "none.safetensors"):
+        assert read_tensors(tmp_path / name)[0].popitem()[1].tolist() == [1, 1, 1]
+
+
+def test_a_safetensors_file_that_was_changed_says_so(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    write_backbone(path, {"w": torch.ones(3)}, {"depth": "1"})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({"w": torch.zeros(3)}, path, metadata)
+    with pytest.raises(UserError, match=f"does not fit its checksum.*or take {CHECKSUM} out of its metadata"):
+        read_tensors(path)

@@ -90,6 +90,8 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     sentinels = [worker.sentinel for worker in workers]
 
     def interrupt(*caught) -> None:
+        if getattr(batches, "_shutdown", False):
+            return  # torch ends the workers, after the last batch
         if connection.wait(sentinels, timeout=0):  # never the exit code: asking for it may be what was interrupted
             if caught:  # by a signal: once is enough, and what follows is not to be interrupted
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -131,8 +133,8 @@ def _exhausted(error: Exception) -> int | None:
     """The number in `EXHAUSTED` of an error, which torch wraps in a RuntimeError."""
     text = str(error)
     number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"(?:shared memory|[Ee]rrno|open).*?[\[(](\d+)[\])]", text)):
-        number = int(found[1])
+    if number is None and (found := re.search(r"\[Errno (\d+)\]|shared memory.*\((\d+)\)", text)):
+        number = int(found[1] or found[2])
     if "received 0 items of ancdata" in text:  # a file descriptor that did not fit into this process
         number = errno.EMFILE
     return number if number in EXHAUSTED else None

@@ -1,10 +1,17 @@
 """One way to read an image: the detector's loaders beside pretraining's decoder, and their account of broken images."""
 
+import itertools
 import json
+import os
+import random
+import signal
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import transforms as T
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -119,3 +126,86 @@ def test_the_entries_of_a_dataset_stay_as_they_are(tmp_path):
     before = json.dumps(entry)
     mapper(True)(entry)
     assert json.dumps(entry) == before
+
+
+AUGMENTATIONS = (T.RandomFlip(), T.ResizeScale(0.5, 2.0, 12, 12), T.FixedSizeCrop((12, 12)))
+
+
+def train_loader(folder, workers=0, **options):
+    """Of six readable images and a broken one."""
+    return build_train_loader(
+        entries(folder, 7, broken=[4]), mapper=mapper(True, augmentations=AUGMENTATIONS), total_batch_size=4,
+        num_workers=workers, **options,
+    )  # fmt: skip
+
+
+def taken(batches, count: int) -> list:
+    """Names, pixels and boxes of the next batches."""
+    return [
+        [(entry["file_name"], entry["image"].tolist(), entry["instances"].gt_boxes.tensor.tolist()) for entry in batch]
+        for batch in itertools.islice(batches, count)
+    ]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_batches_are_a_function_of_seed_and_number(tmp_path, grouped):
+    """Order, substitutes of broken images and augmentations, with any number of workers, from any batch on."""
+    make = partial(train_loader, tmp_path, aspect_ratio_grouping=grouped)
+    straight = taken(make().batches(0, seed=3), 9)
+    assert taken(make(workers=2).batches(5, seed=3), 4) == straight[5:]
+    assert taken(make().batches(8, seed=3), 1) == straight[8:]
+    assert taken(make().batches(0, seed=4), 9) != straight
+    crops = {str(crop) for batch in straight for crop in batch}
+    assert len(crops) > 30  # of 36: another augmentation each time, and small images have few
+
+
+def test_reading_leaves_the_global_generators_alone(tmp_path):
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = state()
+    taken(train_loader(tmp_path).batches(0, seed=3), 2)
+    assert state() == before
+
+
+def test_a_sampler_keeps_its_statistics(tmp_path):
+    """Shuffled epochs; an image three times in each where a repeat factor says so."""
+    data = entries(tmp_path, 8)
+    default = build_train_loader(data, mapper=mapper(True), total_batch_size=4, aspect_ratio_grouping=False)
+    names = [name for batch in taken(default.batches(0, seed=3), 4) for name, *_ in batch]
+    assert sorted(names[:8]) == sorted(names[8:]) == sorted(entry["file_name"] for entry in data)
+    assert names[:8] != names[8:]
+    often = RepeatFactorTrainingSampler(torch.tensor([3.0] + [1.0] * 5), seed=1)
+    loader = build_train_loader(
+        data[:6], mapper=mapper(True), total_batch_size=4, sampler=often, aspect_ratio_grouping=False
+    )
+    names = [name for batch in taken(loader.batches(0, seed=3), 4) for name, *_ in batch]
+    assert names.count(data[0]["file_name"]) == 6 and all(names.count(e["file_name"]) == 2 for e in data[1:6])
+
+
+def test_wide_images_share_batches(tmp_path):
+    data = [entry | {"height": 16, "width": 24 if n % 3 else 16} for n, entry in enumerate(entries(tmp_path, 6))]
+    loader = build_train_loader(data, mapper=lambda entry: entry | {"image": 0}, total_batch_size=2)
+    widths = [[entry["width"] for entry in batch] for batch in itertools.islice(loader.batches(0, seed=0), 30)]
+    assert all(len(set(batch)) == 1 for batch in widths) and len({batch[0] for batch in widths}) == 2
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_killed_worker_is_one_sentence(tmp_path, train):
+    data = entries(tmp_path)
+
+    def deadly(entry):
+        if entry["image_id"] == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return entry | {"image": 0}
+
+    loader = build_train_loader(data, mapper=deadly, total_batch_size=2, num_workers=1) if train else None
+    loader = loader or build_test_loader(data, mapper=deadly, num_workers=1)
+    with pytest.raises(UserError, match=r"was killed by SIGKILL at image .*7\.png"):
+        for _ in zip(range(20), loader, strict=False):
+            pass
+
+
+def test_a_batch_that_processes_cannot_share_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="total_batch_size: 0 images for 1 processes"):
+        build_train_loader(entries(tmp_path, 2), mapper=mapper(True), total_batch_size=0)

@@ -1,18 +1,32 @@
 """Steps of several passes, averaged weights, early ends, checkpoints that are whole."""
 
+import itertools
+import random
+import signal
 from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import hooks
 from detectron2.evaluation import COCOEvaluator
 from torch import nn
 
-from cropfield.checkpoint import AtomicCheckpointer
-from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, check_best_metric
+from cropfield.checkpoint import AtomicCheckpointer, last_file
+from cropfield.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    ModelEMA,
+    PeriodicCheckpointer,
+    Stoppable,
+    check_best_metric,
+)
 from cropfield.schedule import passes
 from cropfield.trainer import DetectionTrainer
+from pretrain.engine.signals import StopOnSignal
 from pretrain.errors import UserError
+from pretrain.files import read_torch_file
 
 
 class Regression(nn.Module):
@@ -71,6 +85,146 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken():
     with pytest.raises(FloatingPointError):
         trainer.train(0, 5)
     assert torch.equal(trainer.model.linear.weight, before) and trainer.batch_files == ["0.jpg", "1.jpg"]
+
+
+def test_a_step_whose_gradient_is_not_finite_is_not_taken():
+    trainer = trainer_of([samples(2)])
+    trainer.model.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = trainer.model.linear.weight.clone()
+    with pytest.raises(FloatingPointError, match="gradient became infinite or NaN at iteration=0"):
+        trainer.train(0, 5)
+    assert torch.equal(trainer.model.linear.weight, before)
+
+
+class Drawn:
+    """A loader of which each batch is a function of the seed and its number."""
+
+    def batches(self, start: int, seed: int):
+        for number in itertools.count(start):
+            generator = torch.Generator().manual_seed(1000 * seed + number)
+            yield [{"x": torch.randn(3, generator=generator), "y": torch.ones(1)} for _ in range(2)]
+
+
+class Noisy(Regression):
+    """Draws from every global generator."""
+
+    def forward(self, batch):
+        noise = torch.rand(1) + random.random() + np.random.rand()
+        return {name: loss * noise.item() for name, loss in super().forward(batch).items()}
+
+
+def noisy_trainer(folder, seed: int):
+    torch.manual_seed(0)
+    model = Noisy()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    trainer = DetectionTrainer(model, Drawn(), optimizer, accumulate=2, seed=seed)
+    ema = ModelEMA(model, 0.9)
+    checkpointer = AtomicCheckpointer(model, str(folder), trainer=trainer, ema=ema.averaged)
+    periodic = PeriodicCheckpointer(checkpointer, period=100, max_to_keep=2)
+    trainer.register_hooks([ema, periodic])
+    return trainer, checkpointer, periodic
+
+
+@pytest.mark.parametrize("cuts", [[1], [2, 3], [1, 2, 3, 4, 5, 6]])
+def test_a_resumed_training_ends_in_the_same_bits(tmp_path, cuts):
+    straight, *_ = noisy_trainer(tmp_path / "straight", 3)
+    straight.train(0, 7)
+    for cut in [*cuts, 7]:
+        torch.rand(cut), random.random()  # what came before in the process has no say
+        trainer, checkpointer, periodic = noisy_trainer(tmp_path / "cut", 3)
+        if last_file(tmp_path / "cut"):
+            checkpointer.resume()
+        trainer.train(trainer.iter + 1 if cut != cuts[0] else 0, cut)
+        (tmp_path / "cut" / "model_final.pth").rename(tmp_path / "cut" / "final.pth")
+        trainer.iter = cut - 1
+        periodic.stop(cut)
+    ends = [read_torch_file(tmp_path / name) for name in ("straight/model_final.pth", "cut/model_0000006.pth")]
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
+    other, *_ = noisy_trainer(tmp_path / "other", 4)
+    other.train(0, 7)
+    assert not torch.equal(other.model.linear.weight, straight.model.linear.weight)
+
+
+def test_what_earlier_parts_of_a_run_left_counts_as_well(tmp_path):
+    for _ in range(3):
+        trainer, checkpointer, periodic = noisy_trainer(tmp_path, 3)
+        periodic.period = 1
+        if last_file(tmp_path):
+            checkpointer.resume()
+        start = trainer.iter + 1 if last_file(tmp_path) else 0
+        trainer.train(start, start + 2)
+    assert sorted(path.name for path in tmp_path.glob("model_0*.pth")) == ["model_0000004.pth", "model_0000005.pth"]
+
+
+def test_broken_weights_never_replace_good_ones(tmp_path):
+    trainer, checkpointer, _ = noisy_trainer(tmp_path, 3)
+    trainer.train(0, 2)
+    good = (tmp_path / "model_final.pth").read_bytes()
+    for part in (trainer.model, checkpointer.checkpointables["ema"].module):
+        with torch.no_grad():
+            part.linear.bias.fill_(float("nan"))
+        with pytest.raises(UserError, match="after 3 steps .*linear.bias is not finite .*from before are good"):
+            checkpointer.save("model_final", iteration=2)
+        with torch.no_grad():
+            part.linear.bias.fill_(0)
+    assert (tmp_path / "model_final.pth").read_bytes() == good
+
+
+def other_state(folder, change):
+    path = folder / "model_final.pth"
+    state = read_torch_file(path)
+    change(state)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state["model"].update({"linear.weight": torch.zeros(2, 3)}), r"is \(2, 3\) in .* and \(1, 3\)"),
+        (lambda state: state["model"].pop("linear.bias"), "linear.bias is absent in the file"),
+        (lambda state: state["model"].update(more=torch.zeros(1)), r"more is \(1,\) in the file and absent"),
+        (lambda state: state.pop("ema"), "no averaged weights"),
+        (lambda state: state.pop("trainer"), "it has no trainer"),
+        (lambda state: state.update(model=None), "holds no detector"),
+        (lambda state: state["trainer"].update(iteration=-1), "number of steps is -1"),
+        (lambda state: state["trainer"]["optimizer"].update(state={0: {"exp_avg": torch.zeros(9)}}), "does not fit"),
+        (lambda state: state["trainer"].pop("optimizer"), "cannot be resumed"),
+    ],
+)  # fmt: skip
+def test_the_state_of_another_run_is_a_sentence(tmp_path, change, words):
+    noisy_trainer(tmp_path, 3)[0].train(0, 1)
+    other_state(tmp_path, change)
+    with pytest.raises(UserError, match=words):
+        noisy_trainer(tmp_path, 3)[1].resume()
+
+
+@pytest.mark.parametrize("text", ["", "gone.pth", "../model_final.pth", "\xff\x00"])
+def test_what_last_checkpoint_names_lies_beside_it(tmp_path, text):
+    (tmp_path / "last_checkpoint").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="no such file lies beside it"):
+        last_file(tmp_path)
+
+
+def test_a_run_that_stopped_early_does_not_go_on(tmp_path):
+    trainer = trainer_of([samples(2)] * 10)
+    stopping = EarlyStopping("bbox/AP", patience=2)
+    stopping.load_state_dict({"best": 5.0, "waited": 2})
+    trainer.register_hooks([measured([9.0] * 10), stopping])
+    trainer.train(4, 10)
+    assert trainer.iter == trainer.max_iter == 4
+
+
+def test_a_signal_ends_the_last_evaluation_and_no_other():
+    for step, expected in ((3, 4), (10, 1)):
+        stop = StopOnSignal(lambda done: None)
+        stop.trainer, stop.received = SimpleNamespace(iter=step, max_iter=10), signal.SIGTERM
+        seen = []
+        try:
+            seen += Stoppable([1, 2, 3, 4], stop)
+        except SystemExit as left:
+            assert left.code == 75 and step == 10
+        assert len(seen) == (4 if expected == 4 else 0)
 
 
 def test_the_average_is_the_formulas():

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import time
@@ -10,11 +11,13 @@ from multiprocessing.synchronize import Event
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.masks import CropMasks
+from pretrain.data.workers import start_worker, watched
 from pretrain.errors import UserError
 
 
@@ -119,4 +122,64 @@ def test_a_worker_killed_while_it_holds_a_lock_does_not_hang_the_main_process(no
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     assert not hangs
+    assert not multiprocessing.active_children()
+
+
+class Exhausted(Deadly):
+    """A system that runs out of something at image 5, where its batch is made or where it is sent."""
+
+    def __init__(self, error: Exception, sent: bool):
+        super().__init__(5, 0)
+        self.error, self.sent = error, sent
+
+    def load(self, index, min_pixels=None):
+        if index == self.deadly and not self.sent:
+            raise self.error
+        return np.full((20, 30, 3), index, dtype=np.uint8)
+
+    def name(self, index):
+        return f"{index}.jpg"
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"),
+            r"shared memory is full .*--shm-size",
+        ),
+        (
+            RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)"),
+            r"too many files are open .*ulimit -n",
+        ),
+        (OSError(24, "Too many open files"), "too many files are open"),
+    ],
+)
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_the_system_has_run_out_of_is_one_sentence(monkeypatch, error, words, sent):
+    """Torch raises such errors in a worker; in the thread that sends a batch they would only be printed."""
+
+    def fail(*args):
+        raise error
+
+    def start(worker):
+        start_worker(worker)
+        multiprocessing.queues._ForkingPickler.dumps = fail
+
+    if sent:
+        monkeypatch.setattr("pretrain.data.batches.start_worker", start)
+    with pytest.raises(UserError, match=f"{words}.*num_workers.*--resume"):
+        for _ in zip(range(8), batches(Exhausted(error, sent), 2), strict=False):
+            pass
+
+
+def test_another_error_in_a_worker_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="Original Traceback"):
+        for _ in zip(range(8), batches(Exhausted(RuntimeError("a bug (3)"), False), 1), strict=False):
+            pass
+
+
+def test_workers_that_have_read_everything_are_no_dead_ones():
+    for _ in range(5):
+        assert len(list(watched(DataLoader(range(20), num_workers=2), lambda process: None))) == 20
     assert not multiprocessing.active_children()

@@ -175,6 +175,7 @@ def run(kind: Pretraining, overrides: list[str], output: Path, step, slow_from: 
 
     From step `slow_from` on it pauses before steps and inside saves, so that a kill does not come too late.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background has switched off
     os.setsid()
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
     if not verbose:
@@ -213,6 +214,7 @@ class Killer:
         arguments = (self.kind, self.overrides, self.output, self.step, slow_from, self.verbose)
         self.process = self.fork.Process(target=run, args=arguments)
         self.process.start()
+        self.until(lambda: os.getpgid(self.process.pid) == self.process.pid)  # from here on a kill meets it
 
     def finish(self) -> int:
         """Wait for the process; its exit code."""

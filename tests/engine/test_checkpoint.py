@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore
+from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore, training_state
 from pretrain.errors import UserError
 from pretrain.files import write_torch_file
 
@@ -74,3 +74,64 @@ def test_one_step_is_saved_once(tmp_path, monkeypatch):
     assert (tmp_path / "last.pth").stat().st_ino == written
     hook.save(6)
     assert (tmp_path / "last.pth").stat().st_ino != written
+
+
+def trained(path) -> tuple[torch.nn.Module, torch.optim.Optimizer, dict]:
+    """A model after a step, its optimizer, and the state that was written to `path`."""
+    model = Method(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = training_state(model, optimizer, 1)
+    write_torch_file(path, state)
+    return model, optimizer, state
+
+
+def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path):
+    model, optimizer, _ = trained(tmp_path / "last.pth")
+    hook = PeriodicCheckpoint(tmp_path, model, optimizer, period=1)
+    good = (tmp_path / "last.pth").read_bytes()
+    for tensor, name in ((model.bias, "model.bias"), (optimizer.state[model.weight]["exp_avg_sq"], "exp_avg_sq")):
+        former = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.view(-1)[1] = float("inf")
+        with pytest.raises(UserError, match=f"after 2 steps .*{name} is not finite .*from before are good"):
+            hook.save(2)
+        with torch.no_grad():
+            tensor.copy_(former)
+        assert (tmp_path / "last.pth").read_bytes() == good
+    hook.save(2)
+    assert load_checkpoint(tmp_path / "last.pth")["iteration"] == 2
+
+
+CHANGES = {
+    "iteration": [-1, None, "3", 2.5, True, 2**60],
+    "model": [None, [], {"weight": 1}],
+    "optimizer": [None, {}, {"state": {}, "param_groups": None}, {"state": {9: {}}, "param_groups": []}],
+    "rng": [None, [], [None], [{}], [{"cpu": torch.zeros(3)}], {"cpu": 1}],
+}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key in CHANGES for value in CHANGES[key]])
+def test_a_state_of_nonsense_is_a_sentence(tmp_path, key, value):
+    path = tmp_path / "last.pth"
+    model, optimizer, state = trained(path)
+    write_torch_file(path, state | {key: value})
+    if key == "rng" and value == []:
+        return  # of no process: drawn anew, and said so
+    with pytest.raises(UserError, match="last.pth"):
+        restore(path, model, optimizer)
+
+
+def test_the_state_of_another_optimizer_is_a_sentence(tmp_path):
+    """Fused steps would read past the end of a tensor of another shape."""
+    path = tmp_path / "last.pth"
+    model, optimizer, state = trained(path)
+    with pytest.raises(UserError, match="another kind of optimizer"):
+        restore(path, model, torch.optim.SGD(model.parameters(), lr=1))
+    with pytest.raises(UserError, match="other groups of parameters"):
+        restore(path, model, torch.optim.AdamW([{"params": [p]} for p in model.parameters()]))
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
+    write_torch_file(path, state)
+    with pytest.raises(UserError, match=r"exp_avg of parameter 0 in its optimizer does not fit \(2, 2\)"):
+        restore(path, model, optimizer)

@@ -16,6 +16,7 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.import_early()
+    module.tool("lazyconfig_train_net")
     return module
 
 
@@ -31,6 +32,18 @@ def test_killed_and_stopped_runs_end_in_the_bits_of_an_undisturbed_one(script, t
     killer.kill(3, signal.SIGTERM, in_save=False)
     killer.kill(5, signal.SIGINT, in_save=True)
     assert killer.landed
+    assert script.check_equal(straight, killer.run_to_the_end()) > 100
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA does not outlive a fork: run this file on its own")
+def test_a_killed_and_a_stopped_detector_end_in_the_bits_of_an_undisturbed_one(script, tmp_path):
+    kind = script.KINDS["detector"]
+    overrides = [*kind.overrides(script.noise(tmp_path / "images"), 4, 0), *kind.small]
+    straight = script.Killer(overrides, tmp_path / "straight", kind=kind).run_to_the_end()
+    killer = script.Killer([*overrides, *kind.killed], tmp_path / "killed", kind=kind)
+    killer.kill(1, signal.SIGKILL, in_save=True)
+    killer.kill(2, signal.SIGTERM, in_save=False)
+    assert killer.landed == 2 and killer.done >= 1
     assert script.check_equal(straight, killer.run_to_the_end()) > 100
 
 
