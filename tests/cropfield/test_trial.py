@@ -53,7 +53,7 @@ def test_a_good_config_gives_its_model_back(dataset):
         ("model.backbone.net.patch_size=7", "^model"),
         ("model.roi_heads.box_pooler.output_size=0", r"^model\.roi_heads"),
         ("model.proposal_generator.anchor_generator.strides=[8,8]", r"^model\.proposal_generator"),
-        ("dataloader.train.mapper.augmentations.1.min_scale=-1", r"^dataloader.train.*min_scale is -1; give a number above"),
+        ("dataloader.train.mapper.augmentations.1.min_scale=-1", "min_scale is -1; give a number above"),
         ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.*short_edge_length is -1"),
     ],
 )  # fmt: skip
