@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 
+SHARING = 8  # times a file's size: what its tensors may have in all, where some are the same
+MAX_CONTAINERS, MAX_VALUES = 100_000, 10_000_000  # of a checkpoint
 CHECKSUM = "crc32"  # in the metadata of a `.safetensors` file; torch's files have one of each record
 
 
@@ -74,14 +76,17 @@ def read_torch_file(path: str | Path):
     """What `torch.save` wrote, on the CPU; only tensors and plain values are accepted.
 
     Raises:
-        UserError: the file is absent, damaged (also by a single bit), no torch file, or would run code on loading.
+        UserError: the file is absent, damaged (also by a single bit), no torch file, would run code on loading, or
+            would take more memory than its size.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the path")
     try:
         _check_records(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_extent(content, path.stat().st_size)
+        return content
     except pickle.UnpicklingError as error:
         reason = "it could run code" if "weights_only" in str(error).lower() else "it is damaged"
         raise UserError(
@@ -90,6 +95,26 @@ def read_torch_file(path: str | Path):
     except Exception as error:  # damaged bytes raise whatever the reader stumbles on
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is truncated or no checkpoint ({reason}); copy it again") from None
+
+
+def _check_extent(content, size: int) -> None:
+    """Raise ValueError where `content`, of a file of `size` bytes, would take far more memory when it is used: a stride
+    of 0 makes any number of elements of one, a dictionary may hold another many times, and that one again."""
+    rest, containers, total = [content], 0, 0
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu":
+                raise ValueError(f"it holds a tensor that is {value.layout} on {value.device}, not plain numbers")
+            extent = value.numel() * value.element_size()
+            total += extent
+            if extent > value.untyped_storage().nbytes() or total > SHARING * size:
+                raise ValueError(f"its tensors have {total:,} bytes, and the file {size:,}")
+        elif isinstance(value, dict | list | tuple | set):
+            containers += 1
+            rest += value.values() if isinstance(value, dict) else value
+            if containers > MAX_CONTAINERS or len(rest) > MAX_VALUES:
+                raise ValueError("its dictionaries and lists hold each other too often")
 
 
 def _check_records(path: Path) -> None:
@@ -132,7 +157,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     state = dict(_flatten(content)) if isinstance(content, dict) else {}
     if not state:
         raise UserError(f"{path} holds no tensors by name: it is no checkpoint of a model")
-    return state, content.get("metadata", {})
+    metadata = content.get("metadata")
+    return state, metadata if isinstance(metadata, dict) else {}
 
 
 def _flatten(content: dict, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

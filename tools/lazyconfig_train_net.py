@@ -51,6 +51,7 @@ from cropfield.hooks import (
 )
 from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
+from cropfield.sizes import check_sizes
 from cropfield.trainer import DetectionTrainer
 from cropfield.weights import load_weights
 from pretrain.data.broken import BrokenImages, summarize
@@ -125,13 +126,14 @@ def check(cfg, args) -> None:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
         check_can_be_evaluated(cfg.dataset.val_json)
     if not args.eval_only:
-        instantiate(cfg.dataloader.train.mapper)
         count_passes(cfg, args.num_gpus * args.num_machines)
     evaluator = instantiate(cfg.dataloader.evaluator)
     model, known = instantiate(cfg.model), dataset_categories(cfg, args.eval_only)
     if not args.eval_only:
         check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
+    for part in ("test",) if args.eval_only else ("train", "test"):
+        check_sizes(model, instantiate(cfg.dataloader[part].mapper).augmentations, f"dataloader.{part}.mapper")
     if args.resume and not args.eval_only:
         check_resume(cfg, args, model, known)
     if cfg.train.init_checkpoint:

@@ -28,6 +28,7 @@ from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
 from cropfield.mapper import in_format
 from cropfield.media import Medium, Picture, find_media, frames
+from cropfield.sizes import check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.broken import printable, summarize
 from pretrain.data.decode import BrokenImage
@@ -69,6 +70,7 @@ class Detector:
             )
         load_weights(self.model, weights, whole=True)
         mapper = instantiate(cfg.dataloader.test.mapper)
+        check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
         self.threshold = threshold
 

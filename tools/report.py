@@ -34,9 +34,14 @@ def main() -> None:
         raise UserError(f"{args.folder} is not a folder; give the output folder of a run, such as outputs/demo")
     from lab.finished_runs import rebuild_pretraining
     from lab.report.build import write_report
+    from lab.report.run_files import Notes
 
-    pretraining = rebuild_pretraining(args.folder / "pretrain", args.images)
-    print(write_report(args.folder, pretraining, args.val_json, args.val_images))
+    notes = Notes()
+    pretraining = notes.attempt(
+        "pictures of the pretraining", lambda: rebuild_pretraining(args.folder / "pretrain", args.images)
+    )
+    path = write_report(args.folder, pretraining, args.val_json, args.val_images, notes)
+    print(*(f"left out: {note}" for note in notes), path, sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tin
     dataset.train_json=... dataset.train_images=... dataset.val_json=... dataset.val_images=...
 """
 
-import detectron2.data.transforms as T
-from detectron2.config import LazyCall as L
-
 from cropfield.autocast import BFloat16RCNN
-from cropfield.mapper import ResizeScale, ResizeShortestEdge
 from pretrain.engine.devices import bf16_pays
 
 from ..common.detection import dataloader, dataset, optimizer, step_schedule, train  # noqa: F401
 from ..common.mask_rcnn_cropfield import model
 
-image_size = 128
+dataloader.image_size = 128
 channels = 96
 
 if train.device == "cpu" and bf16_pays():
@@ -31,9 +27,8 @@ model.backbone.net.drop_path_rate = 0.0
 # Two levels, strides 8 and 16: objects of 20 to 100 pixels.
 levels = ["p3", "p4"]
 scales = (1 / 8, 1 / 16)
-model.backbone.square_pad = image_size
 model.backbone.out_channels = channels
-model.backbone.scale_factors = (1.0, 0.5)
+model.backbone.scale_factors.strides = [8, 16]
 model.backbone.top_block = None
 
 rpn = model.proposal_generator
@@ -60,12 +55,7 @@ roi.box_head.fc_dims = [256]
 roi.box_predictor.input_shape.channels = 256
 roi.mask_head.conv_dims = [channels, channels]
 
-dataloader.train.mapper.augmentations = [
-    L(T.RandomFlip)(horizontal=True),
-    L(ResizeScale)(min_scale=0.8, max_scale=1.25, target_height=image_size, target_width=image_size),
-    L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
-]
-dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
+dataloader.train.mapper.augmentations[1].update(min_scale=0.8, max_scale=1.25)
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = 1
 dataloader.test.num_workers = 1

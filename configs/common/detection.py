@@ -39,13 +39,15 @@ dataloader.evaluator.allow_cached_coco = False
 # Detections in COCO format beside the AP: what the report draws.
 dataloader.evaluator.output_dir = "${train.output_dir}/inference"
 
-image_size = 1024
+# The one key for the size of images, in training, in tests and for model.backbone.square_pad.
+dataloader.image_size = 1024
+side = "${dataloader.image_size}"
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
-    L(ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=image_size, target_width=image_size),
-    L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
+    L(ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=side, target_width=side),
+    L(T.FixedSizeCrop)(crop_size=(side, side), pad=False),
 ]
-dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=image_size, max_size=image_size)]
+dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=side, max_size=side)]
 dataloader.train.total_batch_size = 64
 
 train = model_zoo.get_config("common/train.py").train

@@ -5,6 +5,7 @@ from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
 from cropfield import CropFieldViT
+from cropfield.backbone import CropFieldFeaturePyramid, pyramid_scales
 from cropfield.datasets import mask_features, num_classes
 
 model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
@@ -18,6 +19,9 @@ model.backbone.net = L(CropFieldViT)(
     out_feature="last_feat",
     activation_checkpointing=False,
 )
+model.backbone._target_ = CropFieldFeaturePyramid
+model.backbone.square_pad = "${dataloader.image_size}"
+model.backbone.scale_factors = L(pyramid_scales)(patch_size="${model.backbone.net.patch_size}", strides=[4, 8, 16, 32])
 # From the annotation file, or COCO's; see detection.py.
 model.roi_heads.num_classes = L(num_classes)(json_file="${dataset.train_json}", otherwise=80)
 # Without masks in that file this is a Faster R-CNN.

@@ -42,9 +42,10 @@ def open_source(
         return ImageFolder(path, endings, index)
     if kind.endswith(TARS):
         return TarShards(path, endings, index)
-    if kind.endswith(".json"):
+    is_file = os.path.isfile(path)  # a pipe has no end
+    if is_file and kind.endswith(".json"):
         return CocoJson(path, images, index)
-    if kind.endswith(".txt"):
+    if is_file and kind.endswith(".txt"):
         return ImageList(path, images)
     problem = "is no kind of image source" if os.path.exists(path) else "does not exist"
     raise UserError(

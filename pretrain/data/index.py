@@ -75,6 +75,16 @@ class Index:
         places = np.array(places, dtype=np.int64).reshape(len(names), -1 if len(places) else 0)
         return cls(names, places, Names.pack(sources), np.array(list(sources.values()), dtype=np.int64).reshape(-1, 2))
 
+    def check(self) -> None:
+        """Raise ValueError where the arrays do not belong together."""
+        for names, array, width in ((self.names, self.places, None), (self.sources, self.stamps, 2)):
+            kinds = (names.text.dtype, names.ends.dtype, array.dtype)
+            whole = names.text.ndim == names.ends.ndim == 1 and array.ndim == 2 and len(array) == len(names)
+            if kinds != (np.uint8, np.int64, np.int64) or not whole or width not in (None, array.shape[-1]):
+                raise ValueError("arrays of other kinds or shapes")
+            if (np.diff(names.ends, prepend=0, append=len(names.text)) < 0).any():
+                raise ValueError("names that end before they begin")
+
     def is_current(self) -> bool:
         try:
             return all(stamp(path) == tuple(then) for path, then in zip(self.sources, self.stamps, strict=True))
@@ -123,17 +133,22 @@ def _default_place(key: str) -> Path | None:
 def _read(place: Path, key: str, given: bool) -> Index | None:
     """None: of something else, or damaged. A damaged file that the user named may be something precious."""
     try:
+        with zipfile.ZipFile(place) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("compressed: it may unpack to any size")
         with np.load(place, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if str(arrays["key"]) != key:
             return None
-        return Index(
+        found = Index(
             Names(arrays["names"], arrays["name_ends"]),
             arrays["places"],
             Names(arrays["sources"], arrays["source_ends"]),
             arrays["stamps"],
         )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        found.check()
+        return found
+    except Exception as error:  # damaged bytes raise whatever the readers stumble on
         if given:
             raise UserError(
                 f"{place} is not an index of images: give another file as index, or delete this one"

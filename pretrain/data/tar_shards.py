@@ -12,7 +12,23 @@ from pretrain.data.folder import ENDINGS
 from pretrain.data.index import Index, cached_index, stamp
 from pretrain.errors import UserError
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
+MAX_NAME = 2**20  # bytes of a header that holds a long name or extended facts; real ones have hundreds
+
+
+class Member(tarfile.TarInfo):
+    """A member whose header does not make the reader take much memory, or go back in the file (CVE-2025-8194)."""
+
+    def _proc_member(self, tar):
+        names = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        holds_facts = self.type in (*names, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        most = MAX_NAME if holds_facts else 2**62
+        if not 0 <= self.size <= most or len(str(tar.pax_headers)) > MAX_NAME:
+            raise tarfile.ReadError("a size that no member has")
+        member = super()._proc_member(tar)
+        if member.size < 0 or tar.offset <= member.offset:
+            raise tarfile.ReadError("a member that ends before it begins")
+        return member
 
 
 class TarShards:
@@ -39,6 +55,8 @@ class TarShards:
                 f"{', '.join(endings)}; tar files within a tar file must be unpacked from it first"
             )
         self._names, self._places = found.names, found.places
+        if found.places.shape[1] != 3 or not np.isin(found.places[:, 0], np.arange(len(self.shards))).all():
+            raise UserError(f"{index}: the index is of other shards than {pattern}; delete it")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -75,9 +93,10 @@ def expand(pattern: str) -> list[str]:
     numbers = RANGE.search(pattern)
     if numbers:
         first, last = numbers.groups()
-        count = range(int(first), int(last) + 1)
-        each = [pattern[: numbers.start()] + str(i).zfill(len(first)) + pattern[numbers.end() :] for i in count]
-        files = [file for one in each for file in expand(one)]
+        before, after = pattern[: numbers.start()], pattern[numbers.end() :]
+        files = []
+        for number in range(int(first), int(last) + 1):  # the first that is missing ends it, however long the range
+            files += expand(f"{before}{str(number).zfill(len(first))}{after}")
     else:
         files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) and not os.path.exists(pattern) else [pattern]
     missing = [file for file in files if not os.path.isfile(file)]
@@ -105,7 +124,7 @@ def _list_shard(shard: str, endings: tuple[str, ...]) -> list[tuple[str, int, in
     found, count = [], 0
     with open(shard, "rb") as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # it would keep them all
                     count += 1
@@ -115,7 +134,9 @@ def _list_shard(shard: str, endings: tuple[str, ...]) -> list[tuple[str, int, in
                             found.append((member.name, member.offset_data, member.size))
                 file.seek(tar.offset)
                 whole = not file.read(tarfile.BLOCKSIZE).strip(b"\0")  # tarfile takes a damaged header for the end
-        except tarfile.TarError:
+        except OSError:
+            raise
+        except Exception:  # a hostile header raises whatever the reader stumbles on, RecursionError too
             whole = False
     if not whole and not count:
         raise UserError(f"{shard} is not a plain tar file (compressed, perhaps): unpack it to .tar, or copy it again")

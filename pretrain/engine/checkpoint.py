@@ -23,8 +23,14 @@ def load_checkpoint(path: Path) -> dict:
         UserError: no such file, truncated, or not a plain checkpoint (one that would run code is refused).
     """
     state = read_torch_file(path)
-    if not isinstance(state, dict) or "model" not in state:
+    model = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
+    steps = state.get("iteration", 0)
+    if type(steps) is not int or steps < 0:
+        raise UserError(
+            f"{path}: its number of steps is {str(steps)[:40]!r}; take an earlier checkpoint, or copy it again"
+        )
     return state
 
 

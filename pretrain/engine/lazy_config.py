@@ -10,7 +10,11 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from pretrain.engine.targets import TARGETS
+from pretrain.engine.yaml_config import plain_part, read_config
 from pretrain.errors import UserError
+
+YAML = (".yaml", ".yml")
 
 
 def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
@@ -23,7 +27,7 @@ def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
     """
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}; check the path")
-    cfg = LazyConfig.load(str(path))
+    cfg = load_yaml(path) if Path(path).suffix in YAML else LazyConfig.load(str(path))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
@@ -40,6 +44,19 @@ def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
         after = OmegaConf.select(cfg, key, throw_on_missing=False)
         if isinstance(before, Number) and not isinstance(after, Number | None):
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
+    return cfg
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """A config in YAML, which may be anybody's, where `LazyConfig.load` would run the code in it.
+
+    Raises:
+        UserError: it is not plain (`read_config`), or would build what no config of this repository builds.
+    """
+    cfg = read_config(path)
+    for key in cfg:
+        plain_part(cfg, key, TARGETS, path)
+    cfg._set_flag("allow_objects", True)  # as LazyConfig's: the optimizer's arguments get the model
     return cfg
 
 

@@ -5,28 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from pretrain.engine.yaml_config import read_config
 from pretrain.errors import UserError
 
 ABSENT = "(absent)"
 
 logger = logging.getLogger(__name__)
-
-
-def read_config(path: Path) -> DictConfig:
-    """The config that a run saved; plain YAML, so that reading it runs no code.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
-    try:
-        return OmegaConf.load(path)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as the config of a run: {str(error).splitlines()[0]}") from error
 
 
 def as_yaml(cfg: DictConfig) -> str:

@@ -66,9 +66,22 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: numbers that are not finite in {abbreviated(broken)}; its training had diverged")
+    _check_metadata(path, metadata)
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
     return BackboneFile(str(path), state, field_size, num_heads, notes, dict(metadata))
+
+
+def _check_metadata(path, metadata: dict[str, str]) -> None:
+    for name, form, example in (
+        ("num_heads", r"[1-9]\d{0,3}", "6"),
+        ("field_size", r"[1-9]\d{0,3}x[1-9]\d{0,3}", "50x50"),
+    ):
+        if name in metadata and not re.fullmatch(form, str(metadata[name]), re.ASCII):
+            raise UserError(
+                f"{path} says of itself that {name} is {str(metadata[name])[:40]!r}, which is none, such as {example}; "
+                "export it again with tools/export_backbone.py"
+            )
 
 
 def abbreviated(names: list[str], most: int = 3) -> str:

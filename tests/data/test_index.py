@@ -1,12 +1,13 @@
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pretrain.data import index as index_module
 from pretrain.data.folder import ImageFolder
-from pretrain.data.index import Names, cached_index
+from pretrain.data.index import Index, Names, cached_index
 from pretrain.errors import UserError
 
 
@@ -141,3 +142,19 @@ def test_made_from_tells_lists_apart(tmp_path):
     for key in (("a",), ("a",), ("b",)):
         assert list(cached_index(key, make, tmp_path / "kept").names) == ["x"]
     assert len(made) == 2
+
+
+def test_a_list_whose_arrays_do_not_belong_together_is_refused():
+    good = Index.of(["a", "bc"], {"/x": (1, 2)}, [(0, 1, 2), (0, 3, 4)])
+    good.check()
+    for change in (
+        {"places": good.places[:1]},
+        {"places": good.places.astype(np.float64)},
+        {"stamps": good.stamps[:, :1]},
+        {"names": Names(good.names.text, np.array([3, 1]))},
+        {"names": Names(good.names.text, np.array([1, 99]))},
+        {"names": Names(good.names.text, np.array([-1, 3]))},
+        {"sources": Names(good.sources.text[None], good.sources.ends)},
+    ):
+        with pytest.raises(ValueError):
+            replace(good, **change).check()

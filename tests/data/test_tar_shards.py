@@ -151,3 +151,66 @@ def test_a_tar_without_its_end_mark_is_whole(shards):
     data = path.read_bytes().rstrip(b"\0")
     path.write_bytes(data + bytes(-len(data) % 512))
     assert levels(TarShards(path)) == [0, 1]
+
+
+SIZE = b"%011o" % len(picture(3))
+
+
+def header(name=b"x.png", size=SIZE, kind=b"0", magic=b"ustar\x0000", more=b""):
+    block = bytearray(512)
+    block[: len(name)], block[100:107], block[124 : 124 + len(size)] = name, b"0000644", size
+    block[136:147], block[156:157], block[257 : 257 + len(magic)] = b"0" * 11, kind, magic
+    block[345 : 345 + len(more)], block[148:156] = more, b" " * 8
+    block[148:156] = b"%06o\x00 " % sum(block)
+    return bytes(block)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def pax(record: bytes, kind=b"x") -> bytes:
+    return header(b"pax", b"%011o" % len(record), kind) + padded(record)
+
+
+def base256(number: int) -> bytes:
+    return (number % (1 << 96) | 1 << 95 if number >= 0 else number % (1 << 96)).to_bytes(12, "big")
+
+
+IMAGE = header() + padded(picture(3))
+HOSTILE = {
+    "chain of long names": (header(b"././@LongLink", b"00000000003", b"L", b"ustar  ") + padded(b"ab")) * 3000 + IMAGE,
+    "long name of a gigabyte": header(b"././@LongLink", b"%011o" % 2**30, b"L", b"ustar  ") + IMAGE,
+    "facts of a gigabyte": header(b"pax", b"%011o" % 2**30, b"x") + IMAGE,
+    "pax size huge": pax(b"36 size=99999999999999999999999999\n") + IMAGE,
+    "pax size negative": pax(b"13 size=-1024\n"[:14]) + IMAGE,
+    "pax size negative, to itself": IMAGE + pax(b"14 size=-2048\n") + IMAGE,
+    "size negative": header(size=base256(-1024)) + padded(picture(3)),
+    "size of 2^80": header(size=base256(2**80)) + padded(picture(3)),
+    "sparse map of texts": pax(b"24 GNU.sparse.map=1,b,c\n") + IMAGE,
+    "sparse, many": pax(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+    + header()
+    + padded(b"9" * 18 + b"\n")
+    + IMAGE,
+    "old sparse without an end": header(kind=b"S", magic=b"ustar  ", more=b"\0" * 137 + b"\1") + b"\1" * 512,
+    "pax record longer than it": pax(b"99999999 path=x\n") + IMAGE,
+    "pax record of length 0": pax(b"0 path=x\n") + IMAGE,
+    "facts for all, without an end": pax(b"20 comment=" + b"y" * 8 + b"\n", b"g") * 2000 + header(size=b"zzzzzzzzzzz"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_header_is_skipped_or_refused(tmp_path, name):
+    (tmp_path / "x.tar").write_bytes(HOSTILE[name] + IMAGE * 2 + bytes(1024))
+    try:
+        source = TarShards(tmp_path / "x.tar")
+    except UserError as error:
+        assert "cut off or damaged" in str(error) or "not a plain tar" in str(error) or "no image" in str(error)
+    else:
+        assert len(source) <= 4 and source.load(len(source) - 1).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("numbers", ["{0..9999999999}", "{0..9}{000..999}{0..99999999}", "{0..999999999999999999}"])
+def test_a_range_without_an_end_stops_at_the_first_that_is_missing(tmp_path, numbers):
+    with pytest.raises(UserError, match="does not exist"):
+        TarShards(f"{tmp_path}/{numbers}.tar")

@@ -1,7 +1,11 @@
+import os
+from functools import reduce
+
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from lab.finished_runs import rebuild_pretraining
@@ -73,3 +77,44 @@ def test_a_config_of_another_run_is_refused(run_folder):
 
 def test_without_a_checkpoint_there_is_nothing(tmp_path):
     assert rebuild_pretraining(tmp_path) is None
+
+
+HOSTILE = {
+    "model": {"_target_": "os.system", "command": "touch PWNED"},
+    "model.backbone": {"_target_": "pretrain.files.write_text", "path": "PWNED", "text": "x"},
+    "model.backbone.depth": 10**8,
+    "model.backbone.embed_dim": 65_536,
+    "model.backbone.field_size": 100_000,
+    "model.num_prototypes": 10**8,
+    "model.temperature_warmup": 10**400,
+    "model.init": "/dev/zero",
+    "dataloader.train.batch_size": 10**9,
+    "dataloader.train.seed": -1,
+    "dataloader.train.crops.global_size": 10**6,
+    "dataloader.train.crops.num_local": 10**9,
+    "dataloader.train.masks": 3,
+    "dataloader.train.source": {"_target_": "pretrain.data.images.open_source", "root": "PIPE.txt"},
+    "train": None,
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_hostile_config_is_refused_before_anything_is_built(run_folder, key, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    os.mkfifo("PIPE.txt")
+    cfg = yaml.safe_load((run_folder / "config.yaml").read_text())
+    *path, last = key.split(".")
+    reduce(dict.__getitem__, path, cfg)[last] = HOSTILE[key]
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(cfg))
+    with pytest.raises(UserError, match=r"config\.yaml|last\.pth|PIPE"):
+        rebuild_pretraining(run_folder)
+    assert not (run_folder / "PWNED").exists()
+
+
+def test_a_source_writes_no_index(run_folder):
+    cfg = yaml.safe_load((run_folder / "config.yaml").read_text())
+    cfg["dataloader"]["train"]["source"]["index"] = str(run_folder / "PWNED.npz")
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(cfg))
+    os.utime(run_folder.parent / "images", (0, 0))  # else it would be too young to be kept
+    assert rebuild_pretraining(run_folder).steps == 1
+    assert not (run_folder / "PWNED.npz").exists()

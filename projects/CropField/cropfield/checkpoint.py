@@ -54,8 +54,30 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(Path(self.save_dir, LAST), last_filename_basename)
 
-    def _torch_load(self, f):
-        return read_torch_file(f)
+    def get_checkpoint_file(self) -> str:
+        """As `last_file`; Detectron2's follows the name to other folders and addresses."""
+        return str(last_file(self.save_dir) or "")
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """As Detectron2's, but only from this machine, and what cannot be loaded is a `UserError`."""
+        if path and not Path(path).is_file():
+            raise UserError(f"there is no checkpoint {path}; check the path")
+        try:
+            return super().load(path, checkpointables)
+        except UserError:
+            raise
+        except Exception as error:  # what a damaged state makes the model, the optimizer or a hook stumble on
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise UserError(f"{path}: cannot be gone on with: {reason}; resume from another checkpoint") from error
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a load fails
+
+    def _load_file(self, filename: str) -> dict:
+        """Tensors and plain values only, whatever the file is called: Detectron2 unpickles a .pkl."""
+        content = read_torch_file(filename)
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise UserError(f"{filename}: holds no state of a detector's training")
+        return content
 
     def resume(self) -> None:
         """Load the last checkpoint of SAVE_DIR into the model and all checkpointables.

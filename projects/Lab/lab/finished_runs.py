@@ -1,25 +1,49 @@
 """A finished pretraining run, to be looked at: its method, its backbone before and after, its first batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import instantiate
+import torch
 from detectron2.utils.env import seed_all_rng
-from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
-from pretrain.engine.saved_config import read_config
+from pretrain.engine.yaml_config import build_part, nodes, plain_part, read_config
 from pretrain.errors import UserError
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import read_backbone
 
 NUM_IMAGES = 4
+# All that a run's folder may have built: nothing here writes a file or runs what a config says. A guest method's run is
+# refused, its class being code that only its author knows.
+BUILT = frozenset(
+    """
+fvcore.common.param_scheduler.CosineParamScheduler
+fvcore.common.param_scheduler.LinearParamScheduler
+pretrain.data.augment.Photometric
+pretrain.data.augment.dinov2_photometric
+pretrain.data.augment.jitter_photometric
+pretrain.data.augment.no_photometric
+pretrain.data.crops.MultiCrop
+pretrain.data.images.open_source
+pretrain.data.masks.CropMasks
+pretrain.methods.distillation.SelfDistillation
+pretrain.models.vit.VisionTransformer
+stop.jepa.JEPA
+stop.masks.MultiBlockMasks
+stop.predictor.Predictor
+""".split()
+)
+MAX_SIZE, MAX_BATCH, MAX_NUMBER = 4096, 65_536, 10**8  # pixels or crops; images; steps, the largest in a model's config
+MAX_DEPTH = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,26 +82,92 @@ def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining
     """
     if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
         return None
-    cfg = read_config(folder / "config.yaml")
-    untrained, trained, steps = backbones(cfg, folder / LAST)
-    source = open_source(images) if images else instantiate(cfg.dataloader.train.source)
-    batch, shown = first_batch(cfg, source)
+    run = read_run_config(folder)
+    untrained, trained, steps = backbones(run, folder / LAST)
+    batch, shown = first_batch(run, open_source(images) if images else run.source())
     return Pretraining(untrained, trained, steps, batch, shown)
 
 
-def backbones(cfg: DictConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
+@dataclass(frozen=True)
+class RunConfig:
+    """What is needed of a run's config.yaml: plain dicts whose targets are all in `BUILT`, and numbers."""
+
+    path: Path
+    model: dict
+    data: dict  # source, crops, masks
+    seeds: tuple[int, int]  # of the model, of the data
+    batch_size: int
+
+    def source(self) -> ImageSource:
+        place = {"index": None}  # anybody's config says no file to be written
+        return build_part(self.data["source"] | place, f"{self.path}: dataloader.train.source")
+
+    def method(self, checkpoint: Path, state: dict[str, Tensor]) -> nn.Module:
+        """The method with its initial values; UserError if it would have more parameters than `state`."""
+        what = f"{self.path}: model"
+        with torch.device("meta"), no_larger_than(state, checkpoint):
+            build_part(self.model | ({"init": ""} if "init" in self.model else {}), what)
+        seed_all_rng(self.seeds[0])  # as the run did, right before it built its model
+        return build_part(self.model, what)
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The config of the run in `folder`; raises UserError unless all of it may be built and is of a sane size."""
+    path = folder / "config.yaml"
+    cfg = read_config(path)
+    model = plain_part(cfg, "model", BUILT, path)
+    data = {part: plain_part(cfg, f"dataloader.train.{part}", BUILT, path) for part in ("source", "crops", "masks")}
+    numbers = [plain_part(cfg, key, BUILT, path) for key in ("train.seed", "dataloader.train.seed")]
+    batch_size = plain_part(cfg, "dataloader.train.batch_size", BUILT, path)
+    for name, part, most in (
+        ("model", model, MAX_NUMBER),
+        ("crops", data["crops"], MAX_SIZE),
+        ("masks", data["masks"], MAX_SIZE),
+    ):
+        for key, value in nodes(part, name):
+            limit = MAX_DEPTH if key.endswith("depth") else most
+            if isinstance(value, int | float) and not abs(value) <= limit:
+                raise UserError(
+                    f"{path}: {key} is {str(value)[:20]}, and nothing larger than {limit:,} is built; correct it"
+                )
+    if not all(type(value) is int and value >= 0 for value in numbers) or batch_size not in range(1, MAX_BATCH):
+        raise UserError(f"{path}: a seed or the batch size is no sensible whole number; the config is damaged")
+    if not all(isinstance(part, dict) for part in (model, *data.values())):
+        raise UserError(f"{path}: model, source, crops or masks is a value and no call; the config is damaged")
+    return RunConfig(path, model, data, tuple(numbers), batch_size)
+
+
+@contextmanager
+def no_larger_than(state: dict[str, Tensor], checkpoint: Path) -> Iterator[None]:
+    """While modules are made on the "meta" device, which costs nothing: UserError where they have more parameters than
+    `state`. A config that says ten million blocks stops here, not the machine."""
+    left = [sum(value.numel() for value in state.values()), len(state)]
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        left[0] -= 0 if parameter is None else parameter.numel()
+        left[1] -= parameter is not None
+        if min(left) < 0:
+            raise UserError(f"{checkpoint}: does not belong to the config beside it: that makes a larger model")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def backbones(run: RunConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
     """The backbone with its initial values, made again from the run's seed; the teacher's backbone; the steps it was
     trained.
 
     Raises:
         UserError: the checkpoint is broken or of another config.
     """
-    steps = load_checkpoint(checkpoint)["iteration"]
-    seed_all_rng(cfg.train.seed)  # as the run did, right before it built its model
-    untrained = instantiate(cfg.model).backbone.eval().requires_grad_(False)
+    state = load_checkpoint(checkpoint)
+    untrained = run.method(checkpoint, state["model"]).backbone.eval().requires_grad_(False)
     trained = deepcopy(untrained)
     fill(trained, read_backbone(checkpoint).state, checkpoint)
-    return untrained, trained, steps
+    return untrained, trained, state["iteration"]
 
 
 def trained_method(folder: Path) -> StudentTeacher:
@@ -86,9 +176,10 @@ def trained_method(folder: Path) -> StudentTeacher:
     Raises:
         UserError: no run's checkpoint and config are in `folder`, they are broken, or do not belong together.
     """
-    cfg, checkpoint = read_config(folder / "config.yaml"), folder / LAST
-    method = instantiate(cfg.model).eval().requires_grad_(False)
-    fill(method, load_checkpoint(checkpoint)["model"], checkpoint)
+    run, checkpoint = read_run_config(folder), folder / LAST
+    state = load_checkpoint(checkpoint)["model"]
+    method = run.method(checkpoint, state).eval().requires_grad_(False)
+    fill(method, state, checkpoint)
     return method
 
 
@@ -101,11 +192,10 @@ def fill(module: nn.Module, state: dict[str, Tensor], checkpoint: Path) -> None:
         raise UserError(f"{checkpoint}: does not belong to the config beside it: {reason}") from error
 
 
-def first_batch(cfg: DictConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:
+def first_batch(run: RunConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:
     """The batch that the run's first step saw, and its first images."""
-    train = cfg.dataloader.train
-    crops, masks = instantiate(train.crops), instantiate(train.masks)
-    loader = CropLoader(source, crops, masks, train.batch_size, num_workers=0, seed=train.seed, max_broken=1.0)
+    crops, masks = (build_part(run.data[part], f"{run.path}: dataloader.train.{part}") for part in ("crops", "masks"))
+    loader = CropLoader(source, crops, masks, run.batch_size, num_workers=0, seed=run.seeds[1], max_broken=1.0)
     batch = next(loader.batches(0))
     images = []
     for index in batch["index"].tolist()[:NUM_IMAGES]:

@@ -1,5 +1,6 @@
 """From an output folder to report.html."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,72 +12,99 @@ from cropfield.datasets import read_coco_file
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
-from lab.report.run_files import read_run
+from lab.report.run_files import Notes, RunFiles, read_run, shown
 from pretrain.data.images import BrokenImage, decode_image
 from pretrain.files import write_text
 
 NUM_DETECTION_IMAGES = 6
 
 
-def write_report(folder: Path, pretraining: Pretraining | None, val_json: Path, val_images: Path) -> Path:
-    """Write `folder`/report.html, self-contained, and return its path. Parts that are absent are said to be.
+def write_report(
+    folder: Path, pretraining: Pretraining | None, val_json: Path, val_images: Path, notes: Notes | None = None
+) -> Path:
+    """Write `folder`/report.html, self-contained, and return its path. Parts that are absent are said to be, and so are
+    those that are damaged: the folder may be anybody's.
 
     Args:
         folder: output folder of a run; `run_files.read_run` says what it reads there.
         pretraining: what to show of the pretraining; None if there was none.
         val_json, val_images: the validation set that detections are drawn on.
+        notes: of what was left out already.
 
     Raises:
-        UserError: no such folder, a damaged `val_json`, or the report cannot be written.
+        UserError: no such folder, or the report cannot be written.
     """
-    run = read_run(folder)
-    coco = coco_images(read_coco_file(str(val_json)), val_images) if val_json.is_file() else None
-    images = load_images(coco, NUM_DETECTION_IMAGES) if coco else {}
-    loader = FileSystemLoader(Path(__file__).parent)
-    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters |= {"signed": numbers.signed, "duration": numbers.duration}
-    page = jinja.get_template("report.html.j2").render(
-        result=run.result,
-        budgets={"Pretraining": numbers.pretraining_budget(run), "Detection": numbers.detection_budget(run)},
-        verdict=numbers.verdict(run),
-        ap_tables=partial(numbers.ap_tables, run),
-        classes=numbers.class_names(run),
-        pretraining_charts=loss_charts({"pretraining": run.pretrain}, "step"),
-        detection_charts=loss_charts(run.detectors, "iteration"),
-        pretraining=pretraining and pretraining_pictures(pretraining, coco, images),
-        images=images,
-        detections=views.detections(run, coco, images),
-        least_score=views.LEAST_SCORE,
-    )
+    notes = Notes() if notes is None else notes
+    run, coco, images = read_run(folder, notes), None, {}
+    if val_json.is_file():
+        coco = notes.attempt("the validation set", lambda: shortened(read_coco_file(str(val_json)), val_images))
+    if coco:
+        images = notes.attempt("its images", lambda: load_images(coco, NUM_DETECTION_IMAGES, notes), {})
+    contents = {
+        "facts": lambda: numbers.facts(run),
+        "stages": lambda: numbers.stages(run),
+        "budgets": lambda: {"Pretraining": numbers.pretraining_budget(run), "Detection": numbers.detection_budget(run)},
+        "verdict": lambda: numbers.verdict(run),
+        "classes": lambda: numbers.class_names(run),
+        "pretraining_charts": lambda: loss_charts({"pretraining": run.pretrain}, "step", notes),
+        "detection_charts": lambda: loss_charts(run.detectors, "iteration", notes),
+        "pictures": lambda: pretraining and pretraining_pictures(pretraining, coco, images, notes),
+        "detections": lambda: views.detections(run, coco, images, notes),
+    }
+    made = {name: notes.attempt(name.replace("_", " "), make, {}) for name, make in contents.items()}
     path = folder / "report.html"
-    write_text(path, page.lstrip())
+    write_text(path, render(run, made | {"images": images, "least_score": views.LEAST_SCORE, "notes": notes}))
     return path
 
 
+def render(run: RunFiles, made: dict) -> str:
+    """The page; halves of characters, which JSON may hold and UTF-8 may not, become question marks."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["signed"] = numbers.signed
+    page = jinja.get_template("report.html.j2").render(made, ap_tables=partial(numbers.ap_tables, run))
+    return page.lstrip().encode("utf-8", "replace").decode("utf-8")
+
+
+def shortened(content: dict, folder: Path) -> CocoImages:
+    """The images of a COCO file, with names of categories that can be drawn."""
+    coco = coco_images(content, folder)
+    names = {key: shown(name, 40).encode("utf-8", "replace").decode() for key, name in coco.names.items()}
+    return replace(coco, names=names)
+
+
 def pretraining_pictures(
-    pretraining: Pretraining, coco: CocoImages | None, images: dict[int, np.ndarray]
+    pretraining: Pretraining, coco: CocoImages | None, images: dict[int, np.ndarray], notes: Notes
 ) -> dict[str, list]:
     """Rows of pictures by section. Attention is shown on validation images, with query points on their objects;
     without them, on images of the pretraining."""
-    shown = [(image, coco.instances(image_id, coco.truth[image_id])) for image_id, image in images.items()]
-    shown = shown or [(image, []) for image in pretraining.images]
-    subjects = [learned.subject(*pair) for pair in shown[: learned.NUM_SUBJECTS]]
-    return {
-        "field": learned.field(pretraining),
-        "crops": views.crops(pretraining),
-        "masks": views.masks(pretraining),
-        "blocks": views.target_blocks(pretraining),
-        "attention": learned.attention(pretraining, subjects),
-        "features": learned.features(pretraining, subjects),
+    truth = {image_id: coco.truth[image_id][: views.MOST_DRAWN] for image_id in images}
+    pairs = [(image, coco.instances(image_id, truth[image_id])) for image_id, image in images.items()]
+    pairs = pairs or [(image, []) for image in pretraining.images]
+    subjects = [learned.subject(*pair) for pair in pairs[: learned.NUM_SUBJECTS]]
+    sections = {
+        "field": lambda: learned.field(pretraining),
+        "crops": lambda: views.crops(pretraining),
+        "masks": lambda: views.masks(pretraining),
+        "blocks": lambda: views.target_blocks(pretraining),
+        "attention": lambda: learned.attention(pretraining, subjects),
+        "features": lambda: learned.features(pretraining, subjects),
     }
+    return {name: notes.attempt(f"pictures of {name}", make, []) for name, make in sections.items()}
 
 
-def load_images(coco: CocoImages, count: int) -> dict[int, np.ndarray]:
-    """Some images of the set by id; those that cannot be read are left out."""
+def load_images(coco: CocoImages, count: int, notes: Notes) -> dict[int, np.ndarray]:
+    """Some images of the set by id, but none that cannot be read or is of another size than its entry."""
     images = {}
     for image_id in spread_out(coco, count):
+        path, entry = coco.path(image_id), coco.entries[image_id]
         try:
-            images[image_id] = decode_image(coco.path(image_id))
-        except BrokenImage:
+            image = decode_image(path)
+        except BrokenImage as error:
+            notes.append(f"{error}: not shown")
             continue
+        if image.shape[:2] == (entry["height"], entry["width"]):
+            images[image_id] = image
+        else:
+            notes.append(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, not as the annotations say; not shown")
     return images

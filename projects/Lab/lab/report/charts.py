@@ -4,9 +4,10 @@ import io
 from dataclasses import dataclass
 
 from lab.report.panels import data_uri
-from lab.report.run_files import Part, number
+from lab.report.run_files import Notes, Part, number, shown
 
 COLORS = {"pretrained": "#0072b2", "scratch": "#d55e00", "pretraining": "#009e73"}
+MOST_CHARTS, MOST_POINTS = 24, 4_000
 GREY = "#7c8187"  # legible on a light and on a dark page
 
 
@@ -18,19 +19,27 @@ class Chart:
     uri: str
 
 
-def loss_charts(parts: dict[str, Part], x_label: str) -> dict[str, Chart]:
+def loss_charts(parts: dict[str, Part], x_label: str, notes: Notes) -> dict[str, Chart]:
     """A chart for each loss that was logged, a line for each of `parts`; values that are not finite are left out."""
     keys = {key for part in parts.values() for line in part.metrics for key in line}
-    charts = {}
-    for loss in sorted(key for key in keys if key == "total_loss" or key.startswith("loss_")):
+    losses, charts = sorted(key for key in keys if key == "total_loss" or key.startswith("loss_")), {}
+    if len(losses) > MOST_CHARTS:
+        notes.append(f"{len(losses) - MOST_CHARTS} of {len(losses)} losses have no chart")
+    for loss in sorted(losses, key=lambda key: key != "total_loss")[:MOST_CHARTS]:
         lines = {
             name: [(line["iteration"] + 1, y) for line in part.metrics if (y := number(line, loss)) is not None]
             for name, part in parts.items()
         }
-        lines = {name: points for name, points in lines.items() if points}
+        lines = {name: thinned(points) for name, points in lines.items() if points}
         if lines:
-            charts[loss] = Chart({name: COLORS[name] for name in lines}, line_chart(lines, x_label))
+            charts[shown(loss, 100)] = Chart({name: COLORS[name] for name in lines}, line_chart(lines, x_label))
     return charts
+
+
+def thinned(points: list) -> list:
+    """At most about `MOST_POINTS` of them, evenly, and the last one."""
+    step = -(-len(points) // MOST_POINTS)
+    return points if step == 1 else [*points[:-1:step], points[-1]]
 
 
 def line_chart(lines: dict[str, list[tuple[float, float]]], x_label: str) -> str:

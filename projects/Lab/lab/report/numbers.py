@@ -1,8 +1,30 @@
 """What the report says in numbers: the budgets, the AP tables, the time of each stage."""
 
-from lab.report.run_files import RunFiles, at, number
+from lab.report.run_files import RunFiles, at, number, shown
 
 TASKS = {"bbox": "box", "segm": "mask"}
+MOST_CLASSES, MOST_FACTS = 2_000, 50  # LVIS has 1,203 classes
+
+
+def facts(run: RunFiles) -> dict[str, str]:
+    """What result.json says of the run itself, as texts by their names."""
+    machine = run.result.get("machine")
+    if isinstance(machine, dict):
+        machine = "; ".join(f"{name} {shown(value)}" for name, value in [*machine.items()][:MOST_FACTS])
+    found = {"Command": run.result.get("command"), "Machine": machine, "Seed": run.result.get("seed")}
+    return {name: shown(value, 2_000) for name, value in found.items() if value not in (None, "")}
+
+
+def stages(run: RunFiles) -> list[tuple[str, str, float]]:
+    """Of each stage whose seconds result.json has: its name, its time, and its share of the longest in percent."""
+    seconds = at(run.result, "seconds")
+    taken = {name: number(seconds, name) for name in seconds} if isinstance(seconds, dict) else {}
+    taken = {name: value for name, value in [*taken.items()][:MOST_FACTS] if value is not None and value >= 0}
+    longest = max([*taken.values(), 1e-9])
+    return [
+        (shown(name).replace("_", " ").replace("-", " "), duration(value), 100 * value / longest)
+        for name, value in taken.items()
+    ]
 
 
 def pretraining_budget(run: RunFiles) -> str:
@@ -11,11 +33,15 @@ def pretraining_budget(run: RunFiles) -> str:
     if steps is None or batch is None:
         return ""
     parts = [f"{steps:,.0f} steps of {batch:.0f} unlabeled images"]
-    shape = ("depth", "embed_dim", "patch_size", "field_size")
-    depth, width, patch, field = (at(settings, "model", "backbone", name) for name in shape)
-    if None not in (depth, width, patch, field):
-        cells = " × ".join(map(str, field if isinstance(field, list) else (field, field)))
-        parts.append(f"a ViT of {depth} blocks, {width} wide, patches of {patch} pixels, a field of {cells} cells")
+    backbone = at(settings, "model", "backbone")
+    depth, width, patch = (number(backbone, name) for name in ("depth", "embed_dim", "patch_size"))
+    field = at(backbone, "field_size")
+    sides = [number({"": side}, "") for side in (field if isinstance(field, list) else (field, field))[:2]]
+    if None not in (depth, width, patch, *sides):
+        cells = " × ".join(f"{side:.0f}" for side in sides)
+        parts.append(
+            f"a ViT of {depth:.0f} blocks, {width:.0f} wide, patches of {patch:.0f} pixels, a field of {cells} cells"
+        )
     return "; ".join(parts + seed(settings))
 
 
@@ -67,8 +93,9 @@ def verdict(run: RunFiles) -> str:
 
 def class_names(run: RunFiles) -> dict[str, str]:
     """The measures that are AP of a class, and the classes' names."""
-    keys = {key for part in run.detectors.values() for task in TASKS for key in at(part.result, task) or {}}
-    return {key: key.removeprefix("AP-") for key in sorted(keys) if key.startswith("AP-")}
+    measures = [at(part.result, task) for part in run.detectors.values() for task in TASKS]
+    keys = {key for found in measures if isinstance(found, dict) for key in found if key.startswith("AP-")}
+    return {key: shown(key.removeprefix("AP-")) for key in sorted(keys)[:MOST_CLASSES]}
 
 
 def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, list[tuple]]:

@@ -1,16 +1,21 @@
 """Pictures of what pretraining sees, crops with their boxes and masks, and of detections beside the truth."""
 
+import msgspec
 import numpy as np
 
 from cropfield.coco_files import CocoImages
 from cropfield.drawing import draw_instances
+from cropfield.mask_checks import REACH
+from cropfield.run_lengths import DamagedRuns, decompress
 from lab.figures.crop_pictures import boxes_in_field, boxes_on_image, crop_tile
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
 from lab.finished_runs import Pretraining
 from lab.report.panels import Panel
-from lab.report.run_files import RunFiles
+from lab.report.run_files import Detection, Notes, RunFiles
+from pretrain.data.coco import Runs
 
 NUM_IMAGES, NUM_MASKS = 2, 4
+MOST_DRAWN = 100  # objects in a picture; COCO's measures count as many
 LEAST_SCORE = 0.25  # after a short training even good boxes score low
 SIDE = 384  # pixels; small images are enlarged towards it by a whole factor
 
@@ -60,17 +65,50 @@ def masks(pretraining: Pretraining) -> list[list[Panel]]:
     return rows
 
 
-def detections(run: RunFiles, coco: CocoImages | None, images: dict[int, np.ndarray]) -> list[list[Panel]]:
+def detections(
+    run: RunFiles, coco: CocoImages | None, images: dict[int, np.ndarray], notes: Notes
+) -> list[list[Panel]]:
     """A row for each image, by its id in `coco`: the truth, then each detector's boxes that score high enough."""
-    predicted = {name: part.predictions for name, part in run.detectors.items() if part.predictions}
+    predicted = {
+        name: drawable(name, part.predictions, coco, images, notes)
+        for name, part in run.detectors.items()
+        if part.predictions and images
+    }
     rows = []
     for image_id, image in images.items() if predicted else ():
-        found = {"truth": coco.truth[image_id]}
-        for name, entries in predicted.items():
-            found[name] = [p for p in entries if p["image_id"] == image_id and p["score"] >= LEAST_SCORE]
+        found = {"truth": coco.truth[image_id]} | {name: entries[image_id] for name, entries in predicted.items()}
         factor, row = max(1, SIDE // max(image.shape[:2])), []
         for name, entries in found.items():
-            drawn = draw_instances(image, coco.instances(image_id, entries), factor)
+            drawn = draw_instances(image, coco.instances(image_id, entries[:MOST_DRAWN]), factor)
             row.append(Panel(drawn, f"{name}: {len(entries)}"))
         rows.append(row)
     return rows
+
+
+def drawable(
+    run: str, predictions: list[Detection], coco: CocoImages, images: dict[int, np.ndarray], notes: Notes
+) -> dict[int, list[dict]]:
+    """Detections that score high enough, best first, by the ids of `images`; a note counts those that do not fit."""
+    found, unfit = {image_id: [] for image_id in images}, 0
+    for entry in sorted(predictions, key=lambda entry: -entry.score):
+        if entry.image_id in found and entry.score >= LEAST_SCORE:
+            fits = entry.category_id in coco.names and covers(entry.segmentation, coco.entries[entry.image_id])
+            found[entry.image_id] += [msgspec.to_builtins(entry)] * fits
+            unfit += not fits
+    if unfit:
+        notes.append(f"{run}: {unfit} detections of categories that the annotation file lacks, or with damaged masks")
+    return found
+
+
+def covers(mask: list[list[float]] | Runs | None, entry: dict) -> bool:
+    """Whether a mask is whole, and of the image of `entry`: pycocotools looks at neither, and draws anywhere."""
+    size = (entry["height"], entry["width"])
+    if mask is None:
+        return True
+    if isinstance(mask, list):
+        return all(len(ring) >= 6 and len(ring) % 2 == 0 and max(map(abs, ring)) <= REACH * max(size) for ring in mask)
+    try:
+        runs = decompress([mask.counts])[0] if isinstance(mask.counts, str) else np.array(mask.counts, dtype=object)
+    except DamagedRuns:
+        return False
+    return mask.size == size and runs.min(initial=0) >= 0 and runs.sum() == size[0] * size[1]

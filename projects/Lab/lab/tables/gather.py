@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cropfield.results import RESULT
-from lab.report.run_files import at, read_json, read_yaml
+from lab.report.run_files import at, number, read_json, read_yaml
 from pretrain.errors import UserError
 
 COCO_IMAGES = 117_266  # images of train2017 with an object, which an epoch goes through
@@ -56,11 +56,14 @@ def read_result(path: Path, file: Path) -> Result | str:
     content, config = read_json(path), read_yaml(path.with_name("config.yaml"))
     if not isinstance(content, dict):
         return f"{file}: no readable JSON"
-    width, patch = (at(config, "model", "backbone", "net", k) or at(config, "model", "backbone", k) for k in SHAPE)
-    settings = {"backbone": f"{WIDTHS.get(width, f'width {width}')}/{patch}"} if width and patch else {}
+    backbone = at(config, "model", "backbone")
+    width, patch = (number(backbone, "net", name) or number(backbone, name) for name in SHAPE)
+    settings = {"backbone": f"{WIDTHS.get(width, f'width {width:.0f}')}/{patch:.0f}"} if width and patch else {}
     if {"protocol", "dataset", "model", "metrics"} <= content.keys():
-        names = (content["protocol"], content["dataset"], content["model"])
-        return Result(file, *names, _numbers(content["metrics"]), (content.get("settings") or {}) | settings)
+        names, said = [content[name] for name in ("protocol", "dataset", "model")], content.get("settings") or {}
+        if not all(isinstance(name, str) for name in names) or not isinstance(said, dict):
+            return f"{file}: its names are no texts, or its settings no keys with values"
+        return Result(file, *names, _numbers(content["metrics"]), said | settings)
     if not {"bbox", "segm"} & content.keys():
         return f"{file}: of none of the commands whose results are tables"
     if not isinstance(config, dict) or not config:
@@ -70,18 +73,19 @@ def read_result(path: Path, file: Path) -> Result | str:
 
 def _of_detector(file: Path, path: Path, content: dict, config: dict, settings: dict) -> Result:
     """A detector's AP, of the dataset that its config names; "coco" is COCO's val2017 and nothing else."""
-    dataset = Path(at(config, "dataset", "val_json") or "instances_val2017").stem
+    dataset = Path(str(at(config, "dataset", "val_json") or "instances_val2017")).stem
     dataset = "coco" if dataset == "instances_val2017" else dataset
-    model = Path(at(config, "train", "init_checkpoint") or "untrained").stem
+    model = Path(str(at(config, "train", "init_checkpoint") or "untrained")).stem
     model = path.resolve().parent.name if model.startswith("model_") else model  # a detector's own checkpoint
-    steps, batch = at(config, "train", "max_iter"), at(config, "dataloader", "train", "total_batch_size")
+    steps, batch = number(config, "train", "max_iter"), number(config, "dataloader", "train", "total_batch_size")
     if dataset == "coco" and steps and batch:
         settings["epochs"] = round(steps * batch / COCO_IMAGES)
-    boxes, masks = (_numbers(content.get(task) or {}) for task in ("bbox", "segm"))
+    boxes, masks = (_numbers(content.get(task)) for task in ("bbox", "segm"))
     metrics = {f"box_{name}": value for name, value in boxes.items()}
     metrics |= {f"mask_{name}": value for name, value in masks.items()}
     return Result(file, "detection", dataset, model, metrics, settings)
 
 
-def _numbers(metrics: dict) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+def _numbers(metrics) -> dict[str, float]:
+    values = {name: number(metrics, name) for name in metrics} if isinstance(metrics, dict) else {}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,73 @@
+"""Whether images, padding, patches and strides go together, before anything is trained or detected."""
+
+import numpy as np
+from detectron2.data import transforms as T
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from torch import nn
+
+from pretrain.errors import UserError
+
+SHAPES = ((480, 640), (640, 480), (200, 1400), (1400, 200), (64, 64))  # of images, height and width in pixels
+DRAWS = 2  # of random augmentations, for each shape
+
+
+def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> None:
+    """Raise UserError where a detector would see parts of its images only, or its maps do not fit its heads.
+
+    Models of other kinds may cut images into windows, and are not looked at.
+
+    Args:
+        augmentations: of a mapper.  key: the mapper's, for the message.
+    """
+    if not isinstance(model, GeneralizedRCNN | DenseDetector):
+        return
+    backbone = model.backbone
+    square = backbone.padding_constraints.get("square_size", 0)
+    unit = getattr(backbone, "net", backbone).size_divisibility
+    if square and unit and square % unit:
+        near = [number for number in (square // unit * unit, (square // unit + 1) * unit) if number]
+        raise UserError(
+            f"model.backbone.square_pad={square} is no multiple of the {unit} pixels that this backbone's patches and "
+            f"strides ask for; set dataloader.image_size to {' or '.join(map(str, near))}"
+        )
+    height, width = largest(augmentations)
+    if square and max(height, width) > square:
+        raise UserError(
+            f"{key}.augmentations make images of up to {width} x {height} pixels (width x height), and "
+            f"model.backbone.square_pad={square} would cut them to {square} x {square}; set dataloader.image_size, "
+            "which both follow, or square_pad=0 for images as they are"
+        )
+    check_strides(model)
+
+
+def largest(augmentations: T.Augmentation) -> tuple[int, int]:
+    """The greatest height and width that images of common shapes get."""
+    sides = []
+    for shape in SHAPES * DRAWS:
+        image = T.AugInput(np.zeros((*shape, 3), dtype=np.uint8))
+        augmentations(image)
+        sides.append(image.image.shape[:2])
+    return tuple(int(side) for side in np.max(sides, axis=0))
+
+
+def check_strides(model: nn.Module) -> None:
+    """Raise UserError where anchors or poolers are made for other strides than the backbone's levels have."""
+    levels = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
+    proposals, heads = getattr(model, "proposal_generator", None), getattr(model, "roi_heads", None)
+    asked = {}
+    if hasattr(proposals, "anchor_generator"):
+        asked["model.proposal_generator"] = (proposals.in_features, proposals.anchor_generator.strides)
+    for part in ("box", "mask"):
+        pooler = getattr(heads, f"{part}_pooler", None)
+        if pooler is not None:
+            strides = [1 / level.spatial_scale for level in pooler.level_poolers]
+            asked[f"model.roi_heads.{part}_pooler"] = (getattr(heads, f"{part}_in_features", None), strides)
+    for name, (features, strides) in asked.items():
+        if features and [levels.get(feature) for feature in features] != list(strides):
+            have = ", ".join(f"{level} ({stride})" for level, stride in levels.items())
+            want = ", ".join(f"{f} ({s:g})" for f, s in zip(features, strides, strict=False))
+            raise UserError(
+                f"{name} is made for the levels {want}, by name and stride, and the backbone gives {have}; choose the "
+                "patch_size that this config is for, or change both"
+            )
