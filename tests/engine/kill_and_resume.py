@@ -61,7 +61,7 @@ SMALL_PIPELINE = (
     "pretrain.model.num_prototypes=32",
     *(f"detect.{override}" for override in SMALL_DETECTOR if "depth" not in override),
 )  # fmt: skip
-PATIENCE = 120.0  # seconds for any one thing to happen
+PATIENCE = 600.0  # seconds for any one thing to happen; a whole pipeline, on a busy machine
 
 
 def parse_args(argv=None) -> argparse.Namespace:
