@@ -15,7 +15,7 @@ from run import run, table
 
 from pretrain.errors import UserError
 
-INPUTS = {"images": 120, "coco": 40, "weights": 60, "shards": 40, "lists": 40, "predict": 12}
+INPUTS = {"images": 60, "coco": 40, "weights": 50, "shards": 40, "lists": 40, "predict": 8}
 
 
 @pytest.fixture(autouse=True)
