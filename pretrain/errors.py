@@ -1,6 +1,8 @@
 """Errors that are the user's to mend: one sentence each, no traceback."""
 
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -8,13 +10,27 @@ from pretrain.parent import end_with_parent
 
 
 class UserError(Exception):
-    """Bad input. The message says what is wrong, where, and what to do about it."""
+    r"""Bad input. The message says what is wrong, where, and what to do about it.
+
+    It is printed as one line: line breaks and what else is not printable in a file's name come out as \n and the like.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""A byte of a name that is not UTF-8 as \xff, the others as Python writes them."""
+    number = ord(character) - 0xDC00
+    return f"\\x{number:02x}" if 0x80 <= number <= 0xFF else ascii(character)[1:-1]
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit with its code.
 
     A `UserError` becomes `error: ...` on stderr and exit code 2, Ctrl-C `interrupted` and 130, as shells report it.
+    With CROPFIELD_TRACEBACK=1 in the environment it shows where the error came from as well.
     A command that a chain started ends with it (`pretrain.parent`).
     """
     end_with_parent()
@@ -22,6 +38,8 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
+        if os.environ.get("CROPFIELD_TRACEBACK"):
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except BaseException as error:

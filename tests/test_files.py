@@ -112,6 +112,40 @@ def test_only_drafts_are_removed(tmp_path):
     remove_drafts(tmp_path / "absent")
 
 
+def _compressed(path):
+    torch.save({"a": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def _nested(depth: int) -> dict:
+    inner = {"a": torch.zeros(1)}
+    for _ in range(depth):
+        inner = {"a": inner, "b": inner}
+    return inner
+
+
+BOMBS = {
+    "compressed archive": _compressed,
+    "one number as many": lambda path: torch.save({"a": torch.zeros(1).expand(10**13)}, path),
+    "sparse": lambda path: torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (10**12,))}, path),
+    "no data": lambda path: torch.save({"a": torch.empty(10**12, device="meta")}, path),
+    "dictionaries in each other": lambda path: torch.save(_nested(40), path),
+    "one storage many times": lambda path: torch.save(dict.fromkeys(map(str, range(1000)), torch.zeros(10_000)), path),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_takes_no_large_memory(tmp_path, name):
+    BOMBS[name](tmp_path / "x.pth")
+    for read in (read_torch_file, read_tensors):
+        with pytest.raises(UserError, match=r"x\.pth is truncated or no checkpoint"):
+            read(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, suffix):
     tensors = {"w": torch.randn(9, 7), "half": torch.randn(5).bfloat16(), "n": torch.tensor(3)}
@@ -156,37 +190,3 @@ def test_a_safetensors_file_that_was_changed_says_so(tmp_path):
     save_file({"w": torch.zeros(3)}, path, metadata)
     with pytest.raises(UserError, match=f"does not fit its checksum.*or take {CHECKSUM} out of its metadata"):
         read_tensors(path)
-
-
-def _compressed(path):
-    torch.save({"a": torch.zeros(1000)}, path)
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-
-
-def _nested(depth: int) -> dict:
-    inner = {"a": torch.zeros(1)}
-    for _ in range(depth):
-        inner = {"a": inner, "b": inner}
-    return inner
-
-
-BOMBS = {
-    "compressed archive": _compressed,
-    "one number as many": lambda path: torch.save({"a": torch.zeros(1).expand(10**13)}, path),
-    "sparse": lambda path: torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (10**12,))}, path),
-    "no data": lambda path: torch.save({"a": torch.empty(10**12, device="meta")}, path),
-    "dictionaries in each other": lambda path: torch.save(_nested(40), path),
-    "one storage many times": lambda path: torch.save(dict.fromkeys(map(str, range(1000)), torch.zeros(10_000)), path),
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_takes_no_large_memory(tmp_path, name):
-    BOMBS[name](tmp_path / "x.pth")
-    for read in (read_torch_file, read_tensors):
-        with pytest.raises(UserError, match=r"x\.pth is truncated or no checkpoint"):
-            read(tmp_path / "x.pth")

@@ -12,15 +12,18 @@ ROOTS = {"pretrain": ".", "cropfield": "projects/CropField", "stop": "projects/S
 # What a room may import of this repository, by the longest prefix of its own name; and whether Detectron2 and fvcore.
 ALLOWED = {
     "pretrain": (set(), False),  # errors and files: the ground floor
-    "pretrain.data": ({"pretrain.errors", "pretrain.files", "pretrain.data"}, False),
-    "pretrain.models": ({"pretrain.errors", "pretrain.files", "pretrain.models"}, False),
-    "pretrain.methods": ({"pretrain.errors", "pretrain.data", "pretrain.models", "pretrain.methods"}, False),
+    "pretrain.data": ({"pretrain.errors", "pretrain.files", "pretrain.ranges", "pretrain.data"}, False),
+    "pretrain.models": ({"pretrain.errors", "pretrain.files", "pretrain.ranges", "pretrain.models"}, False),
+    "pretrain.methods": (
+        {"pretrain.errors", "pretrain.ranges", "pretrain.data", "pretrain.models", "pretrain.methods"},
+        False,
+    ),
     "pretrain.engine": ({"pretrain"}, True),
     "cropfield": ({"pretrain", "cropfield"}, True),
     "stop": ({"pretrain", "stop"}, False),
     "lab": ({"pretrain", "cropfield", "stop", "lab"}, True),
 }
-GROUND = {"pretrain", "pretrain.errors", "pretrain.files", "pretrain.parent"}
+GROUND = {"pretrain", "pretrain.errors", "pretrain.files", "pretrain.parent", "pretrain.ranges"}
 EXTERNAL = ("detectron2",)
 
 

@@ -41,6 +41,7 @@ from cropfield.datasets import (
     has_masks,
     num_classes,
 )
+from cropfield.forms import Detection
 from cropfield.hooks import (
     BestCheckpointer,
     EarlyStopping,
@@ -51,14 +52,15 @@ from cropfield.hooks import (
 )
 from cropfield.results import RESULT, write_result
 from cropfield.schedule import BatchRule, passes
-from cropfield.sizes import check_sizes
 from cropfield.trainer import DetectionTrainer
+from cropfield.trial import try_detector
 from cropfield.weights import load_weights
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
+from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import start
-from pretrain.engine.lazy_config import load_config
+from pretrain.engine.lazy_config import build, load_config
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.writers import mirror_to_wandb
 from pretrain.errors import UserError, run_main
@@ -77,7 +79,7 @@ SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
 def read_config(args):
     """The config with the card's preset, then the overrides by hand, then the schedule that fits the batch size."""
     preset = LazyConfig.load(str(PRESETS), "PRESETS")[args.card] if args.card else ()
-    cfg = load_config(args.config_file, [*preset, *args.opts])
+    cfg = load_config(args.config_file, [*preset, *args.opts], Detection)
     return cfg, [*preset, *fit_schedule(cfg, args.opts)]
 
 
@@ -111,6 +113,7 @@ def fit_schedule(cfg, overrides: list[str]) -> list[str]:
 
 def check(cfg, args) -> None:
     """Everything that can be known to fail before the first iteration, as a UserError."""
+    check_config(cfg, Detection)
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
     if args.eval_only:
@@ -121,19 +124,17 @@ def check(cfg, args) -> None:
     if args.eval_only and not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
     for part in ("test",) if args.eval_only else ("train", "test"):
-        check_registered(instantiate(cfg.dataloader[part].dataset.names))
+        check_registered(build(cfg, f"dataloader.{part}.dataset.names"))
     if "dataset" in cfg and cfg.dataset.get("train_json") and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
         check_can_be_evaluated(cfg.dataset.val_json)
     if not args.eval_only:
         count_passes(cfg, args.num_gpus * args.num_machines)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    model, known = instantiate(cfg.model), dataset_categories(cfg, args.eval_only)
+    model, known = try_detector(cfg, args.eval_only), dataset_categories(cfg, args.eval_only)
     if not args.eval_only:
+        evaluator = build(cfg, "dataloader.evaluator")
         check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
-    for part in ("test",) if args.eval_only else ("train", "test"):
-        check_sizes(model, instantiate(cfg.dataloader[part].mapper).augmentations, f"dataloader.{part}.mapper")
     if args.resume and not args.eval_only:
         check_resume(cfg, args, model, known)
     if cfg.train.init_checkpoint:

@@ -32,18 +32,21 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """One process of the run."""
+    from pretrain.engine.forms import Pretraining
     from pretrain.engine.lazy_config import load_config
     from pretrain.engine.run import pretrain
 
-    pretrain(load_config(args.config_file, args.overrides), resume=args.resume)
+    pretrain(load_config(args.config_file, args.overrides, Pretraining), resume=args.resume)
 
 
 def main() -> None:
     args = parse_args()
     from pretrain.engine.distributed import start
+    from pretrain.engine.forms import Pretraining
     from pretrain.engine.lazy_config import load_config
 
-    load_config(args.config_file, args.overrides)  # a mistake is told once, before there are many processes
+    # A mistake is told once, before there are many processes.
+    load_config(args.config_file, args.overrides, Pretraining)
     start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 

@@ -51,7 +51,7 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 def make_stages(args: argparse.Namespace):
     """The chain's commands; each one can be typed by hand as well."""
-    from cropfield.commands import Commands
+    from cropfield.commands import Commands, override
 
     commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
@@ -60,7 +60,7 @@ def make_stages(args: argparse.Namespace):
     for_pretrain, for_detect = split_overrides(args.overrides)
     dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
     pretrained, backbone = args.output / "pretrain", args.output / "backbone.safetensors"
-    weights = f"train.init_checkpoint={backbone}"
+    weights = override("train.init_checkpoint", backbone)
     return (
         commands.pretrain(pretrain_config, args.images, pretrained, *for_pretrain),
         commands.export(pretrained, backbone),
@@ -71,14 +71,17 @@ def make_stages(args: argparse.Namespace):
 def check_inputs(args: argparse.Namespace, stages) -> None:
     """Everything that can be known to fail, before the first stage."""
     from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
+    from cropfield.forms import Detection
+    from cropfield.trial import try_detector
     from pretrain.data.images import open_source
+    from pretrain.engine.forms import Pretraining
     from pretrain.engine.lazy_config import load_config
 
-    nets = []
-    for stage in (stages[0], stages[-1]):
+    configs = []
+    for stage, form in ((stages[0], Pretraining), (stages[-1], Detection)):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
-        model = load_config(config, overrides).model
-        nets.append(model.backbone.get("net", model.backbone))
+        configs.append(load_config(config, overrides, form))
+    nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         mine, theirs = (net[name] for net in nets)
         if mine != theirs:
@@ -90,6 +93,7 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     check_coco_file(args.val_json, args.val_images)
     check_same_categories(args.train_json, args.val_json)
     check_can_be_evaluated(args.val_json)
+    try_detector(configs[-1])
 
 
 def main() -> None:

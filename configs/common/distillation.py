@@ -34,7 +34,7 @@ from pretrain.data.augment import dinov2_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
-from pretrain.data.masks import CropMasks
+from pretrain.data.masks import CropMasks, square_grid
 from pretrain.engine.devices import default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
@@ -82,7 +82,10 @@ dataloader = dict(
             photometric=L(dinov2_photometric)(blur="effect"),
         ),
         masks=L(CropMasks)(
-            grid=(14, 14),  # global_size / patch_size
+            grid=L(square_grid)(
+                size="${dataloader.train.crops.global_size}",
+                patch_size="${model.backbone.patch_size}",
+            ),
             ratio=(0.1, 0.5),  # T6, for both kinds
             content_share=0.5,  # T6: 50% content, 50% position
             position_share=0.5,

@@ -34,7 +34,6 @@ dataloader.train.crops.update(
     num_local=4,
     photometric=L(jitter_photometric)(),
 )
-dataloader.train.masks.grid = (12, 12)
 dataloader.train.update(batch_size=16, num_workers=1)
 
 weight_decay.end_value = 0.04

@@ -5,11 +5,15 @@ of an 8-bit hue). The recipe is DINOv2's, on which the first paper builds (Sec. 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 
 from pretrain.errors import UserError
+from pretrain.ranges import NotNegative, Positive, Range, Share
+
+Jitter = tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Range(0, 0.5)]]
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 IDENTITY = np.eye(3)
@@ -78,14 +82,14 @@ class Photometric:
     blur and solarise off.
     """
 
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_prob: float = 0.8
-    grey_prob: float = 0.2
-    blur_prob: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_kernel: int = 9
-    solarize_prob: float = 0.0
-    solarize_threshold: int = 128
+    jitter: Jitter = (0.4, 0.4, 0.2, 0.1)
+    jitter_prob: Share = 0.8
+    grey_prob: Share = 0.2
+    blur_prob: Share = 0.0
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    blur_kernel: Annotated[int, Range(1, 255)] = 9
+    solarize_prob: Share = 0.0
+    solarize_threshold: Annotated[int, Range(0, 256)] = 128
 
     def __post_init__(self):
         self.jitter, self.blur_sigma = tuple(self.jitter), tuple(self.blur_sigma)  # a config's lists are slow
@@ -121,7 +125,7 @@ def no_photometric() -> tuple[Photometric, Photometric, Photometric]:
 
 
 def jitter_photometric(
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.05),
+    jitter: Jitter = (0.4, 0.4, 0.2, 0.05),
 ) -> tuple[Photometric, Photometric, Photometric]:
     """Colour jitter alone, alike for all crops: for crops so small that DINOv2's blur would leave nothing of them."""
     photometric = Photometric(jitter=jitter, grey_prob=0.0)

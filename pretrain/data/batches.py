@@ -19,6 +19,7 @@ from pretrain.data.crops import MultiCrop
 from pretrain.data.images import BrokenImage
 from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
+from pretrain.ranges import BatchSize, Share, Whole, Workers
 
 MAX_TRIES = 32  # images that may stand in for a broken one
 
@@ -159,11 +160,11 @@ class CropLoader:
         source: ImageSource,
         crops: MultiCrop,
         masks: BatchMasks,
-        batch_size: int,
-        num_workers: int = 0,
-        seed: int = 0,
+        batch_size: BatchSize,
+        num_workers: Workers = 0,
+        seed: Whole = 0,
         *,
-        max_broken: float = 0.2,
+        max_broken: Share = 0.2,
         pin_memory: bool = False,
     ):
         if len(source) == 0:

@@ -116,6 +116,9 @@ def _decode_unusual(file: str | os.PathLike, data: bytes, kind: type[Content]) -
         return msgspec.convert(content, kind), f"is not plain JSON in UTF-8 but {_oddity(data)}"
     except msgspec.ValidationError as error:
         raise UserError(f"{file}: {_in_words(str(error), content)}") from None
+    except UnicodeEncodeError as error:
+        half = json.dumps(error.object[error.start])
+        raise UserError(f"{file} holds half a character, {half}, in a key or for an object; write it again") from None
 
 
 def _oddity(data: bytes) -> str:

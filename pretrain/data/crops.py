@@ -5,6 +5,7 @@ A crop that was flipped has x0 > x1: its left edge shows what lies at x0. (`Mult
 """
 
 import math
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from pretrain.data.augment import Photometric, dinov2_photometric
 from pretrain.errors import UserError
+from pretrain.ranges import Pixels, Positive, Range, Share
 
 SCALE_DISTRIBUTIONS = {  # of s, the area of the crops' bounding rectangle in the field (Sec. 4.3, Table 4a)
     "beta": lambda rng: 0.2 + 0.8 * rng.beta(2, 5),
@@ -109,14 +111,14 @@ class MultiCrop:
 
     def __init__(
         self,
-        global_size: int = 224,
-        global_scale: tuple[float, float] = (0.32, 1.0),
-        num_global: int = 2,
-        local_size: int = 96,
-        local_scale: tuple[float, float] = (0.05, 0.32),
-        num_local: int = 8,
-        aspect: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
+        global_size: Pixels = 224,
+        global_scale: tuple[Share, Share] = (0.32, 1.0),
+        num_global: Annotated[int, Range(1, 1000)] = 2,
+        local_size: Pixels = 96,
+        local_scale: tuple[Share, Share] = (0.05, 0.32),
+        num_local: Annotated[int, Range(0, 1000)] = 8,
+        aspect: tuple[Positive, Positive] = (3 / 4, 4 / 3),
+        flip: Share = 0.5,
         flip_field: bool = True,
         scale_distribution: str = "beta",
         photometric: tuple[Photometric, Photometric, Photometric] | None = None,

@@ -8,7 +8,9 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from pretrain.data.orientation import orientation, upright
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # where Pillow too starts to suspect a decompression bomb
 MAX_BYTES = 2**30  # more than MAX_PIXELS of 16-bit RGBA take uncompressed
@@ -64,10 +66,11 @@ def decode_image(
     if image.width * image.height > max_pixels:
         raise BrokenImage(name, "too many pixels")
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _jpeg_is_whole(data):
-        how = _reduction(image.width * image.height, min_pixels) | cv2.IMREAD_COLOR_RGB
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), how)  # applies EXIF orientation itself
+        # OpenCV would apply the orientation that it finds itself, which in damaged metadata is another one.
+        how = _reduction(image.width * image.height, min_pixels) | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), how)
         if rgb is not None:
-            return rgb
+            return upright(rgb, orientation(image))
     return _decode_with_pillow(image, name)
 
 
@@ -131,7 +134,7 @@ def _decode_with_pillow(image: Image.Image, name: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return upright(_to_rgb(image), 1 if image.format == "TIFF" else orientation(image))
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
         raise BrokenImage(name, _decoder_reason(error)) from error
 

@@ -88,7 +88,7 @@ class Index:
     def is_current(self) -> bool:
         try:
             return all(stamp(path) == tuple(then) for path, then in zip(self.sources, self.stamps, strict=True))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character in a path
             return False
 
 

@@ -27,7 +27,7 @@ class ImageList(ImageFiles):
 
     def __init__(self, file: str | os.PathLike, images: str | os.PathLike | None = None):
         try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")  # a name may hold what splitlines splits at
         except OSError as error:
             raise UserError(
                 f"image list {file} cannot be read ({error.strerror}): give a text file of paths"

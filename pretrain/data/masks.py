@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pretrain.errors import UserError
+from pretrain.ranges import Patches, Pixels, Share
 
 NO_MASK, CONTENT, POSITION = 0, 1, 2
 MIN_BLOCK = 4  # patches
@@ -74,6 +75,13 @@ def _empty(grid: tuple[int, int], count: int) -> np.ndarray:
     return np.zeros(grid, dtype=bool)
 
 
+def square_grid(size: Pixels, patch_size: Pixels) -> tuple[int, int]:
+    """The grid (H, W) in patches of a square crop of `size` pixels. Raises UserError unless they divide it."""
+    if size % patch_size:
+        raise UserError(f"crops of {size} pixels do not divide into patches of {patch_size}; choose a multiple")
+    return size // patch_size, size // patch_size
+
+
 class CropMasks:
     """Which global crops of a batch get which kind of mask, and how large a one (footnotes 2, 3; Table 5).
 
@@ -85,10 +93,10 @@ class CropMasks:
 
     def __init__(
         self,
-        grid: tuple[int, int],
-        ratio: tuple[float, float] = (0.1, 0.5),
-        content_share: float = 0.5,
-        position_share: float = 0.5,
+        grid: tuple[Patches, Patches],
+        ratio: tuple[Share, Share] = (0.1, 0.5),
+        content_share: Share = 0.5,
+        position_share: Share = 0.5,
         content_mask: str = "box",
         position_mask: str = "cross",
     ):

@@ -1,6 +1,7 @@
 """Training checkpoints: one file, replaced atomically, loaded without running code from it."""
 
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -118,6 +119,8 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     if not {"optimizer", "iteration", "rng"} <= state.keys():
         raise UserError(f"{path}: holds a model but not the state of its training; give a file of a pretraining run")
     try:
+        if name := _not_finite(state["model"]):
+            raise ValueError(f"{name} is not finite")
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -154,11 +157,26 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("it was written by another kind of optimizer")
     if not set(state["state"]) <= set(places):
         raise ValueError("its optimizer knows parameters that are in no group")
+    for new, old in zip(groups, found, strict=True):
+        if wrong := [name for name in new if name != "params" and not _alike(new[name], old.get(name))]:
+            raise ValueError(f"{wrong[0]} of its optimizer is {old.get(wrong[0])!r}"[:100])
     for place, parameter in zip(places, parameters, strict=True):
         for name, value in state["state"].get(place, {}).items():
-            if not torch.is_tensor(value) or value.numel() != 1 and value.shape != parameter.shape:
-                raise ValueError(f"{name} of parameter {place} in its optimizer does not fit {tuple(parameter.shape)}")
+            shape = torch.Size() if name == "step" else parameter.shape
+            if value is not None and (not torch.is_tensor(value) or value.shape != shape):
+                raise ValueError(f"{name} of parameter {place} in its optimizer does not fit {tuple(shape)}")
+    if name := _not_finite(state):
+        raise ValueError(f"{name} of its optimizer is not finite")
     optimizer.load_state_dict(state)
+
+
+def _alike(ours, theirs) -> bool:
+    """Whether an optimizer's option can be `theirs` where it is `ours`: numbers for numbers, as many of them."""
+    if isinstance(ours, tuple | list):
+        return isinstance(theirs, tuple | list) and len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+    if isinstance(ours, int | float) and not isinstance(ours, bool):
+        return isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
+    return ours is None or theirs is None or isinstance(theirs, type(ours))
 
 
 def restore_rng(states: list[dict], iteration: int) -> None:

@@ -2,6 +2,8 @@
 
 import torch
 
+from pretrain.errors import UserError
+
 
 def default_device() -> str:
     """ "cuda" where there is one, else "cpu"."""
@@ -16,3 +18,12 @@ def bf16_pays() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()
+
+
+def check_usable(device: str, key: str = "train.device") -> None:
+    """Raise UserError unless tensors can be made, and read, on `device`."""
+    try:
+        torch.zeros(1, device=device).tolist()
+    except Exception as error:  # each kind of device has its own
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{key}: {device!r} cannot be used here ({said}); choose cpu, cuda or cuda:N") from None

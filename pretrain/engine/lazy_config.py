@@ -1,50 +1,85 @@
 """LazyConfig files with overrides from the command line, and a sentence for every mistake in them."""
 
+import builtins
 import difflib
-import inspect
+import traceback
 from collections.abc import Iterator
 from numbers import Number
 from pathlib import Path
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
 from pretrain.engine.targets import TARGETS
 from pretrain.engine.yaml_config import plain_part, read_config
 from pretrain.errors import UserError
 
+PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
 YAML = (".yaml", ".yml")
 
 
-def load_config(path: str | Path, overrides: list[str]) -> DictConfig:
-    """Read a LazyConfig file and apply `key=value` overrides.
+def load_config(path: str | Path, overrides: list[str], form: type | None = None) -> DictConfig:
+    """Read a LazyConfig file, apply `key=value` overrides, and check every value: see `check_config`.
 
-    Stricter than `LazyConfig.apply_overrides`, which takes any key: an unknown one would change nothing, silently.
+    Stricter than `LazyConfig.apply_overrides`, which takes any key: an unknown one would change nothing, silently. And
+    where the config holds text, what stands behind `=` is taken as it is, without quotes: a path may have commas,
+    parentheses and apostrophes, or look like a number.
+
+    Args:
+        form: what lies outside of calls, `pretrain.engine.forms.Pretraining` or another tool's; None checks only calls.
 
     Raises:
-        UserError: no such file, an override that is not `key=value`, an unknown key, text where a number stood.
+        UserError: no such file, one that cannot be read, an override that is not `key=value`, an unknown key, a value
+            that its reader would not take.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}; check the path")
-    cfg = load_yaml(path) if Path(path).suffix in YAML else LazyConfig.load(str(path))
+    cfg = load_yaml(path) if Path(path).suffix in YAML else read_file(str(path))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
             raise UserError(f"cannot read the override {override!r}; write key=value")
         check_key(cfg, key)
-        before = OmegaConf.select(cfg, key, throw_on_missing=False)
+        check_read(cfg, key, form)
+        before = _select(cfg, key)
         try:
-            LazyConfig.apply_overrides(cfg, [override])
+            _apply(cfg, override, is_text=_holds_text(cfg, key, before))
         except Exception as error:  # hydra's parser has a family of its own
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"cannot read the override {override!r} ({reason}); quote its value: '{key}=\"...\"'"
+                f"cannot read the override {override!r} ({reason(error)}); quote its value: '{key}=\"...\"'"
             ) from None
-        after = OmegaConf.select(cfg, key, throw_on_missing=False)
+        after = _select(cfg, key)
         if isinstance(before, Number) and not isinstance(after, Number | None):
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
+    check_config(cfg, form)
     return cfg
+
+
+def read_file(path: str) -> DictConfig:
+    """The config that a LazyConfig file describes. Raises UserError with the line where Python stops."""
+    import_ = builtins.__import__
+    try:
+        return LazyConfig.load(path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{_place(error, path)}; correct the config file") from error
+    finally:
+        builtins.__import__ = import_  # Detectron2 leaves its own behind when a file fails
+
+
+def _place(error: Exception, path: str) -> str:
+    """The file and line of a config at which reading it failed, and why."""
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):  # Detectron2's has no line
+        file = str(error).removeprefix("Config file ").removesuffix(" has syntax error!")
+        line = f", line {error.__cause__.lineno}" if error.__cause__.lineno else ""
+        return f"{file}{line}: {error.__cause__.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    inside = [frame for frame in frames if "site-packages" not in frame.filename]
+    if not inside or not inside[-1].filename.endswith(".py"):
+        return f"{path}: {reason(error)}"
+    return f"{inside[-1].filename}, line {inside[-1].lineno}: {reason(error)} in {inside[-1].line!r}"
 
 
 def load_yaml(path: str | Path) -> DictConfig:
@@ -61,28 +96,56 @@ def load_yaml(path: str | Path) -> DictConfig:
 
 
 def build(cfg: DictConfig, key: str):
-    """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names the key."""
+    """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names that part."""
     try:
         return instantiate(OmegaConf.select(cfg, key))
-    except (TypeError, ValueError, ArithmeticError, AssertionError, LookupError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{key}: {reason}; correct it in the config or on the command line") from error
+    except Exception as error:
+        where, error = _culprit(OmegaConf.select(cfg, key), key, error)
+        if isinstance(error, UserError):
+            message = str(error)
+            raise (error if f"{where.partition('.')[0]}." in message else UserError(f"{where}: {message}")) from error
+        raise UserError(f"{where}: {reason(error)}; correct it in the config or on the command line") from error
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else lines[0]
+    if isinstance(error, KeyError | RecursionError | MemoryError | NotImplementedError):
+        return f"{type(error).__name__}: {line}" if line != type(error).__name__ else line
+    return line
+
+
+def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
+    """The innermost call that fails by itself, and how."""
+    names = range(len(node)) if isinstance(node, ListConfig) else node if isinstance(node, DictConfig) else ()
+    for name in names:
+        child = None
+        try:
+            child = node[name]
+            if isinstance(child, DictConfig | ListConfig):
+                instantiate(child)
+        except Exception as inner:
+            return _culprit(child, f"{key}.{name}", inner)
+    return key, error
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
     """Raise UserError if nothing reads `key`: neither in the config, nor an argument of the call it would go to."""
-    node, inside_call = cfg, False
+    node, inside_call, prefix = cfg, False, ""
     for part in key.split("."):
         if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
+            node = value_at(node, int(part), f"{prefix}{part}")
+            prefix += f"{part}."
             continue
         if not isinstance(node, DictConfig):
             break
-        if part in node:
+        if part in node.keys():  # `in node` would leave out what has no value
             inside_call = inside_call or "_target_" in node
-            node = node[part]
+            node = value_at(node, part, f"{prefix}{part}")
+            prefix += f"{part}."
         elif "_target_" in node:
-            if part in _arguments(node["_target_"]):
+            if part in arguments(target_of(node, prefix))[0]:
                 return
             break
         elif inside_call:
@@ -96,23 +159,41 @@ def check_key(cfg: DictConfig, key: str) -> None:
     raise UserError(f"the config has no key {key}; {hint}")
 
 
-def _arguments(target) -> set[str]:
-    """Argument names of a callable; where a class passes **kwargs on, also those of its base classes."""
-    target = locate(target) if isinstance(target, str) else target
-    names = set()
-    for cls in inspect.getmro(target) if inspect.isclass(target) else (target,):
-        if cls is object or (inspect.isclass(cls) and "__init__" not in vars(cls)):
-            continue
-        parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names
+def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
+    """Raise UserError where `key` belongs to a variable of the config file: what went into the model is a copy."""
+    top = key.partition(".")[0]
+    if form and top not in form.__annotations__ and top not in references(cfg):
+        raise UserError(
+            f"nothing reads {key}: {top} is a variable of the config file; override the keys that it went into"
+        )
+
+
+def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
+    key, _, text = override.partition("=")
+    if is_text and text != "null" and not text.startswith(PARSED):
+        OmegaConf.update(cfg, key, text)
+    else:
+        if text.startswith("[") and isinstance(_select(cfg, key), DictConfig):  # a list instead of a call
+            OmegaConf.update(cfg, key, None, merge=False)
+        LazyConfig.apply_overrides(cfg, [override])
+
+
+def _holds_text(cfg: DictConfig, key: str, before) -> bool:
+    """Whether text stands at `key`, or belongs there and a number does not."""
+    hint = hint_at(cfg, key)
+    return isinstance(before, str) or (hint is not None and fits("text", hint) and not fits(1, hint))
+
+
+def _select(cfg: DictConfig, key: str):
+    try:
+        return OmegaConf.select(cfg, key, throw_on_missing=False)
+    except Exception:  # an interpolation of nothing, told by `check_config`
+        return None
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     for name in cfg:
-        yield prefix + name
+        yield f"{prefix}{name}"
         node = cfg._get_node(name)  # interpolations stay unresolved
         if isinstance(node, DictConfig) and not node._is_interpolation():
             yield from _keys(node, f"{prefix}{name}.")

@@ -8,6 +8,7 @@ import torch
 from detectron2.engine import HookBase
 
 from pretrain.methods.symptoms import symptoms
+from pretrain.ranges import Count, Share, Whole
 
 EXPLODED = 10  # times the gradient norm of the steps before
 BEFORE = (100, 500)  # steps before that a gradient norm is compared with: at least, at most
@@ -33,7 +34,7 @@ class Monitor(HookBase):
         remind: steps after which a symptom that persists is warned of again.
     """
 
-    def __init__(self, period: int = 20, confirm: int = 3, patience: float = 0.1, remind: int = 1000):
+    def __init__(self, period: Whole = 20, confirm: Count = 3, patience: Share = 0.1, remind: Count = 1000):
         self.period, self.confirm, self.patience, self.remind = period, confirm, patience, remind
         self.from_start: set[str] | None = None  # symptoms that every check showed
         self.since: dict[str, int] = {}  # for each symptom that shows now: the step from which on it did

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import torch
-from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -15,11 +14,14 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
+from pretrain.engine.devices import check_usable
 from pretrain.engine.distributed import check_device, seed_rank
+from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
-from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
+from pretrain.engine.schedules import OptimizerSchedule, check_schedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
@@ -38,11 +40,13 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         UserError: bad data, a config that contradicts itself, or an output folder that holds another run.
         SystemExit: a signal stopped the run (`StopOnSignal`); resume goes on.
     """
+    check_config(cfg, Pretraining)
     output = output_path(cfg.train.output_dir)
     checkpoint = output / LAST
     if checkpoint.exists() and not resume:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
     check_device(cfg.train.device)
+    check_usable(cfg.train.device)
     if cfg.train.device == "cpu":
         tune_cpu_memory()
     loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
@@ -131,8 +135,8 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
 def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:
     schedule = OptimizerSchedule(
         optimizer,
-        instantiate(cfg.lr_multiplier),
-        instantiate(cfg.weight_decay),
+        check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier"),
+        check_schedule(build(cfg, "weight_decay"), "weight_decay"),
         cfg.train.freeze_prototypes,
         cfg.train.head_warmup,
     )
@@ -143,7 +147,7 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         checkpoint,
         StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        *(instantiate(hook) for hook in cfg.train.hooks),
+        *build(cfg, "train.hooks"),
         Summary(output / LAST),
         PeriodicWriter(make_writers(cfg), period=cfg.train.log_period) if comm.is_main_process() else None,
     ]
@@ -153,4 +157,4 @@ def make_writers(cfg: DictConfig) -> list[EventWriter]:
     """TensorBoard's comes last: it forgets the pictures once it has written them."""
     if cfg.train.wandb.enabled:
         mirror_to_wandb(project=cfg.train.wandb.project, name=cfg.train.wandb.name, dir=cfg.train.output_dir)
-    return sorted(instantiate(cfg.train.writers), key=lambda writer: isinstance(writer, TensorboardXWriter))
+    return sorted(build(cfg, "train.writers"), key=lambda writer: isinstance(writer, TensorboardXWriter))

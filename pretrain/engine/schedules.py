@@ -10,13 +10,29 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 
+from pretrain.errors import UserError
+from pretrain.ranges import NotNegative, Share
+
 
 def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
     """Square-root rule: `base_lr * sqrt(batch_size / reference)`, as in DINOv2."""
     return base_lr * math.sqrt(batch_size / reference)
 
 
-def warmup_cosine(peak: float, final: float, warmup: float, start: float = 0.0) -> ParamScheduler:
+def check_schedule(schedule: ParamScheduler, key: str) -> ParamScheduler:
+    """`schedule`, if all it gives over a training are numbers from 0 on; raises UserError with its key otherwise."""
+    for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0):
+        try:
+            value = schedule(progress)
+            good = math.isfinite(value) and value >= 0
+        except Exception as error:  # a schedule is anyone's function
+            value, good = f"{type(error).__name__} ({' '.join(str(error).split())})", False
+        if not good:
+            raise UserError(f"{key}: gives {value} at {progress:.4g} of training; it must give numbers from 0 on")
+    return schedule
+
+
+def warmup_cosine(peak: NotNegative, final: NotNegative, warmup: Share, start: NotNegative = 0.0) -> ParamScheduler:
     """Linear from `start` to `peak` in the first `warmup` share of training, then cosine to `final`."""
     cosine = CosineParamScheduler(peak, final)
     if warmup <= 0:

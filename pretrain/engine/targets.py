@@ -67,6 +67,7 @@ pretrain.data.batches.CropLoader
 pretrain.data.crops.MultiCrop
 pretrain.data.images.open_source
 pretrain.data.masks.CropMasks
+pretrain.data.masks.square_grid
 pretrain.engine.monitors.Monitor
 pretrain.engine.param_groups.param_groups
 pretrain.engine.schedules.warmup_cosine

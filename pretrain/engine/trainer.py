@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from pretrain.data.batches import CropLoader
 from pretrain.engine.distributed import data_parallel
+from pretrain.engine.first_step import tells_of_first_step
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import sum_over_ranks
 from pretrain.methods.protocol import Method
 
 
+@tells_of_first_step
 class PretrainTrainer(TrainerBase):
     """One process with one device, alone or one of several that do the same on their slices of the batch.
 

@@ -10,12 +10,13 @@ from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from pretrain.errors import UserError
+from pretrain.ranges import Count
 
 
 class ConsoleWriter(EventWriter):
     """Progress, ETA, loss and its parts, learning rate, images/s, and the share of time spent waiting for data."""
 
-    def __init__(self, max_iter: int, window: int = 50):
+    def __init__(self, max_iter: int, window: Count = 50):
         self.max_iter, self.window = max_iter, window
         self.logger = logging.getLogger(__name__)
 

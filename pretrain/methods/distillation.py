@@ -13,6 +13,7 @@ from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtrac
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.heads import ProjectionHead
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import Count, NotNegative, Positive, Prototypes, Share, Width
 
 
 class SelfDistillation(StudentTeacher):
@@ -55,15 +56,15 @@ class SelfDistillation(StudentTeacher):
         field_sampling: bool = True,
         content_loss: bool = True,
         position_loss: bool = True,
-        koleo_weight: float = 1.0,
+        koleo_weight: NotNegative = 1.0,
         centering: str = "softmax",
-        num_prototypes: int = 65536,
-        head_hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.04,
-        centre_momentum: float = 0.9,
-        block_rows: int = 512,
+        num_prototypes: Prototypes = 65536,
+        head_hidden_dim: Width = 2048,
+        bottleneck_dim: Width = 256,
+        student_temp: Positive = 0.1,
+        teacher_temp: Positive = 0.04,
+        centre_momentum: Share = 0.9,
+        block_rows: Count = 512,
     ):
         if backbone.cls_token is None:
             raise UserError("model.backbone: self-distillation needs a class token; set class_token=True")

@@ -8,6 +8,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.errors import UserError
 from pretrain.methods.ema import update_teacher
 from pretrain.models.vit import VisionTransformer, compile_blocks
 from pretrain.models.weights import load_backbone
@@ -25,6 +26,11 @@ class StudentTeacher(nn.Module):
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
+        for progress in (0.0, 0.5, 1.0):
+            if not 0 <= momentum(progress) <= 1:
+                raise UserError(
+                    f"model.momentum: gives {momentum(progress):g} at {progress:g} of training; it must stay in [0, 1]"
+                )
         if init:
             load_backbone(student["backbone"], init)
         self.momentum, self.max_iter = momentum, max_iter

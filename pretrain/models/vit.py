@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.models.attention import Attention, Layout, pack, scaled_linear
 from pretrain.models.pos_embed import sample_pos_embed, sincos_field
+from pretrain.ranges import Layers, Patches, Pixels, Positive, ShareBelowOne, Width
 
 
 class VisionTransformer(nn.Module):
@@ -34,16 +35,16 @@ class VisionTransformer(nn.Module):
 
     def __init__(
         self,
-        patch_size: int = 16,
-        embed_dim: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        field_size: int | tuple[int, int] = 50,
+        patch_size: Pixels = 16,
+        embed_dim: Width = 384,
+        depth: Layers = 12,
+        num_heads: Width = 6,
+        mlp_ratio: Positive = 4.0,
+        field_size: Patches | tuple[Patches, Patches] = 50,
         field_init: str = "normal",
         learned_field: bool = True,
         class_token: bool = True,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: ShareBelowOne = 0.0,
         layer_scale: float | None = 1e-5,
         final_norm: bool = True,
         activation_checkpointing: bool = False,

@@ -34,6 +34,7 @@ _RENAMED = (
 )
 # Everything that a plain block has; one more tensor, and it computes something else.
 _BLOCK = re.compile(r"blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma)")
+_LINEAR = re.compile(r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight")
 _OTHER_EMBEDDINGS = ("norm_pre.", "patch_embed.", "rope", "rel_pos")
 _EXTRA_TOKENS = {"register_tokens": "register", "reg_token": "register", "dist_token": "distillation"}
 
@@ -62,6 +63,7 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     """
     notes: list[str] = []
     state = _rename(_backbone_of(path, tensors, notes))
+    _check_tensors(path, state)
     _check_plain(path, state)
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
@@ -69,6 +71,8 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     _check_metadata(path, metadata)
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
+    if num_heads and state[PATCH_WEIGHT].shape[0] % num_heads:
+        raise UserError(f"{path} says that it has {num_heads} heads, which do not divide its width; export it again")
     return BackboneFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
@@ -125,6 +129,17 @@ def _check_plain(path, state: dict[str, Tensor]) -> None:
         raise UserError(
             f"{path} is no plain ViT: it also has {abbreviated(other)}, and would not compute the same without"
         )
+
+
+def _check_tensors(path, state: dict[str, Tensor]) -> None:
+    """Those that a backbone takes are of floating point (8 bits mean nothing without their scales), and not empty."""
+    for name, value in state.items():
+        if not name.startswith(("blocks.", "patch_embed.", "pos_embed", "cls_token", "norm.")):
+            continue
+        dims = 4 if name == PATCH_WEIGHT else 2 if _LINEAR.fullmatch(name) else value.dim()
+        if not value.is_floating_point() or not value.numel() or value.dim() != dims:
+            kind = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+            raise UserError(f"{path}: {name} is {kind}, which is no weight of a ViT; take the original release")
 
 
 def _is_gated(state: dict[str, Tensor]) -> bool:

@@ -99,7 +99,7 @@ def test_the_default_is_table_6(name):
     assert crops.scale_distribution == "beta" and model.backbone.field_size == 50
     assert (crops.num_global, crops.global_size, crops.num_local, crops.local_size) == (2, 224, 8, 96)  # Sec. 4.1
     assert model.koleo_weight == 1 and model.field_sampling and model.position_loss  # Eq. 6
-    assert tuple(masks.grid) == (crops.global_size // model.backbone.patch_size,) * 2
+    assert instantiate(masks.grid) == (crops.global_size // model.backbone.patch_size,) * 2
 
 
 @pytest.mark.parametrize("name, width", [(DEFAULT, 384), ("cropfield_vitb16_in1k_100ep", 768)])

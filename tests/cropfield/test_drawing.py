@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from pycocotools import mask as rle
 
 from cropfield.canvas import color_of, draw_tag
@@ -61,3 +62,10 @@ def test_images_are_chosen_evenly_among_those_with_objects():
     assert spread_out(coco, 1000) == list(range(0, 98, 2))
     (instance,) = coco.instances(0, coco.truth[0])
     assert (instance.category, instance.name, instance.box) == (0, "a", (0, 0, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\ud800", "\0", "a\u202eb", "$x^$", "<b>", "x" * 100_000, ""])
+def test_any_name_can_be_drawn(name):
+    image = np.zeros((60, 80, 3), np.uint8)
+    draw_tag(image, name, (0, 0), color_of(0))
+    assert (image == color_of(0)).all(axis=2).any()

@@ -3,16 +3,18 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as run_lengths
 
-from cropfield.evaluation import HotCOCOEvaluator
+from cropfield.evaluation import HotCOCOEvaluator, readable_by
 from pretrain.errors import UserError
 
 SIDE, CATEGORIES = 96, (3, 5, 9)
@@ -64,8 +66,6 @@ def scenes(tmp_path_factory):
     }
     (folder / "labels.json").write_text(json.dumps(content))
     register_coco_instances(folder.name, {}, str(folder / "labels.json"), str(folder))
-    from detectron2.data import DatasetCatalog
-
     DatasetCatalog.get(folder.name)
     return folder.name, inputs, outputs
 
@@ -101,6 +101,34 @@ def test_without_a_detection_there_is_no_ap(scenes):
     nothing = [{"instances": output["instances"][:0]} for output in outputs]
     for task, result in measure(HotCOCOEvaluator(name, tasks=("bbox", "segm")), inputs, nothing).items():
         assert np.isnan(result["AP"]), task
+
+
+@needs_hotcoco
+def test_what_detection_does_not_need_may_be_anything(scenes, tmp_path, monkeypatch):
+    """hotcoco itself wants types of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name, inputs, outputs = scenes
+    json_file = tmp_path / "labels.json"
+    content = json.loads(open(MetadataCatalog.get(name).json_file).read())
+    json_file.write_text(json.dumps(content | {"info": [], "licenses": "none"}))
+    register_coco_instances("odd-info", {}, str(json_file), str(tmp_path))
+    DatasetCatalog.get("odd-info")
+    hotcoco = importlib.import_module("hotcoco")
+    assert readable_by(hotcoco, str(json_file)) != str(json_file)
+    expected = measure(HotCOCOEvaluator(name, tasks=("bbox",)), inputs, outputs)
+    np.testing.assert_equal(measure(HotCOCOEvaluator("odd-info", tasks=("bbox",)), inputs, outputs), expected)
+
+
+def test_a_file_that_hotcoco_cannot_read_at_all(tmp_path, monkeypatch):
+    class Strict:
+        @staticmethod
+        def COCO(path):
+            raise ValueError("no")
+
+    monkeypatch.setattr("cropfield.evaluation.mended_copy", lambda *unused: "copy")
+    monkeypatch.setattr("cropfield.evaluation.checked_coco", lambda file: SimpleNamespace(content=None))
+    with pytest.raises(UserError, match=r"hotcoco cannot read labels.json \(no\)"):
+        readable_by(Strict, "labels.json")
 
 
 def test_without_hotcoco_there_is_a_sentence(monkeypatch):

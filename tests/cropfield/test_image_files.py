@@ -82,3 +82,11 @@ def test_what_is_no_image_is_named(folder):
     assert "1 of 1 images" in refusal(folder) and "(images[0])" in refusal(folder)
     with pytest.raises(UserError, match="not a folder"):
         check(folder / "nowhere")
+
+
+def test_what_is_not_decoded_is_no_image_here_either(folder, monkeypatch):
+    save(folder / "a.jpg")
+    monkeypatch.setattr("cropfield.image_files.MAX_PIXELS", 500)
+    assert "cannot be read as images" in refusal(folder)
+    Pillow.new("RGB", (30, 20)).save(folder / "b.eps")
+    assert "cannot be read as images" in refusal(folder, "b.eps")

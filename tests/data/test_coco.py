@@ -141,3 +141,9 @@ def test_what_is_no_json_is_refused(tmp_path, reader, data, said):
 
 def test_pretraining_passes_over_annotations(tmp_path):
     assert read_image_names(write(tmp_path, content() | {"annotations": "whatever", "categories": 5})) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("images", ['[{"\\ud800": 1}]', '["\\ud800"]'], ids=["in a key", "for an image"])
+def test_half_a_character_is_named(tmp_path, images):
+    with pytest.raises(UserError, match=r'labels.json holds half a character, "\\ud800", in a key or for an object'):
+        read_coco(write(tmp_path, f'{{"images": {images}}}'.encode()))

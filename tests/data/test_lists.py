@@ -116,3 +116,10 @@ def test_missing_and_binary_coco_files_are_refused(tmp_path):
     write(tmp_path / "x.json")
     with pytest.raises(UserError, match="not text in UTF-8"):
         CocoJson(tmp_path / "x.json")
+
+
+def test_a_byte_order_mark_and_odd_blanks_belong_to_no_name(tmp_path):
+    for name in ("a.jpg", "b\x0bc\u2028d.jpg"):
+        write(tmp_path / name)
+    (tmp_path / "list.txt").write_bytes("a.jpg\r\nb\x0bc\u2028d.jpg\r\n".encode("utf-8-sig"))
+    assert names(ImageList(tmp_path / "list.txt")) == ["a.jpg", "b\x0bc\u2028d.jpg"]

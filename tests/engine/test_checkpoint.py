@@ -1,3 +1,4 @@
+import math
 import os
 import pickle
 from types import SimpleNamespace
@@ -134,4 +135,28 @@ def test_the_state_of_another_optimizer_is_a_sentence(tmp_path):
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
     write_torch_file(path, state)
     with pytest.raises(UserError, match=r"exp_avg of parameter 0 in its optimizer does not fit \(2, 2\)"):
+        restore(path, model, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.tensor(1.0)), "exp_avg of parameter 0"),
+        (lambda state: state["optimizer"]["state"][0].update(step=torch.zeros(2)), "step of parameter 0"),
+        (lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(math.inf), "exp_avg_sq .* is not finite"),
+        (
+            lambda state: state["optimizer"]["param_groups"][0].update(weight_decay=(1, 2)),
+            "weight_decay of its optimizer",
+        ),
+        (lambda state: state["optimizer"]["param_groups"][0].update(betas=[0.9]), "betas of its optimizer"),
+        (lambda state: state["optimizer"]["param_groups"][0].update(eps=math.nan), "eps of its optimizer is nan"),
+        (lambda state: state["model"]["bias"].fill_(math.nan), "bias is not finite"),
+    ],
+)
+def test_a_state_on_which_the_first_step_would_stumble_is_refused(tmp_path, change, words):
+    path = tmp_path / "last.pth"
+    model, optimizer, state = trained(path)
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(UserError, match=words):
         restore(path, model, optimizer)

@@ -109,22 +109,59 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     "override, words",
     [
         (
-            "model.backbone.patch_size=16",
-            "masks.grid: .12, 12., and global crops of 96 pixels have .6,6. patches of 16",
+            "dataloader.train.masks.grid=[6,6]",
+            "masks.grid: .6, 6., and global crops of 96 pixels have .12,12. patches of 8",
         ),
-        ("dataloader.train.crops.global_size=144", r"global crops of 144 pixels have .18,18. patches of 8"),
+        (
+            "model.backbone.patch_size=7",
+            "^dataloader.train.masks.grid: crops of 96 pixels do not divide into patches of 7",
+        ),
         ("dataloader.train.crops.local_size=33", "local_size: 33 pixels do not divide into patches of 8"),
-        ("model.backbone.embed_dim=50", "^model: embed_dim 50 is not a multiple of num_heads"),
-        ("model.backbone.field_init=foo", "^model: field_init 'foo' is neither"),
+        ("model.backbone.embed_dim=50", "^model.backbone: embed_dim 50 is not a multiple of num_heads"),
+        ("model.backbone.field_init=foo", "^model.backbone: field_init 'foo' is neither"),
         ("model.backbone.depth=two", "model.backbone.depth is a number"),
-        ("optimizer.betas=[0.9]", "^optimizer: "),
-        ("dataloader.train.crops.aspect=[1,2,3]", "^dataloader.train: "),
+        ("optimizer.betas=[0.9]", "^optimizer.betas is .*; give a list of 2 .a number."),
+        ("dataloader.train.crops.aspect=[1,2,3]", "^dataloader.train.crops.aspect is .*; give a list of 2"),
+        ("model.num_prototypes=0", "^model.num_prototypes is 0; give a whole number from 1"),
+        ("train.max_iter=0", "^train.max_iter is 0; give a whole number"),
+        ("train.checkpointer.period=0", "^train.checkpointer.period is 0"),
+        ("train.device=xyz", "^train.device: 'xyz' cannot be used here"),
+        ("lr_multiplier.final=nan", "^lr_multiplier.final is nan"),
+        ("model.momentum.end_value=2.0", "^model.momentum: gives 1.475 at 0.5 of training"),
+        ("train.writers.0.max_iter=${train.writers.0.max_iter}", "^train.writers.0.max_iter .*Recursive interpolation"),
     ],
 )
 def test_what_a_part_refuses_is_one_sentence_with_its_key(images, tmp_path, override, words):
     with pytest.raises(UserError, match=words):
         pretrain(config(images, tmp_path, "model.backbone.num_heads=4", override))
     assert not (tmp_path / "last.pth").exists()
+
+
+def test_masks_follow_the_size_of_crops_and_patches(images, tmp_path):
+    """The loader's own check, on a grid that no override gave."""
+    sizes = "dataloader.train.crops.global_size=64", "model.backbone.patch_size=16"
+    assert instantiate(config(images, tmp_path, *sizes).dataloader.train).dataset.masks.grid == (4, 4)
+
+
+def test_what_parts_cannot_do_together_is_told_in_the_first_step_and_later_errors_are_not(
+    images, tmp_path, monkeypatch
+):
+    from pretrain.methods.distillation import SelfDistillation
+
+    def fail_at(failing):
+        def forward(self, batch, step):
+            if step == failing:
+                raise RuntimeError("shapes differ\nby much")
+            return {"loss": self.mask_token.sum()}
+
+        return forward
+
+    monkeypatch.setattr(SelfDistillation, "forward", fail_at(0))
+    with pytest.raises(UserError, match=r"^the first step failed \(RuntimeError: shapes differ\): "):
+        pretrain(config(images, tmp_path / "first", "train.monitor.period=0"))
+    monkeypatch.setattr(SelfDistillation, "forward", fail_at(1))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        pretrain(config(images, tmp_path / "second", "train.monitor.period=0"))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_path, monkeypatch):

@@ -322,3 +322,28 @@ def test_heads_of_published_widths():
     """64 channels a head up to ViT-L; So400m (1152), ViT-H, ViT-g and ViT-bigG have 16 heads, ViT-giant2 has 24."""
     narrow = {width: width // 64 for width in (192, 256, 320, 384, 512, 640, 768, 896, 1024)}
     assert PUBLISHED_HEADS == narrow | {1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("blocks.0.mlp.fc1.weight", lambda value: value.to(torch.int8)),
+        ("blocks.1.attn.qkv.weight", lambda value: value.to(torch.complex64)),
+        ("pos_embed", lambda value: value > 0),
+        ("blocks.0.mlp.fc1.weight", lambda value: value.sum()),
+        ("patch_embed.proj.weight", lambda value: value[0]),
+        ("patch_embed.proj.weight", lambda value: value[:0]),
+    ],
+)
+def test_tensors_of_no_vit_are_named(tmp_path, name, change):
+    state = dict(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS).state_dict())
+    path = saved(tmp_path, state | {"register_tokens": torch.zeros(1, 4, DIM), name: change(state[name])})
+    with pytest.raises(UserError, match=f"published.pth: {name} is .* of shape .*, which is no weight of a ViT"):
+        read_backbone(path)
+
+
+def test_recorded_heads_divide_the_width(tmp_path):
+    state = VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS).state_dict()
+    save_file(dict(state), tmp_path / "a.safetensors", {"num_heads": "7"})
+    with pytest.raises(UserError, match="7 heads, which do not divide its width"):
+        read_backbone(tmp_path / "a.safetensors")

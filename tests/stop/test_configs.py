@@ -49,7 +49,7 @@ def test_the_papers_values(method, size):
     assert (predictor.embed_dim, predictor.depth, predictor.num_heads) == (384, depth, heads)
     assert (predictor.backbone_dim, backbone.depth, backbone.embed_dim) == (width, backbone_depth, width)
     crops, masks = instantiate(cfg.dataloader.train.crops), instantiate(cfg.dataloader.train.masks)
-    assert masks.grid == (crops.global_size / backbone.patch_size,) * 2 == (backbone.field_size,) * 2
+    assert instantiate(masks.grid) == (crops.global_size / backbone.patch_size,) * 2 == (backbone.field_size,) * 2
     lr, weight_decay = instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay)
     assert lr(0.0) == 1e-4 and lr(warmup / epochs) == pytest.approx(cfg.optimizer.lr)
     assert lr(1.0) == pytest.approx(1e-6) and (weight_decay(0.0), weight_decay(1.0)) == pytest.approx((0.04, 0.4))

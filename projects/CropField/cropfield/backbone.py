@@ -1,6 +1,7 @@
 """CropField's ViT as a Detectron2 `Backbone`, and the simple feature pyramid over it."""
 
 import math
+from typing import Annotated
 
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import Range
 
 SCALES = (4.0, 2.0, 1.0, 0.5)  # that Detectron2's simple feature pyramid can make
 
@@ -52,7 +54,7 @@ class CropFieldViT(VisionTransformer, Backbone):
         out_feature: str = "last_feat",
         final_norm: bool = False,
         class_token: bool = False,
-        square_pad: int = 0,
+        square_pad: Annotated[int, Range(0, 2**14)] = 0,
         **backbone,
     ):
         super().__init__(final_norm=final_norm, class_token=class_token, **backbone)

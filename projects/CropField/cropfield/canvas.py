@@ -24,6 +24,7 @@ PALETTE = (
     (20, 140, 150),
 )
 INK, PAPER = (34, 34, 34), (250, 250, 248)
+LONGEST_TEXT = 500  # characters
 LINE, MARGIN = 20, 8  # pixels of a line of text, and around a picture
 
 
@@ -85,6 +86,7 @@ def draw_dot(image: np.ndarray, point: tuple[float, float], color=(255, 255, 255
 
 def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size: int = 14) -> None:
     """White text on a patch of `color` whose upper left corner is `at`, moved so that it lies inside; in place."""
+    text = plain(text)
     left, top, right, bottom = _font(size).getbbox(text)
     width, height = right - left + 8, bottom - top + 6
     x = int(np.clip(at[0], 0, max(0, image.shape[1] - width)))
@@ -95,10 +97,16 @@ def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size:
 
 def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
     """Plain text, its upper left corner at `at`, in place. Returns the x at which it ends."""
-    picture, font = Image.fromarray(image), _font(size)
+    text, picture, font = plain(text), Image.fromarray(image), _font(size)
     ImageDraw.Draw(picture).text(at, text, font=font, fill=tuple(color))
     image[:] = np.asarray(picture)
     return at[0] + font.getlength(text)
+
+
+def plain(text: str) -> str:
+    """A line that Pillow can write: it fails at line breaks, halves of characters and very long texts."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."
 
 
 @cache

@@ -1,10 +1,13 @@
 """The project's own commands as stages of a chain: pretrain, export, detect. Each can be typed by hand as well."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cropfield.stages import Stage
 from pretrain.engine.checkpoint import LAST
+
+RESERVED = ("null", "true", "false", "nan", "inf")  # no text to hydra
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Commands:
 
     def pretrain(self, config: str | Path, images: Path, output: Path, *overrides: str) -> Stage:
         """Pretrain with a config of configs/pretrain, or an absolute path, on a folder of images."""
-        data = f"dataloader.train.source.root={images}"
+        data = override("dataloader.train.source.root", images)
         command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
         return Stage(output.name, command, show=r"pretrain\.|^error")
 
@@ -32,17 +35,31 @@ class Commands:
             dataset: train_json, train_images, val_json, val_images.
             threads: of the process; None: as many as it takes.
         """
-        data = (f"dataset.{name}={path}" for name, path in dataset.items())
+        data = (override(f"dataset.{name}", path) for name, path in dataset.items())
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         return Stage(output.name, command, r"iter: |Inference done|box AP|matched|^error", environment)
 
     def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)
-        return (self._tool(tool), "--resume", "--config-file", config, f"train.output_dir={output}", *overrides)
+        folder = override("train.output_dir", output)
+        return (self._tool(tool), "--resume", "--config-file", config, folder, *overrides)
 
     def _tool(self, name: str) -> str:
         return str(self.repository / "tools" / name)
+
+
+def override(key: str, text: str | Path) -> str:
+    """`key=text` as `load_config` and Detectron2's own tools read it back, whatever characters `text` has.
+
+    Paths of plain characters stay as they are; others are quoted, and so is what would be read as something else.
+    """
+    text = str(text)
+    if re.fullmatch(r"([A-Za-z_/]|\.\.?/)[\w./-]*", text, re.ASCII) and text.lower() not in RESERVED:
+        return f"{key}={text}"
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f'{key}="{escaped}"'.replace("${", "\\${")
 
 
 def in_words(ap: float | None) -> str:

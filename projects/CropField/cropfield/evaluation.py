@@ -8,6 +8,8 @@ from pathlib import Path
 
 from detectron2.evaluation import COCOEvaluator
 
+from cropfield.coco_checks import checked_coco
+from cropfield.coco_files import mended_copy
 from pretrain.errors import UserError
 
 
@@ -29,14 +31,7 @@ class HotCOCOEvaluator(COCOEvaluator):
                 "HotCOCOEvaluator needs hotcoco: pip install hotcoco, or leave dataloader.evaluator as it was"
             ) from None
         super().__init__(dataset_name, **options)
-        self._hotcoco = hotcoco
-        try:
-            hotcoco.COCO(self._metadata.json_file)
-        except ValueError as error:
-            raise UserError(
-                f"hotcoco cannot read {self._metadata.json_file} ({error}); mend that, or leave "
-                "dataloader.evaluator as it was, which is pycocotools"
-            ) from None
+        self._hotcoco, self._truth_file = hotcoco, readable_by(hotcoco, self._metadata.json_file)
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         detections = list(chain.from_iterable(prediction["instances"] for prediction in predictions))
@@ -52,7 +47,7 @@ class HotCOCOEvaluator(COCOEvaluator):
     def _measure(self, detections: list[dict], task: str, img_ids: list[int] | None):
         if task == "segm":  # with a box, COCO would take the box's area for the object's
             detections = [{k: v for k, v in detection.items() if k != "bbox"} for detection in detections]
-        truth = self._hotcoco.COCO(self._metadata.json_file)
+        truth = self._hotcoco.COCO(self._truth_file)
         result = self._hotcoco.COCOeval(truth, truth.load_res(detections), task)
         result.params.max_dets = self._max_dets_per_image
         if img_ids is not None:
@@ -61,3 +56,24 @@ class HotCOCOEvaluator(COCOEvaluator):
             result.run()
         self._logger.info("%s, by hotcoco:\n%s", task, table.getvalue() or "\n".join(result.summary_lines()))
         return result
+
+
+def readable_by(hotcoco, json_file: str) -> str:
+    """The file, or a copy of what detection needs of it: hotcoco also wants types of what it does not use.
+
+    Raises:
+        UserError: hotcoco can read neither.
+    """
+    try:
+        hotcoco.COCO(json_file)
+        return json_file
+    except ValueError:
+        copy = mended_copy(checked_coco(json_file).content, json_file)
+    try:
+        hotcoco.COCO(copy)
+        return copy
+    except ValueError as error:
+        raise UserError(
+            f"hotcoco cannot read {json_file} ({error}); mend that, or leave dataloader.evaluator as it was, which is "
+            "pycocotools"
+        ) from None

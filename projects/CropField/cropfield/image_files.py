@@ -9,10 +9,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 from PIL import Image as Pillow
 
 from pretrain.data.coco import Image
+from pretrain.data.decode import MAX_PIXELS, safe_formats
+from pretrain.data.orientation import orientation_in_file
 from pretrain.errors import UserError
 
 READERS = 8  # threads: mostly they wait for the disk
-ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 swap width and height
 
 
 def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
@@ -53,9 +54,10 @@ def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
 def _header(path: str) -> tuple[int, int, int] | None:
     """-> stored width and height, EXIF orientation (1 where there is none); None: not an image."""
     try:
-        with Pillow.open(path) as image:
-            orientation = Pillow.Image.getexif(image).get(ORIENTATION)  # a PNG's own would decode the whole image
-            orientation = orientation if orientation in range(1, 9) else 1
+        with Pillow.open(path, formats=safe_formats()) as image:
+            orientation = orientation_in_file(image)
+            if image.width * image.height > MAX_PIXELS:
+                return None
             # Pillow gives the size of a TIFF upright.
             size = image.size[::-1] if image.format == "TIFF" and orientation >= 5 else image.size
             return *size, orientation

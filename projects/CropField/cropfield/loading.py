@@ -18,6 +18,7 @@ from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.decode import BrokenImage
 from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
+from pretrain.ranges import BatchSize, Share, Workers
 
 ACCOUNT = "reading"  # an entry's (index or None, [(name, reason) of broken images], message of an error or None)
 MAX_BROKEN = 0.2  # share of a dataset's images
@@ -153,11 +154,11 @@ def build_train_loader(
     dataset: list[dict],
     *,
     mapper: Callable[[dict], dict],
-    total_batch_size: int,
+    total_batch_size: BatchSize,
     sampler: Sampler | None = None,
     aspect_ratio_grouping: bool = True,
-    num_workers: int = 0,
-    max_broken: float = MAX_BROKEN,
+    num_workers: Workers = 0,
+    max_broken: Share = MAX_BROKEN,
 ) -> TrainLoader:
     """As `build_detection_train_loader`; it goes on without broken images, and from any batch on.
 
@@ -178,9 +179,9 @@ def build_test_loader(
     *,
     mapper: Callable[[dict], dict],
     sampler: Sampler | None = None,
-    batch_size: int = 1,
-    num_workers: int = 0,
-    max_broken: float = MAX_BROKEN,
+    batch_size: BatchSize = 1,
+    num_workers: Workers = 0,
+    max_broken: Share = MAX_BROKEN,
 ) -> EvaluationLoader:
     """`build_detection_test_loader` that leaves broken images out; what they show then counts as not found."""
     entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)

@@ -1,6 +1,7 @@
 """Detectron2's mapper with this project's way of reading images, and resizing that leaves no image without pixels."""
 
 import copy
+import sys
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pretrain.data.decode import BrokenImage, decode_image, safe_formats
 from pretrain.errors import UserError
+from pretrain.ranges import Count, Pixels, Positive
 
 
 class ImageMapper(DatasetMapper):
@@ -94,12 +96,20 @@ def _with_pixels(resize: T.Transform) -> T.Transform:
 class ResizeShortestEdge(T.ResizeShortestEdge):
     """Detectron2's, with at least one pixel a side."""
 
+    def __init__(
+        self, short_edge_length: Pixels | list[Pixels], max_size: Count = sys.maxsize, sample_style: str = "range"
+    ):
+        super().__init__(short_edge_length, max_size, sample_style)
+
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return _with_pixels(super().get_transform(image))
 
 
 class ResizeScale(T.ResizeScale):
     """Detectron2's, with at least one pixel a side."""
+
+    def __init__(self, min_scale: Positive, max_scale: Positive, target_height: Pixels, target_width: Pixels):
+        super().__init__(min_scale, max_scale, target_height, target_width)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return _with_pixels(super().get_transform(image))

@@ -9,12 +9,13 @@ from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from fvcore.common.param_scheduler import ParamScheduler
 
 from pretrain.errors import UserError
+from pretrain.ranges import NotNegative, Share
 
 
 class PolynomialToFloor(ParamScheduler):
     """floor + (1 - floor) (1 - progress)^power: Segmenter's schedule, from 1 to `floor` times the learning rate."""
 
-    def __init__(self, power: float = 0.9, floor: float = 0.1):
+    def __init__(self, power: NotNegative = 0.9, floor: Share = 0.1):
         self.power, self.floor = power, floor
 
     def __call__(self, where: float) -> float:

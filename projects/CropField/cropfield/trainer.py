@@ -12,10 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.random_numbers import seed_step
 from pretrain.engine.checkpoint import load_optimizer
+from pretrain.engine.first_step import tells_of_first_step
 
 logger = logging.getLogger(__name__)
 
 
+@tells_of_first_step
 class DetectionTrainer(SimpleTrainer):
     """`SimpleTrainer` whose step may be several passes: gradients and losses are the passes' means.
 

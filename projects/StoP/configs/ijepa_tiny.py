@@ -14,7 +14,6 @@ model.predictor.update(embed_dim=96, depth=3, num_heads=3)
 model.momentum.start_value = 0.998
 
 dataloader.train.crops.global_size = 96
-dataloader.train.masks.grid = (12, 12)
 dataloader.train.update(batch_size=16, num_workers=1)
 
 lr_multiplier.update(start=0.0, warmup=0.1)

@@ -11,7 +11,6 @@ from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, wei
 
 model.backbone.update(patch_size=14, embed_dim=1280, depth=32, num_heads=16, field_size=16)
 model.predictor.update(depth=12, num_heads=16)
-dataloader.train.masks.grid = (16, 16)
 train.epochs = 300
 lr_multiplier.warmup = 40 / 300
 train.output_dir = "outputs/ijepa_vith14_in1k"

@@ -9,6 +9,7 @@ from pretrain.errors import UserError
 from pretrain.methods.feature_statistics import directional_std, effective_rank, relative_distance
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import NotNegative
 from stop.predictor import Predictor
 
 
@@ -35,8 +36,8 @@ class JEPA(StudentTeacher):
         max_iter: int,
         init: str = "",
         half_resolution: str | None = None,
-        l1: float = 0.0,
-        l2: float = 0.0,
+        l1: NotNegative = 0.0,
+        l2: NotNegative = 0.0,
     ):
         if backbone.cls_token is not None:
             raise UserError("model.backbone: I-JEPA's backbone has no class token; set class_token=False")

@@ -1,11 +1,13 @@
 """Multi-block masks of I-JEPA: in each image a few target blocks, and one context block without them."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from pretrain.errors import UserError
+from pretrain.ranges import Count, Patches, Positive, Range, Share, Whole
 
 MAX_DRAWS = 100  # of a block's size, or of an image's places, before the ranges are called impossible
 
@@ -127,14 +129,14 @@ class MultiBlockMasks:
 
     def __init__(
         self,
-        grid: tuple[int, int],
-        num_targets: int = 4,
-        target_area: tuple[float, float] = (0.15, 0.2),
-        target_aspect: tuple[float, float] = (0.75, 1.5),
-        context_area: tuple[float, float] = (0.85, 1.0),
-        context_aspect: tuple[float, float] = (1.0, 1.0),
-        min_keep: int = 10,
-        group_size: int = 64,
+        grid: tuple[Patches, Patches],
+        num_targets: Annotated[int, Range(1, 1000)] = 4,
+        target_area: tuple[Share, Share] = (0.15, 0.2),
+        target_aspect: tuple[Positive, Positive] = (0.75, 1.5),
+        context_area: tuple[Share, Share] = (0.85, 1.0),
+        context_aspect: tuple[Positive, Positive] = (1.0, 1.0),
+        min_keep: Whole = 10,
+        group_size: Count = 64,
         off_by_one: bool = False,
         one_number: bool = False,
     ):

@@ -15,6 +15,7 @@ from pretrain.errors import UserError
 from pretrain.models.attention import pack
 from pretrain.models.pos_embed import sample_pos_embed, sincos_field
 from pretrain.models.vit import Block
+from pretrain.ranges import Layers, NotNegative, Patches, Positive, Width
 
 NOISE_ON = ("masked", "context", "both")
 COVARIANCES = ("learned", "fixed", "untied")
@@ -44,14 +45,14 @@ class Predictor(nn.Module):
 
     def __init__(
         self,
-        backbone_dim: int,
-        embed_dim: int = 384,
-        depth: int = 6,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        field_size: int | tuple[int, int] = 14,
+        backbone_dim: Width,
+        embed_dim: Width = 384,
+        depth: Layers = 6,
+        num_heads: Width = 12,
+        mlp_ratio: Positive = 4.0,
+        field_size: Patches | tuple[Patches, Patches] = 14,
         learned_positions: bool = False,
-        noise_std: float = 0.0,
+        noise_std: NotNegative = 0.0,
         noise_on: str = "masked",
         covariance: str = "learned",
         noise_convention: str = "std",

@@ -76,9 +76,10 @@ def test_what_is_refused(davis, tmp_path):
         read_mask(tmp_path / "broken.png")
     with pytest.raises(UserError, match="get the frame again"):
         read_frame(tmp_path / "broken.png")
-    (davis / "ImageSets/2017/val.txt").write_text("gone\n")
-    with pytest.raises(UserError, match="holds 0 frames"):
-        find_videos(davis)
+    for name in ("gone", "n" * 300):  # no folder can be called so
+        (davis / "ImageSets/2017/val.txt").write_text(f"{name}\n")
+        with pytest.raises(UserError, match="holds 0 frames"):
+            find_videos(davis)
     (davis / "ImageSets/2017/val.txt").write_text("")
     with pytest.raises(UserError, match="names no video"):
         find_videos(davis)

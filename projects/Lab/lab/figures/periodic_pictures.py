@@ -15,6 +15,7 @@ from lab.figures.mask_pictures import content_mask_picture, position_mask_pictur
 from pretrain.data.images import BrokenImage
 from pretrain.engine.monitors import due
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import Count, Whole
 
 SIDE = 224  # pixels of a tile, and of the image that the backbone sees
 POINTS = ((0.5, 0.5), (0.2, 0.8))  # queries of the attention, (x, y)
@@ -31,7 +32,7 @@ class PeriodicPictures(HookBase):
         num_images: images that attention and features are drawn for, the first readable ones of the run's own source.
     """
 
-    def __init__(self, period: int = 1000, num_images: int = 3):
+    def __init__(self, period: Whole = 1000, num_images: Count = 3):
         self.period, self.num_images = period, num_images
         self.images = None
 

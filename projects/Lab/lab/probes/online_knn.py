@@ -12,6 +12,7 @@ from lab.probes.labelled import LabelledImages, labelled_folder
 from pretrain.engine.monitors import due
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
+from pretrain.ranges import BatchSize, Count, Pixels, Positive, Whole, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,12 @@ class OnlineKnn(HookBase):
         self,
         train: str,
         val: str,
-        period: int = 1000,
-        image_size: int = 224,
-        k: int = 20,
-        temperature: float = 0.07,
-        batch_size: int = 64,
-        num_workers: int = 0,
+        period: Whole = 1000,
+        image_size: Pixels = 224,
+        k: Count = 20,
+        temperature: Positive = 0.07,
+        batch_size: BatchSize = 64,
+        num_workers: Workers = 0,
     ):
         if bool(train) != bool(val):
             raise UserError("train.knn needs two labelled folders: give both train.knn.train and train.knn.val")

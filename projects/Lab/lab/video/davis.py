@@ -6,6 +6,7 @@ An annotation's pixel is the number of the object that it shows, 0 for none, 255
 are written in the same form, one folder a video, so that DAVIS's own evaluation reads them too.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def find_videos(root: str | Path, split: str = "val") -> list[Video]:
 
 def _find_video(root: Path, name: str) -> Video:
     folder = root / "JPEGImages" / RESOLUTION / name
-    frames = sorted(folder.glob("*.jpg"))
+    frames = sorted(folder.glob("*.jpg")) if os.path.isdir(folder) else []  # a name may be too long for one
     masks = [root / "Annotations" / RESOLUTION / name / f"{frame.stem}.png" for frame in frames]
     if len(frames) < 3:
         raise UserError(f"{folder} holds {len(frames)} frames; a video has three or more")

@@ -12,6 +12,7 @@ from pretrain.data.augment import no_photometric
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.images import open_source
+from pretrain.data.masks import square_grid
 from pretrain.engine.devices import default_device
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import warmup_cosine
@@ -67,7 +68,10 @@ dataloader = dict(
             photometric=L(no_photometric)(),
         ),
         masks=L(MultiBlockMasks)(
-            grid=(14, 14),  # global_size / patch_size
+            grid=L(square_grid)(
+                size="${dataloader.train.crops.global_size}",
+                patch_size="${model.backbone.patch_size}",
+            ),
             num_targets=4,
             target_area=(0.15, 0.2),
             target_aspect=(0.75, 1.5),

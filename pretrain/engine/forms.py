@@ -1,0 +1,62 @@
+"""What a pretraining config holds besides its calls: keys, types and ranges. configs/common/pretraining.py says what
+they mean. `pretrain.engine.config_values` reads these forms."""
+
+from typing import Annotated, Any, Required, TypedDict
+
+from pretrain.ranges import Count, NotNegative, Positive, Range, Seed, Share, Whole
+
+MaxIter = Annotated[int, Range(1, 10**10)]
+
+
+class Amp(TypedDict):
+    enabled: bool
+
+
+class Checkpointer(TypedDict, total=False):
+    period: Required[Count]
+    keep_period: Whole
+
+
+class Wandb(TypedDict):
+    enabled: bool
+    project: str
+    name: str | None
+
+
+class Train(TypedDict):
+    output_dir: str
+    epochs: Positive
+    max_iter: MaxIter | None
+    base_lr: Positive
+    freeze_prototypes: Share
+    head_warmup: Share
+    clip_grad: NotNegative
+    accumulate: Count
+    compile: bool
+    seed: Seed
+    device: str
+    amp: Amp
+    log_period: Count
+    checkpointer: Checkpointer
+    hooks: list
+    wandb: Wandb
+    writers: list
+
+
+class Loaders(TypedDict):
+    train: dict
+
+
+class Optimizer(TypedDict, total=False):
+    lr: NotNegative | None
+
+
+class Pretraining(TypedDict):
+    """configs/pretrain, and what starts from configs/common/pretraining.py."""
+
+    model: Any
+    dataloader: Loaders
+    optimizer: Optimizer
+    lr_multiplier: Any
+    weight_decay: Any
+    train: Train

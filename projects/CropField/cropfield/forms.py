@@ -1,0 +1,75 @@
+"""What a detection config holds besides its calls: keys, types and ranges. configs/common/detection.py says what they
+mean. Detectron2's own keys are required, those of this project's tool are not."""
+
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from pretrain.engine.forms import Amp, MaxIter, Wandb
+from pretrain.ranges import BatchSize, Count, NotNegative, Pixels, Range, ShareBelowOne, Whole
+
+
+class Precision(Amp, total=False):
+    dtype: Literal["bfloat16", "float16"]
+
+
+class Checkpointer(TypedDict, total=False):
+    period: Required[Count]
+    max_to_keep: Count | None
+
+
+class Ema(TypedDict):
+    enabled: bool
+    decay: ShareBelowOne
+
+
+class EarlyStopping(TypedDict):
+    patience: Whole
+
+
+class Train(TypedDict, total=False):
+    output_dir: Required[str]
+    init_checkpoint: Required[str]
+    max_iter: Required[MaxIter]
+    amp: Required[Precision]
+    ddp: Required[dict]
+    checkpointer: Required[Checkpointer]
+    eval_period: Required[Whole]
+    log_period: Required[Count]
+    device: Required[str]
+    seed: Annotated[int, Range(-(2**31), 2**32 - 1)]  # negative: another one each time
+    cudnn_benchmark: bool
+    float32_precision: str
+    init_partial: bool
+    reference_batch_size: Whole
+    lr_rule: str
+    images_per_gpu: Whole
+    compile: bool
+    ema: Ema
+    best_metric: str
+    early_stopping: EarlyStopping
+    wandb: Wandb
+
+
+class TrainLoader(TypedDict, total=False):
+    total_batch_size: Required[BatchSize]
+
+
+class Loaders(TypedDict, total=False):
+    train: Required[TrainLoader]
+    test: Required[dict]
+    evaluator: Required[Any]
+    image_size: Pixels
+
+
+class Optimizer(TypedDict, total=False):
+    lr: NotNegative
+
+
+class Detection(TypedDict, total=False):
+    """configs/COCO, and what starts from configs/common/detection.py or Detectron2's own LazyConfig files."""
+
+    model: Required[Any]
+    dataloader: Required[Loaders]
+    optimizer: Required[Optimizer]
+    lr_multiplier: Required[Any]
+    train: Required[Train]
+    dataset: dict

@@ -1,0 +1,112 @@
+"""A detector's config is tried before any work: every part is built, and one made-up image goes through training and
+evaluation. What would end the run at its first step, or after all of them, is told in the first seconds."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
+
+from cropfield.forms import Detection
+from cropfield.schedule import BatchRule
+from cropfield.sizes import check_sizes
+from pretrain.engine.config_values import check_config
+from pretrain.engine.devices import check_usable
+from pretrain.engine.lazy_config import build, reason
+from pretrain.engine.schedules import check_schedule
+from pretrain.errors import UserError
+
+HEIGHT, WIDTH = 96, 128
+
+
+def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
+    """Build every part of a detector's run, pass an image through it, and return the model, on the CPU, of no use else.
+
+    Args:
+        eval_only: leave out what is for training.
+
+    Raises:
+        UserError: a part refuses its values, or what the other parts give it; the sentence names the part.
+    """
+    check_config(cfg, Detection)
+    check_usable(cfg.train.device)
+    build(cfg, "dataloader.evaluator")
+    model = build(cfg, "model").to(cfg.train.device)
+    with TemporaryDirectory() as folder:
+        entry = made_up_entry(Path(folder))
+        if not eval_only:
+            BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
+            build_optimizer(cfg, model)
+            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier")
+            try_image(cfg, "train", model.train(), entry)
+        try_image(cfg, "test", model.eval(), entry)
+    return model.cpu()
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of `model`, from a copy of the config."""
+    cfg = copy.deepcopy(cfg)
+    cfg.optimizer.params.model = model
+    return build(cfg, "optimizer")
+
+
+def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None:
+    """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again."""
+    mapper = build(cfg, f"dataloader.{part}.mapper")
+    check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
+    with _told(f"dataloader.{part}.mapper"):
+        image = mapper(entry)
+    precision = getattr(torch, cfg.train.amp.get("dtype", "float16"))
+    kind, training = torch.device(cfg.train.device).type, part == "train"
+    autocast = torch.autocast(kind, precision, enabled=cfg.train.amp.enabled and training)
+    with _told("model", model), EventStorage(), autocast, torch.set_grad_enabled(training):
+        found = model([image])
+        if training:
+            sum(found.values()).backward()
+            model.zero_grad()
+
+
+def made_up_entry(folder: Path) -> dict:
+    """An entry of a Detectron2 dataset: noise with one object, boxed, outlined, and labelled for each pixel."""
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "image.png")
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(folder / "labels.png")
+    x0, y0, x1, y1 = WIDTH // 4, HEIGHT // 4, 3 * WIDTH // 4, 3 * HEIGHT // 4
+    thing = {
+        "bbox": [x0, y0, x1, y1], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0,
+        "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+    }  # fmt: skip
+    files = {"file_name": str(folder / "image.png"), "sem_seg_file_name": str(folder / "labels.png")}
+    return {**files, "height": HEIGHT, "width": WIDTH, "image_id": 0, "annotations": [thing]}
+
+
+@contextmanager
+def _told(key: str, model: nn.Module | None = None) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        where = _innermost(error, model) if model else ""
+        raise UserError(
+            f"{key}{where}: fails on a made-up image of {WIDTH} x {HEIGHT} pixels ({type(error).__name__}: "
+            f"{reason(error)}); correct the config's values there, or those that they have to go with"
+        ) from error
+
+
+def _innermost(error: Exception, model: nn.Module) -> str:
+    """The name, after a dot, of the innermost of the config's modules whose own code the error passed through."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found, frame = "", error.__traceback__
+    while frame:
+        found = names.get(id(frame.tb_frame.f_locals.get("self")), found)
+        frame = frame.tb_next
+    return f".{found}" if found else ""

@@ -1,0 +1,63 @@
+"""A detector's config is tried before any work."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cropfield.forms import Detection
+from cropfield.trial import try_detector
+from pretrain.engine.lazy_config import load_config
+from pretrain.errors import UserError
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py"
+SMALL = (
+    "train.device=cpu", "model.backbone.net.embed_dim=32", "model.backbone.net.depth=1",
+    "model.backbone.net.num_heads=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "1.png")
+    thing = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    thing["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    image = {"id": 1, "file_name": "1.png", "width": 50, "height": 40}
+    coco = {"images": [image], "annotations": [thing], "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "labels.json").write_text(json.dumps(coco))
+    parts = [(part, what) for part in ("train", "val") for what in ("json", "images")]
+    return [f"dataset.{p}_{what}={folder / 'labels.json' if what == 'json' else folder}" for p, what in parts]
+
+
+def tried(dataset, *overrides):
+    return try_detector(load_config(CONFIG, [*dataset, *SMALL, *overrides], Detection))
+
+
+def test_a_good_config_gives_its_model_back(dataset):
+    model = tried(dataset)
+    assert all(p.grad is None for p in model.parameters()) and next(model.parameters()).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("train.device=xyz", "^train.device: 'xyz' cannot be used here"),
+        ("optimizer.lr=-1", "^optimizer.lr is -1; give a number of at least 0"),
+        ("train.amp.dtype=int8", "^train.amp.dtype is 'int8'; give 'bfloat16' or 'float16'"),
+        ("train.max_itr=5", "no key train.max_itr; did you mean train.max_iter"),
+        ("lr_multiplier.warmup_factor=-1", "^lr_multiplier: gives -"),
+        ("model.backbone.net.patch_size=7", "^model"),
+        ("model.roi_heads.box_pooler.output_size=0", r"^model\.roi_heads"),
+        ("model.proposal_generator.anchor_generator.strides=[8,8]", r"^model\.proposal_generator"),
+        ("dataloader.train.mapper.augmentations.1.min_scale=-1", "min_scale is -1; give a number above"),
+        ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.*short_edge_length is -1"),
+    ],
+)  # fmt: skip
+def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, words):
+    with pytest.raises(UserError, match=words) as refused:
+        tried(dataset, override)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,76 @@
+"""A few hundred inputs of the fuzzer, the same each time; `run.py` tries any number."""
+
+import importlib
+import os
+import signal
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from harness import GOOD, Wrong, generator, kinds, try_inputs
+from mutations import mutate_bytes, mutate_tree
+from run import run, table
+
+from pretrain.errors import UserError
+
+INPUTS = {"images": 60, "coco": 40, "weights": 50, "shards": 40, "lists": 40, "predict": 8}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_end_well(kind, tmp_path):
+    failures = []
+    (count,) = run([kind], INPUTS[kind], seed=0, folder=tmp_path, say=failures.append).values()
+    assert not failures and count.total() == INPUTS[kind] and min(count[outcome] for outcome in GOOD) > 0
+
+
+def hostile(rng, folder):
+    """An input for each outcome, by its number."""
+    (folder / "input.txt").write_text("x")
+    number = int(folder.name.rpartition("-")[2])
+    if number == 1:
+        raise UserError("input.txt is bad; replace it")
+    if number == 2:
+        raise ValueError("of the code")
+    if number == 3:
+        time.sleep(60)
+    if number == 4:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == 5:
+        np.ones(2**24)
+    if number == 6:
+        raise Wrong("other pixels")
+    if number == 7:
+        raise UserError("something is bad")
+    if number == 8:
+        raise UserError("input.txt is bad\nand long")
+
+
+def test_each_outcome_is_told(tmp_path):
+    module = SimpleNamespace(attempt=hostile, SECONDS=3, MEMORY=2**26)
+    results = list(try_inputs("kind", module, range(10), tmp_path))
+    outcomes = "right refused traceback hang crash memory wrong wrong refused right".split()
+    assert [result.outcome for result in results] == outcomes and [result.seed for result in results] == list(range(10))
+    assert (tmp_path / "kind-4/input.txt").exists() and not (tmp_path / "kind-0").exists()
+    assert "hostile" in results[3].message and "exit -11" in results[4].message
+
+
+def test_a_seed_gives_the_same_input(tmp_path):
+    for name in kinds():
+        assert importlib.import_module(f"kind_{name}").attempt
+        assert generator(name, 5).random() == generator(name, 5).random() != generator(name, 6).random()
+    tree, data = {"a": [{"b": 1}, {"b": 2}], "c": "x"}, bytes(range(200))
+    trees = {str(mutate_tree(tree, generator("x", seed))) for seed in range(200)}
+    assert len(trees) > 100 and tree == {"a": [{"b": 1}, {"b": 2}], "c": "x"}
+    assert mutate_bytes(data, generator("x", 3)) == mutate_bytes(data, generator("x", 3)) != data
+
+
+def test_the_table_adds_up():
+    counts = {"a": Counter(right=2, crash=1), "b": Counter(wrong=3)}
+    assert table(counts).splitlines()[-1].split() == ["all", "6", "2", "0", "0", "0", "1", "0", "3"]
