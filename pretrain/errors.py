@@ -42,7 +42,16 @@ def run_main(main: Callable[[], int | None]) -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at its root: omegaconf's clean-up makes an error of its own of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = None if isinstance(error, SystemExit) else error.__cause__ or error.__context__
+    return error is not None

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pretrain.errors import run_main
 from pretrain.parent import PARENT, with_parent
 
 CHILD = """
@@ -56,3 +57,16 @@ def test_a_parent_that_has_gone_already_is_noticed():
         [sys.executable, "-c", CHILD], env=os.environ | {PARENT: "1"}, capture_output=True, text=True
     )
     assert (found.returncode, found.stdout.splitlines()[-1]) == (75, "told")
+
+
+@pytest.mark.parametrize("error, code", [(KeyError, 130), (SystemExit, 75)])
+def test_ctrl_c_is_told_though_a_library_makes_another_error_of_it(error, code, capsys):
+    def main():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error(75)
+
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    assert left.value.code == code and ("interrupted" in capsys.readouterr().err) == (code == 130)

@@ -175,6 +175,7 @@ def run(kind: Pretraining, overrides: list[str], output: Path, step, slow_from: 
 
     From step `slow_from` on it pauses before steps and inside saves, so that a kill does not come too late.
     """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background has switched off
     os.setsid()
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
@@ -195,7 +196,12 @@ def run(kind: Pretraining, overrides: list[str], output: Path, step, slow_from: 
         replace(draft, path)
 
     kind.trainer.run_step, os.replace = counted, slow_replace
-    run_main(lambda: kind.main(overrides, output))
+
+    def main() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)  # a Ctrl-C that came before is told as one that comes now
+        kind.main(overrides, output)
+
+    run_main(main)
 
 
 class Killer:
