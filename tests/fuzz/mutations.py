@@ -112,7 +112,7 @@ def _retype(parent, key, rng, holder, hostile):
     elif isinstance(value, list):
         kinds = (str, lambda v: dict(enumerate(map(str, v))), lambda v: v and v[0], lambda v: v[::-1], tuple)
     else:
-        kinds = (str, lambda v: list(v.values()) if isinstance(v, dict) else v, lambda v: list(v or ()))
+        kinds = (str, lambda v: list(v.values()) if isinstance(v, dict) else v, lambda v: [] if v is None else list(v))
     try:
         parent[key] = pick(rng, kinds)(value)
     except (TypeError, OverflowError):
