@@ -14,6 +14,7 @@ from pretrain.errors import UserError
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 MAX_NAME = 2**20  # bytes of a header that holds a long name or extended facts; real ones have hundreds
+MAX_SIZE = 2**62  # bytes of a member
 
 
 class Member(tarfile.TarInfo):
@@ -22,12 +23,12 @@ class Member(tarfile.TarInfo):
     def _proc_member(self, tar):
         names = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
         holds_facts = self.type in (*names, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-        most = MAX_NAME if holds_facts else 2**62
+        most = MAX_NAME if holds_facts else MAX_SIZE
         if not 0 <= self.size <= most or len(str(tar.pax_headers)) > MAX_NAME:
             raise tarfile.ReadError("a size that no member has")
         member = super()._proc_member(tar)
-        if member.size < 0 or tar.offset <= member.offset:
-            raise tarfile.ReadError("a member that ends before it begins")
+        if not 0 <= member.size <= MAX_SIZE or tar.offset <= member.offset:  # facts may have changed it
+            raise tarfile.ReadError("a size that no member has")
         return member
 
 

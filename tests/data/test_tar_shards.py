@@ -183,6 +183,7 @@ HOSTILE = {
     "long name of a gigabyte": header(b"././@LongLink", b"%011o" % 2**30, b"L", b"ustar  ") + IMAGE,
     "facts of a gigabyte": header(b"pax", b"%011o" % 2**30, b"x") + IMAGE,
     "pax size huge": pax(b"36 size=99999999999999999999999999\n") + IMAGE,
+    "pax size huge, of all": pax(b"36 size=99999999999999999999999999\n", b"g") + IMAGE,
     "pax size negative": pax(b"13 size=-1024\n"[:14]) + IMAGE,
     "pax size negative, to itself": IMAGE + pax(b"14 size=-2048\n") + IMAGE,
     "size negative": header(size=base256(-1024)) + padded(picture(3)),
