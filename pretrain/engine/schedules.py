@@ -21,7 +21,7 @@ def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
 
 def check_schedule(schedule: ParamScheduler, key: str) -> ParamScheduler:
     """`schedule`, if all it gives over a training are numbers from 0 on; raises UserError with its key otherwise."""
-    for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0):
+    for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-6):  # fvcore refuses 1
         try:
             value = schedule(progress)
             good = math.isfinite(value) and value >= 0

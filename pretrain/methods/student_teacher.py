@@ -26,7 +26,7 @@ class StudentTeacher(nn.Module):
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
-        for progress in (0.0, 0.5, 1.0):
+        for progress in (0.0, 0.5, 1 - 1e-6):  # fvcore refuses 1
             if not 0 <= momentum(progress) <= 1:
                 raise UserError(
                     f"model.momentum: gives {momentum(progress):g} at {progress:g} of training; it must stay in [0, 1]"

@@ -35,6 +35,7 @@ pretrain.data.augment.no_photometric
 pretrain.data.crops.MultiCrop
 pretrain.data.images.open_source
 pretrain.data.masks.CropMasks
+pretrain.data.masks.square_grid
 pretrain.methods.distillation.SelfDistillation
 pretrain.models.vit.VisionTransformer
 stop.jepa.JEPA
