@@ -38,10 +38,12 @@ def check_config(cfg: DictConfig, form: type | None = None) -> None:
     Raises:
         UserError: for the first value that cannot be; it names the key.
     """
-    judged = set()
-    if form:
-        _check_form(cfg, form, "", references(cfg), judged)
-    _check_node(cfg, "", judged, nulls=form is None)
+    judged, names = set(), list(cfg)
+    if form:  # a file's other variables, such as a config that it starts from, are nobody's
+        read = references(cfg)
+        _check_form(cfg, form, "", read, judged)
+        names = [name for name in cfg if name in read | get_type_hints(form).keys()]
+    _check_node(cfg, "", judged, form is None, names)
 
 
 def value_at(node: DictConfig | ListConfig, name: str | int, path: str):
@@ -194,9 +196,10 @@ def hint_at(cfg: DictConfig, key: str):
     return arguments(target_of(node, f"{parent}."))[0].get(name)
 
 
-def _check_node(node, prefix: str, judged: set[str], nulls: bool) -> None:
-    """Calls below `node`, and numbers that are none; `prefix` is its key and a dot, keys of `judged` are left out."""
-    for name in range(len(node)) if isinstance(node, ListConfig) else node:
+def _check_node(node, prefix: str, judged: set[str], nulls: bool, names: list[str] | None = None) -> None:
+    """Calls below `node` (below its keys `names` alone), and numbers that are none; `prefix` is its key and a dot, keys
+    of `judged` are left out."""
+    for name in names or (range(len(node)) if isinstance(node, ListConfig) else node):
         path = f"{prefix}{name}"
         value = value_at(node, name, path)
         if isinstance(value, float) and not math.isfinite(value):

@@ -47,7 +47,7 @@ def hostile(rng, folder):
     if number == 4:
         os.kill(os.getpid(), signal.SIGSEGV)
     if number == 5:
-        np.ones(2**24)
+        np.ones(2**29)
     if number == 6:
         raise Wrong("other pixels")
     if number == 7:
@@ -57,7 +57,7 @@ def hostile(rng, folder):
 
 
 def test_each_outcome_is_told(tmp_path):
-    module = SimpleNamespace(attempt=hostile, SECONDS=3, MEMORY=2**26)
+    module = SimpleNamespace(attempt=hostile, SECONDS=3, MEMORY=2**28)
     results = list(try_inputs("kind", module, range(10), tmp_path))
     outcomes = "right refused traceback hang crash memory wrong wrong refused right".split()
     assert [result.outcome for result in results] == outcomes and [result.seed for result in results] == list(range(10))
