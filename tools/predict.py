@@ -49,6 +49,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--names", metavar="FILE", help="COCO file whose categories and images are meant")
     parser.add_argument("--no-pictures", action="store_true", help="write predictions.json only")
     args = parser.parse_intermixed_args(argv)
+    if not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold {args.threshold}: a score lies from 0 to 1")
     args.opts = [word for word in args.inputs if "=" in word and not Path(word).exists()]
     args.inputs = [Path(word) for word in args.inputs if word not in args.opts]
     return args

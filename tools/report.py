@@ -20,6 +20,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--val-json", type=Path, help="default: OUT_DIR/data/annotations/instances_val.json")
     parser.add_argument("--val-images", type=Path, help="default: OUT_DIR/data/val")
     args = parser.parse_args(argv)
+    for path in filter(None, (args.images, args.val_json, args.val_images)):
+        if not path.exists():
+            raise UserError(f"there is no {path}; check the path, or leave the option out")
     data = args.folder / "data"
     if args.images is None and (data / "unlabeled").is_dir():
         args.images = data / "unlabeled"

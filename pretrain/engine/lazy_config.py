@@ -39,7 +39,8 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise UserError(f"cannot read the override {override!r}; write key=value")
+            advice = "options stand before the overrides" if override.startswith("-") else "write key=value"
+            raise UserError(f"cannot read the override {override!r}; {advice}")
         check_key(cfg, key)
         check_read(cfg, key, form)
         before = _select(cfg, key)

@@ -54,6 +54,24 @@ def test_a_detector_sees_what_pretraining_sees(tmp_path, is_train, image_format)
             assert np.array_equal(image.numpy()[::-1].transpose(1, 2, 0), upright)
 
 
+def test_whole_numbers_are_the_same_objects_as_decimals(tmp_path):
+    Image.fromarray(np.zeros((37, 53, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    resize = T.ResizeShortestEdge(101, 1000)
+    read = ImageMapper(
+        True, augmentations=[resize], image_format="RGB", use_instance_mask=True, instance_mask_format="polygon"
+    )
+
+    def mapped(number):
+        box, polygon = [number(v) for v in (3, 5, 21, 17)], [number(v) for v in (3, 5, 24, 5, 24, 22, 7, 22)]
+        objects = [{"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": [polygon], "category_id": 0}]
+        return read({"file_name": str(tmp_path / "a.png"), "annotations": objects})["instances"]
+
+    whole, decimal = mapped(int), mapped(float)
+    assert torch.equal(whole.gt_boxes.tensor, decimal.gt_boxes.tensor)
+    assert (whole.gt_boxes.tensor != whole.gt_boxes.tensor.round()).any()
+    assert np.array_equal(whole.gt_masks.polygons[0][0], decimal.gt_masks.polygons[0][0])
+
+
 def entries(folder, count=10, broken=()):
     """A Detectron2 dataset of one object an image; `broken` ones are cut off."""
     found, rng = [], np.random.default_rng(0)

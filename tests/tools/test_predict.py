@@ -48,6 +48,15 @@ def film(small_coco, tmp_path):
     return path
 
 
+@pytest.mark.parametrize("threshold", ["50", "nan", "-0.1"])
+def test_a_threshold_is_a_score(load_tool, threshold, capsys):
+    with pytest.raises(SystemExit):
+        load_tool("predict").parse_args(
+            ["a.png", "--config-file", "c", "--weights", "w", "--output", "o", "--threshold", threshold]
+        )
+    assert "a score lies from 0 to 1" in capsys.readouterr().err
+
+
 def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_path):
     run_tool("predict", small_coco / "0.png", small_coco, film, "--output", tmp_path / "out", *detector)
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())

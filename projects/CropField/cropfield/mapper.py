@@ -43,6 +43,7 @@ class ImageMapper(DatasetMapper):
         if not self.is_train:
             entry.pop("annotations", None)
         elif any(not annotation.get("iscrowd") for annotation in entry.get("annotations", ())):
+            entry["annotations"] = [with_fractions(annotation) for annotation in entry["annotations"]]
             self._transform_annotations(entry, transforms, shape)
         elif entry.pop("annotations", None) is not None:
             entry["instances"] = self.no_objects(shape)
@@ -55,6 +56,17 @@ class ImageMapper(DatasetMapper):
             bitmasks = self.instance_mask_format == "bitmask"
             none.gt_masks = BitMasks(torch.zeros(0, *shape, dtype=torch.bool)) if bitmasks else PolygonMasks([])
         return none
+
+
+def with_fractions(annotation: dict) -> dict:
+    """An annotation whose box and polygons are no whole numbers: Detectron2 scales arrays in place, and those of whole
+    numbers would lose what comes after the point."""
+    annotation = dict(annotation)
+    if "bbox" in annotation:
+        annotation["bbox"] = np.asarray(annotation["bbox"], dtype=np.float64).tolist()
+    if isinstance(polygons := annotation.get("segmentation"), list):
+        annotation["segmentation"] = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
+    return annotation
 
 
 def in_format(image: np.ndarray, image_format: str) -> np.ndarray:

@@ -143,6 +143,14 @@ def test_page_is_well_formed_and_every_link_leads_somewhere(page):
     assert {link.removeprefix("#") for link in page.links} == set(page.ids)
 
 
+def test_somebodys_own_page_stays(folder):
+    render(folder), render(folder)  # its own may be made anew
+    (folder / "report.html").write_text("my own page")
+    with pytest.raises(UserError, match=r"report\.html exists and is no report of this tool"):
+        render(folder)
+    assert (folder / "report.html").read_text() == "my own page"
+
+
 def test_nothing_is_fetched(folder):
     text = render(folder, small_pretraining())
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))

@@ -14,9 +14,11 @@ from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
 from lab.report.run_files import Notes, RunFiles, read_run, shown
 from pretrain.data.images import BrokenImage, decode_image
+from pretrain.errors import UserError
 from pretrain.files import write_text
 
 NUM_DETECTION_IMAGES = 6
+MARK = b"<title>CropField: pretraining, then detection"  # in the template
 
 
 def write_report(
@@ -51,10 +53,17 @@ def write_report(
         "pictures": lambda: pretraining and pretraining_pictures(pretraining, coco, images, notes),
         "detections": lambda: views.detections(run, coco, images, notes),
     }
-    made = {name: notes.attempt(name.replace("_", " "), make, {}) for name, make in contents.items()}
     path = folder / "report.html"
+    refuse_other_page(path)
+    made = {name: notes.attempt(name.replace("_", " "), make, {}) for name, make in contents.items()}
     write_text(path, render(run, made | {"images": images, "least_score": views.LEAST_SCORE, "notes": notes}))
     return path
+
+
+def refuse_other_page(path: Path) -> None:
+    """Raise UserError where `path` is somebody's own file and not a report of before."""
+    if path.is_file() and MARK not in path.read_bytes()[:2000]:
+        raise UserError(f"{path} exists and is no report of this tool, so it stays; rename it, and call the tool again")
 
 
 def render(run: RunFiles, made: dict) -> str:
