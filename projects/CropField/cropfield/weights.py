@@ -58,7 +58,8 @@ def load_weights(
         state = {name: value for name, value in state.items() if name not in wrong}
     elif wrong:
         raise UserError(
-            f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits, and the dataset.train_json of its training"
+            f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits, "
+            "and the dataset.train_json of its training"
         )
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     logger.info("%s: %d of %d tensors of the detector loaded", path, len(wanted) - len(wrong), len(wanted))
