@@ -157,13 +157,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("it was written by another kind of optimizer")
     if not set(state["state"]) <= set(places):
         raise ValueError("its optimizer knows parameters that are in no group")
+    if len({frozenset(known) for known in state["state"].values()}) > 1:
+        raise ValueError("its optimizer does not know the same of all parameters")
     for new, old in zip(groups, found, strict=True):
         if wrong := [name for name in new if name != "params" and not _alike(new[name], old.get(name))]:
             raise ValueError(f"{wrong[0]} of its optimizer is {old.get(wrong[0])!r}"[:100])
     for place, parameter in zip(places, parameters, strict=True):
         for name, value in state["state"].get(place, {}).items():
             shape = torch.Size() if name == "step" else parameter.shape
-            if value is not None and (not torch.is_tensor(value) or value.shape != shape):
+            fits = value is None or torch.is_tensor(value) and value.is_floating_point() and value.shape == shape
+            if not fits or (name == "exp_avg_sq" and (value < 0).any()):
                 raise ValueError(f"{name} of parameter {place} in its optimizer does not fit {tuple(shape)}")
     if name := _not_finite(state):
         raise ValueError(f"{name} of its optimizer is not finite")

@@ -86,7 +86,8 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
                 labels = paint_labels(annotations[entry["id"]], class_of, entry["height"], entry["width"])
                 Image.fromarray(labels).save(draft / LABELS / split / f"{stem}.png")
             counts[split] = len(content["images"])
-        (draft / NAMES).write_text("\n".join([BACKGROUND, *names.values()]) + "\n", encoding="utf-8")
+        names = "\n".join([BACKGROUND, *names.values()])
+        (draft / NAMES).write_text(f"{names}\n", encoding="utf-8", errors="replace")  # halves of characters
     return counts
 
 
