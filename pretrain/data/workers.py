@@ -37,8 +37,8 @@ EXHAUSTED = {  # system errors that a worker or the main process may meet in han
 CRASH = "if it happens again, that file crashes its decoder: remove it"
 
 
-class _WorkerDied(Exception):
-    """Not an OSError, which multiprocessing would take for the system's answer to its own question and swallow."""
+class _WorkerDied(BaseException):
+    """No Exception: torch would take it for its own, and ask an event whose lock the dead worker may have held."""
 
 
 class NowReading:
