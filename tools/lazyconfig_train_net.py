@@ -219,7 +219,7 @@ def write_figures(cfg, results: dict) -> None:
             "iterations": cfg.train.max_iter,
             "lr": cfg.optimizer.lr,
             "weight_decay": cfg.optimizer.weight_decay,
-            "frozen": cfg.model.backbone.frozen,
+            "frozen": cfg.train.freeze_backbone,
         },
     )
 
@@ -237,6 +237,8 @@ def train(cfg, args) -> dict:
     resumed = args.resume and last_file(cfg.train.output_dir) is not None
     if cfg.train.init_checkpoint and not resumed:
         fill(cfg, model)
+    elif cfg.train.get("freeze_backbone") and not resumed:
+        logger.warning("the frozen backbone is a random one: give its weights as train.init_checkpoint=FILE")
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
     if cfg.train.get("compile"):
         compile_blocks(model)

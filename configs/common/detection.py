@@ -55,6 +55,7 @@ train.device = default_device()
 train.amp.enabled = train.device == "cuda"
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: another one each time
+train.freeze_backbone = False  # True: only what reads the backbone is trained
 train.init_partial = False  # True: a backbone that init_checkpoint does not fill whole keeps the rest as it is
 
 # What follows is read by this repository's tool; Detectron2's takes the schedule as it stands, in float16.

@@ -18,6 +18,7 @@ model.backbone.net = L(CropFieldViT)(
     drop_path_rate=0.1,
     out_feature="last_feat",
     activation_checkpointing=False,
+    frozen="${train.freeze_backbone}",
 )
 model.backbone._target_ = CropFieldFeaturePyramid
 model.backbone.square_pad = "${dataloader.image_size}"

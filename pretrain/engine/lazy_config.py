@@ -51,7 +51,7 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
                 f"cannot read the override {override!r} ({reason(error)}); quote its value: '{key}=\"...\"'"
             ) from None
         after = _select(cfg, key)
-        if isinstance(before, Number) and not isinstance(after, Number | None):
+        if isinstance(before, Number) and not isinstance(before, bool) and not isinstance(after, Number | None):
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
     check_config(cfg, form)
     return cfg

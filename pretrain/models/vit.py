@@ -1,5 +1,7 @@
 """Plain Vision Transformer whose absolute position embeddings are a field."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerScale, Mlp
@@ -122,13 +124,19 @@ class VisionTransformer(nn.Module):
         Returns:
             the groups' features, each (B_g, L_g, D); with `kept` only those tokens' (M, D), in its order.
         """
-        tokens, layout = pack(groups)
+        packed, layout = pack(groups)
+        for tokens in self.block_by_block(packed, layout, kept):
+            packed = tokens
+        tokens = self.norm(packed)
+        return layout.split(tokens) if kept is None else tokens
+
+    def block_by_block(self, tokens: Tensor, layout: Layout, kept: Tensor | None = None) -> Iterator[Tensor]:
+        """The packed tokens (T, D) after each block in turn; `kept`: see `encode`."""
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:  # the call is checkpointed, not the module: no key changes its name
             arguments = (tokens, layout, kept if block is self.blocks[-1] else None)
             tokens = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-        tokens = self.norm(tokens)
-        return layout.split(tokens) if kept is None else tokens
+            yield tokens
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """(H, W) in patches of images (B, 3, H*p, W*p)."""

@@ -178,3 +178,39 @@ def test_every_config_trains_two_steps(name):
         name: not torch.equal(value, old) for (name, value), old in zip(model.named_parameters(), before, strict=True)
     }
     assert all(moved.values()), moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frozen_backbone_is_not_in_the_optimizer(name):
+    cfg = LazyConfig.apply_overrides(load(name), ["train.freeze_backbone=True"])
+    with torch.device("meta"):
+        model = cfg.optimizer.params.model = instantiate(cfg.model)
+    trained = {id(p) for group in instantiate(cfg.optimizer.params) for p in group["params"]}
+    left_out = {name for name, p in model.named_parameters() if id(p) not in trained}
+    assert left_out == {f"backbone.net.{name}" for name, _ in model.backbone.net.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_cropfield_tiny", "faster_rcnn_cropfield_vits_12ep"])
+def test_beside_a_frozen_backbone_the_rest_learns_the_same(name):
+    """Gradients are those beside a backbone in eval mode that could learn."""
+    cfg = LazyConfig.apply_overrides(load(name), ["train.freeze_backbone=True", "train.device=cpu"])
+    cfg.model.backbone.net.update(depth=1, embed_dim=48, num_heads=2, drop_path_rate=0.9)
+    cfg.model.backbone.square_pad = 64
+    cfg.model.proposal_generator.post_nms_topk = (16, 16)
+    cfg.model.roi_heads.batch_size_per_image = 8
+    torch.manual_seed(0)
+    frozen = instantiate(cfg.model).train()
+    cfg.train.freeze_backbone = False
+    free = instantiate(cfg.model).train()
+    free.load_state_dict(frozen.state_dict())
+    free.backbone.net.eval()
+    sample = one_object(masks=frozen.roi_heads.mask_on)
+    for model in (frozen, free):
+        torch.manual_seed(1)
+        with EventStorage():
+            sum(model([sample]).values()).backward()
+    for (key, mine), theirs in zip(frozen.named_parameters(), free.parameters(), strict=True):
+        if key.startswith("backbone.net."):
+            assert mine.grad is None and theirs.grad is not None, key
+        else:
+            assert torch.equal(mine.grad, theirs.grad), key

@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import ImageList
 
 from cropfield import CropFieldFeaturePyramid, CropFieldViT
+from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 SMALL = dict(patch_size=8, embed_dim=32, depth=3, num_heads=2, field_size=(6, 5))
@@ -96,3 +97,42 @@ def test_plain_backbone_pads_to_whole_patches():
         [torch.randn(3, 33, 17)], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
     )
     assert backbone(batch.tensor)["last_feat"].shape == (1, 32, 5, 3)
+
+
+def test_outputs_are_the_maps_of_their_blocks():
+    """Each is what a backbone that ends there gives; several put together by channel, in the order asked for."""
+    images = torch.randn(2, 3, 24, 16)
+    whole = make(out_features={"early": 0, "both": [2, 0], "last": -1})
+    found = whole(images)
+    assert {name: shape.channels for name, shape in whole.output_shape().items()} == {
+        "early": 32,
+        "both": 64,
+        "last": 32,
+    }
+    for depth, name in ((1, "early"), (3, "last")):
+        short = make(depth=depth)
+        short.load_state_dict({k: v for k, v in whole.state_dict().items() if k in short.state_dict()})
+        torch.testing.assert_close(found[name], short(images)["last_feat"])
+    torch.testing.assert_close(found["both"], torch.cat([found["last"], found["early"]], dim=1))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"a": []}, {"a": 3}, {"a": [0, -4]}])
+def test_blocks_that_are_not_there_are_refused(wrong):
+    with pytest.raises(UserError, match="0 to 2, or a list"):
+        make(out_features=wrong)
+
+
+def test_a_frozen_backbone_stores_nothing_and_stays_as_it_is():
+    images, stored = torch.randn(2, 3, 16, 16, requires_grad=True), []
+    for options in ({}, {"activation_checkpointing": True}):
+        free, frozen = (make(drop_path_rate=0.9, frozen=switch, **options).train() for switch in (False, True))
+        assert free.training and not any(module.training for module in frozen.modules())
+        assert not any(parameter.requires_grad for parameter in frozen.parameters())
+        counts = []
+        for backbone in (free, frozen):
+            stored.clear()
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t) or t, lambda t: t):
+                features = backbone(images)["last_feat"]
+            counts.append((len(stored), features.requires_grad))
+        assert counts[0][0] > 0 and counts[1] == (0, False)
+        assert torch.equal(frozen(images)["last_feat"], free.eval()(images)["last_feat"])

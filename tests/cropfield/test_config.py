@@ -46,7 +46,8 @@ def test_every_key_reaches_the_backbone_or_the_pyramid(tmp_path):
     cfg = yaml_config(tmp_path, "build_cropfield_vit_fpn_backbone")
     keys = dict(
         MLP_RATIO=2.0, DROP_PATH_RATE=0.3, LAYER_SCALE=0.5, FINAL_NORM=True, CLASS_TOKEN=True, SQUARE_PAD=64,
-        ACTIVATION_CHECKPOINTING=True, OUT_FEATURE="patches", FPN_NORM="", FPN_TOP_LEVEL=False,
+        ACTIVATION_CHECKPOINTING=True, OUT_FEATURE="patches", OUT_BLOCKS=[0, 1], FROZEN=True,
+        FPN_NORM="", FPN_TOP_LEVEL=False,
     )  # fmt: skip
     cfg.merge_from_list([part for key, value in keys.items() for part in (f"MODEL.CROPFIELD.{key}", value)])
     pyramid = build_backbone(cfg)
@@ -59,7 +60,8 @@ def test_every_key_reaches_the_backbone_or_the_pyramid(tmp_path):
     assert isinstance(net.norm, nn.LayerNorm) and net.activation_checkpointing
     assert net.padding_constraints["square_size"] == pyramid.padding_constraints["square_size"] == 64
     assert pyramid.output_shape().keys() == {"p2", "p3", "p4"}
-    assert (pyramid.in_feature, [*net.output_shape()]) == ("patches", ["patches"])
+    assert (pyramid.in_feature, net.out_blocks) == ("patches", {"patches": [0, 1]})
+    assert net.frozen and not net.pos_embed.requires_grad
     assert not any(name.endswith("norm.weight") and "simfp" in name for name in pyramid.state_dict())
 
 
@@ -69,6 +71,6 @@ def test_the_defaults_are_vit_b16s_and_vitdets_pyramid():
     assert cfg.MODEL.CROPFIELD == dict(
         PATCH_SIZE=16, EMBED_DIM=768, DEPTH=12, NUM_HEADS=12, MLP_RATIO=4.0, FIELD_SIZE=[50, 50], DROP_PATH_RATE=0.1,
         LAYER_SCALE=1e-5, FINAL_NORM=False, CLASS_TOKEN=False, ACTIVATION_CHECKPOINTING=False,
-        OUT_FEATURE="last_feat", SQUARE_PAD=0,
+        OUT_FEATURE="last_feat", OUT_BLOCKS=[-1], FROZEN=False, SQUARE_PAD=0,
         FPN_CHANNELS=256, FPN_SCALE_FACTORS=[4.0, 2.0, 1.0, 0.5], FPN_NORM="LN", FPN_TOP_LEVEL=True,
     )  # fmt: skip

@@ -104,6 +104,58 @@ def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxe
         torch.testing.assert_close(value, final["ema"][f"module.{name}"], rtol=0, atol=0)
 
 
+def test_a_frozen_backbone_stays_to_the_bit_and_the_rest_is_trained(train_net, dataset_of_boxes, tmp_path):
+    """With averaged and best weights, recomputed blocks, four blocks' maps, and a resumed end."""
+    net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
+    write_backbone(tmp_path / "backbone.safetensors", net.state_dict(), {"num_heads": "3"})
+    options = [
+        "train.freeze_backbone=True",
+        "train.ema.enabled=True",
+        "train.eval_period=1",
+        "model.backbone.net.activation_checkpointing=True",
+        "model.backbone.net.drop_path_rate=0.5",
+        "model.backbone.net.depth=2",
+        "model.backbone.net.out_features={last_feat: [0, 1]}",
+        "train.init_partial=True",
+    ]
+    here = [*TINY, *dataset_of_boxes, *options, f"train.init_checkpoint={tmp_path}/backbone.safetensors"]
+    states = []
+    for steps in (1, 2):
+        train_net("--resume", *here, f"train.max_iter={steps}", f"train.output_dir={tmp_path}/run")
+        states.append(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True))
+    first, last = (state["model"] for state in states)
+    names = [name for name in last if name.startswith("backbone.")]
+    assert any(name.startswith("backbone.simfp") for name in names)
+    for name in names:
+        frozen = name.startswith("backbone.net.")
+        assert (
+            torch.equal(first[name], last[name])
+            == torch.equal(first[name], states[1]["ema"][f"module.{name}"])
+            == frozen
+        )
+    for name, value in net.state_dict().items():
+        assert torch.equal(last[f"backbone.net.{name}"], value)
+    held = sum(value["exp_avg"].numel() for value in states[1]["trainer"]["optimizer"]["state"].values())
+    assert held == sum(v.numel() for n, v in last.items() if not n.startswith(("backbone.net.", "pixel_")))
+    assert "a random one" not in (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(UserError, match="cannot be resumed"):
+        train_net(
+            "--resume", *here, "train.freeze_backbone=False", f"train.output_dir={tmp_path}/run", "train.max_iter=3"
+        )
+
+    weights = f"train.init_checkpoint={tmp_path}/run/model_final.pth"
+    free = ["train.freeze_backbone=False", "train.init_partial=False"]
+    train_net("--eval-only", *here, weights, *free, f"train.output_dir={tmp_path}/again")
+    assert read(tmp_path / "again" / "result.json")["bbox"].keys() >= {"AP"}
+
+
+def test_a_random_backbone_that_is_frozen_is_warned_of(train_net, dataset_of_boxes, tmp_path):
+    train_net(
+        *TINY, *dataset_of_boxes, "train.freeze_backbone=True", "train.max_iter=1", f"train.output_dir={tmp_path}"
+    )
+    assert (tmp_path / "log.txt").read_text().count("the frozen backbone is a random one: give its weights") == 1
+
+
 def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, dataset_of_boxes, tmp_path, monkeypatch):
     graphs = []
     compiler = partial(compile_blocks, backend=lambda graph, _: graphs.append(graph) or graph)
@@ -260,6 +312,8 @@ def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
         (["train.lr_rule=cubic", "dataloader.train.total_batch_size=4"], "choose sqrt, linear or none"),
         (["--num-gpus", "99"], "--num-gpus 99"),
         (["--eval-only"], "add train.init_checkpoint"),
+        (["train.freeze_backbone=last"], "train.freeze_backbone is 'last'; give true or false"),
+        (["model.backbone.net.out_features={last_feat: [3, 6]}"], "0 to 5, or a list"),
     ],
 )
 def test_mistakes_are_told_before_any_work(train_net, dataset, tmp_path, overrides, words):

@@ -1,14 +1,17 @@
 """CropField's ViT as a Detectron2 `Backbone`, and the simple feature pyramid over it."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone, SimpleFeaturePyramid
 from torch import Tensor
 
 from pretrain.errors import UserError
+from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import Range
 
@@ -41,9 +44,13 @@ class CropFieldViT(VisionTransformer, Backbone):
     say, give a map that is resampled (bilinear) to a stride of 16: see `feature_stride`.
 
     Args:
-        out_feature: name of the one output.
+        out_feature: name of the last block's map, the one output.
+        out_features: other outputs instead: for each name a block, counted from 0, from the end where negative, or
+            several, whose maps are put together channel by channel. {"last_feat": [2, 5, 8, 11]} feeds a pyramid four
+            layers, as frozen backbones are mostly read; {"res2": 2, "res3": 5} are two maps for heads that want such.
         final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
         square_pad: pad images to squares of so many pixels; 0 pads to multiples of `size_divisibility`.
+        frozen: keep the weights: no gradient, nothing stored for one, and eval mode (no drop path) at all times.
         backbone: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too:
             blocks that begin near the identity train faster (tiny detector: 16.6 box AP, with gamma 1 only 9.0).
     """
@@ -52,17 +59,22 @@ class CropFieldViT(VisionTransformer, Backbone):
         self,
         *,
         out_feature: str = "last_feat",
+        out_features: dict[str, int | list[int]] | None = None,
         final_norm: bool = False,
         class_token: bool = False,
         square_pad: Annotated[int, Range(0, 2**14)] = 0,
+        frozen: bool = False,
         **backbone,
     ):
         super().__init__(final_norm=final_norm, class_token=class_token, **backbone)
-        self.square_pad = square_pad
-        self._out_features = [out_feature]
-        self._out_feature_channels = {out_feature: self.embed_dim}
+        self.square_pad, self.frozen = square_pad, frozen
+        self.out_blocks = blocks_by_name({out_feature: -1} if out_features is None else out_features, len(self.blocks))
+        self._out_features = list(self.out_blocks)
+        self._out_feature_channels = {name: self.embed_dim * len(blocks) for name, blocks in self.out_blocks.items()}
         self.stride = feature_stride(self.patch_size)
-        self._out_feature_strides = {out_feature: self.stride}
+        self._out_feature_strides = dict.fromkeys(self.out_blocks, self.stride)
+        if frozen:
+            self.requires_grad_(False).eval()
 
     @property
     def size_divisibility(self) -> int:
@@ -72,16 +84,46 @@ class CropFieldViT(VisionTransformer, Backbone):
     def padding_constraints(self) -> dict[str, int]:
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H*s, W*s), s the stride -> {out_feature: (B, D, H, W)}."""
-        grid = self.grid(images)
-        (tokens,) = self.encode([self.embed(images)])
-        patches = tokens if self.cls_token is None else tokens[:, 1:]
-        features = patches.transpose(1, 2).unflatten(2, grid)
-        if self.stride != self.patch_size:
-            size = [side // self.stride for side in images.shape[-2:]]
-            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
-        return {self._out_features[0]: features}
+    def train(self, mode: bool = True) -> "CropFieldViT":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H*s, W*s), s the stride -> {name: (B, D, H, W)}, D times the blocks of that output.
+
+        What it has returned before, in the place of images, it returns again: see `cropfield.feature_cache`.
+        """
+        if isinstance(images, dict):
+            return images
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.feature_maps(images)
+
+    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """`forward`, with gradients wherever the weights have them."""
+        grid, maps = self.grid(images), {}
+        packed, layout = pack([self.embed(images)])
+        wanted = {block for blocks in self.out_blocks.values() for block in blocks}
+        for number, encoded in enumerate(self.block_by_block(packed, layout)):
+            if number in wanted:
+                (tokens,) = layout.split(self.norm(encoded))
+                patches = tokens if self.cls_token is None else tokens[:, 1:]
+                maps[number] = patches.transpose(1, 2).unflatten(2, grid)
+        joined = {name: [maps[block] for block in blocks] for name, blocks in self.out_blocks.items()}
+        features = {name: torch.cat(parts, dim=1) if parts[1:] else parts[0] for name, parts in joined.items()}
+        if self.stride == self.patch_size:
+            return features
+        size = [side // self.stride for side in images.shape[-2:]]
+        return {n: F.interpolate(f, size, mode="bilinear", align_corners=False) for n, f in features.items()}
+
+
+def blocks_by_name(out_features: Mapping[str, int | list[int]], depth: int) -> dict[str, list[int]]:
+    """`CropFieldViT`'s out_features as lists of blocks 0 to depth - 1. Raises UserError."""
+    found = {name: [blocks] if isinstance(blocks, int) else list(blocks) for name, blocks in out_features.items()}
+    numbers = [number for blocks in found.values() for number in blocks]
+    if not found or not all(found.values()) or not -depth <= min(numbers) <= max(numbers) < depth:
+        raise UserError(
+            f"out_features is {found}: give each output a block of this backbone, 0 to {depth - 1}, or a list of them"
+        )
+    return {name: [block % depth for block in blocks] for name, blocks in found.items()}
 
 
 class CropFieldFeaturePyramid(SimpleFeaturePyramid):
@@ -108,14 +150,11 @@ class PlainBackbone(Backbone):
 
     Args:
         net: a `CropFieldViT`.
-        frozen: keep the backbone as it is, drop path off, and train what reads it alone.
     """
 
-    def __init__(self, net: Backbone, frozen: bool = False):
+    def __init__(self, net: Backbone):
         super().__init__()
-        self.net, self.frozen = net, frozen
-        if frozen:
-            net.requires_grad_(False).eval()
+        self.net = net
 
     @property
     def size_divisibility(self) -> int:
@@ -127,11 +166,6 @@ class PlainBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return self.net.output_shape()
-
-    def train(self, mode: bool = True) -> "PlainBackbone":
-        super().train(mode)
-        self.net.train(mode and not self.frozen)
-        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H*p, W*p) -> {out_feature: (B, D, H, W)}."""

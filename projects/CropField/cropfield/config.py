@@ -25,6 +25,8 @@ def add_cropfield_config(cfg: CfgNode) -> None:
     node.CLASS_TOKEN = False
     node.ACTIVATION_CHECKPOINTING = False
     node.OUT_FEATURE = "last_feat"
+    node.OUT_BLOCKS = [-1]  # whose maps it is, put together channel by channel
+    node.FROZEN = False
     node.SQUARE_PAD = 0  # pixels; 0 pads only to whole strides
     # The simple feature pyramid of build_cropfield_vit_fpn_backbone.
     node.FPN_CHANNELS = 256
@@ -53,7 +55,8 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
         final_norm=node.FINAL_NORM,
         class_token=node.CLASS_TOKEN,
         activation_checkpointing=node.ACTIVATION_CHECKPOINTING,
-        out_feature=node.OUT_FEATURE,
+        out_features={node.OUT_FEATURE: node.OUT_BLOCKS},
+        frozen=node.FROZEN,
         square_pad=node.SQUARE_PAD,
     )
 

@@ -38,6 +38,7 @@ class Train(TypedDict, total=False):
     seed: Annotated[int, Range(-(2**31), 2**32 - 1)]  # negative: another one each time
     cudnn_benchmark: bool
     float32_precision: str
+    freeze_backbone: bool
     init_partial: bool
     reference_batch_size: Whole
     lr_rule: str

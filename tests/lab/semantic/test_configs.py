@@ -45,7 +45,7 @@ def test_the_papers_recipe(size, width):
     assert cfg.optimizer.lr in (8e-5, 3e-5, 1e-5, 8e-6) and cfg.optimizer.weight_decay in (1e-2, 1e-4)
     net = cfg.model.backbone.net
     assert (net.embed_dim, net.depth, net.num_heads, net.patch_size) == (width, 12, width // 64, 16)
-    assert cfg.model.window == cfg.model.stride == net.square_pad == 512 and not cfg.model.backbone.frozen
+    assert cfg.model.window == cfg.model.stride == net.square_pad == 512 and not net.frozen
 
 
 def test_the_schedule_is_polynomial_down_to_a_tenth():

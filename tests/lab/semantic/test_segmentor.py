@@ -14,9 +14,8 @@ STATISTICS = dict(pixel_mean=[120.0, 110.0, 100.0], pixel_std=[60.0, 55.0, 50.0]
 
 def backbone(**changes) -> PlainBackbone:
     torch.manual_seed(0)
-    frozen = changes.pop("frozen", False)
     shape = dict(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4, layer_scale=1.0, final_norm=True)
-    return PlainBackbone(CropFieldViT(**shape | {"class_token": True, "square_pad": 32} | changes), frozen)
+    return PlainBackbone(CropFieldViT(**shape | {"class_token": True, "square_pad": 32} | changes))
 
 
 def parts(**changes) -> dict:
@@ -127,7 +126,9 @@ def test_a_frozen_backbone_takes_no_gradient_and_drops_no_path():
     model = SlidingWindowSegmentor(**parts(frozen=True, drop_path_rate=0.9), window=32).train()
     fed = [image(32, 32) | {"sem_seg": torch.zeros(32, 32, dtype=torch.long)}]
     first, second = (sum(model(fed).values()) for _ in range(2))
-    assert first == second and not model.backbone.net.training and model.sem_seg_head.training
+    assert (
+        first == second and not model.backbone.net.training and model.backbone.training and model.sem_seg_head.training
+    )
     first.backward()
     assert model.sem_seg_head.classifier.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.backbone.parameters())

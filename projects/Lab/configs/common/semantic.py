@@ -90,8 +90,8 @@ model = L(SlidingWindowSegmentor)(
             out_feature="last_feat",
             square_pad=crop_size,  # crops that are smaller
             activation_checkpointing=False,
+            frozen="${train.freeze_backbone}",
         ),
-        frozen=False,
     ),
     sem_seg_head=L(LinearSegmentationHead)(
         input_shape=dict(
