@@ -41,6 +41,7 @@ from cropfield.datasets import (
     has_masks,
     num_classes,
 )
+from cropfield.feature_cache import FeatureCache
 from cropfield.forms import Detection
 from cropfield.hooks import (
     BestCheckpointer,
@@ -139,6 +140,24 @@ def check(cfg, args) -> None:
         check_resume(cfg, args, model, known)
     if cfg.train.init_checkpoint:
         fill(cfg, model, args.eval_only)
+    if not args.eval_only and uses_cache(cfg):
+        cache = feature_cache(cfg, model, build(cfg, "dataloader.train"))
+        if cfg.train.init_checkpoint:  # without, the weights and so the cache are known later
+            cache.check_disk()
+
+
+def uses_cache(cfg) -> bool:
+    return bool(cfg.dataloader.get("feature_cache", {}).get("folder"))
+
+
+def feature_cache(cfg, model, loader) -> FeatureCache:
+    still = instantiate(cfg.dataloader.test.mapper).augmentations
+    return FeatureCache(model, loader, still=still, precision=precision(cfg), **cfg.dataloader.feature_cache)
+
+
+def precision(cfg) -> torch.dtype | None:
+    """The autocast type of training."""
+    return getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
 
 
 def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
@@ -243,8 +262,7 @@ def train(cfg, args) -> dict:
     if cfg.train.get("compile"):
         compile_blocks(model)
     parallel = create_ddp_model(model, **cfg.train.ddp)
-    precision = getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
-    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision, cfg.train.seed)
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision(cfg), cfg.train.seed)
     average = {"ema": ema.averaged} if ema else {}
     known = dataset_categories(cfg)
     checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
@@ -252,6 +270,8 @@ def train(cfg, args) -> dict:
     trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
     if resumed:
         checkpointer.resume()
+    if uses_cache(cfg):
+        feature_cache(cfg, model, loader).attach(model)
     if not hasattr(loader, "batches"):
         logger.warning("dataloader.train is not cropfield's: a resumed training sees its data from the beginning")
     try:

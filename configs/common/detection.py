@@ -63,6 +63,9 @@ train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
 # The recipe's batch; another dataloader.train.total_batch_size changes the schedule, see cropfield.schedule.BatchRule.
 train.reference_batch_size = 64
 train.lr_rule = "sqrt"
+# A frozen backbone's features of the training images, computed once and kept in a folder ("": not). With 0
+# augmentations an image is as in evaluation; with K there are K draws of dataloader.train.mapper.augmentations of it.
+dataloader.feature_cache = dict(folder="", augmentations=0, dtype="bfloat16")
 train.images_per_gpu = 0  # images a pass; gradients of several passes add up to the batch. 0: all in one
 train.compile = False  # torch.compile, for the backbone's blocks
 train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights

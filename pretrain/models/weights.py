@@ -1,5 +1,7 @@
 """Weights of a backbone: read them from any file that is known, build a backbone for them, fill one, write them."""
 
+import hashlib
+import json
 import logging
 import math
 from dataclasses import dataclass, field
@@ -259,3 +261,12 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     else:
         prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
         write_torch_file(path, {"model": prefixed, "metadata": metadata})
+
+
+def fingerprint(backbone: VisionTransformer) -> str:
+    """Hash of the weights and of what tensors do not show: heads. Alike for every file of the same backbone."""
+    content = hashlib.sha256(json.dumps(backbone.facts, sort_keys=True).encode())
+    for name, value in sorted(backbone.state_dict().items()):
+        content.update(name.encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return content.hexdigest()

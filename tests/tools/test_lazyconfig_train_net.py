@@ -149,6 +149,26 @@ def test_a_frozen_backbone_stays_to_the_bit_and_the_rest_is_trained(train_net, d
     assert read(tmp_path / "again" / "result.json")["bbox"].keys() >= {"AP"}
 
 
+def test_from_cached_features_the_same_detector_comes(train_net, dataset_of_boxes, tmp_path):
+    """Of images as in evaluation, in float32; resumed, it is read again."""
+    net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
+    write_backbone(tmp_path / "backbone.safetensors", net.state_dict(), {"num_heads": "3"})
+    frozen = ["train.freeze_backbone=True", f"train.init_checkpoint={tmp_path}/backbone.safetensors"]
+    still = ["dataloader.train.mapper.augmentations=${dataloader.test.mapper.augmentations}"]
+    cached = [f"dataloader.feature_cache.folder={tmp_path}/cache", "dataloader.feature_cache.dtype=float32"]
+    for output, options in (("live", still), ("cached", cached)):
+        for steps in (1, 3):
+            run = [f"train.max_iter={steps}", f"train.output_dir={tmp_path}/{output}"]
+            train_net("--resume", *TINY, *dataset_of_boxes, *frozen, *options, *run)
+    live, cached = (
+        torch.load(tmp_path / run / "model_final.pth", weights_only=True)["model"] for run in ("live", "cached")
+    )
+    assert all(torch.equal(live[name], cached[name]) for name in live)
+    assert read(tmp_path / "live" / "result.json") == read(tmp_path / "cached" / "result.json")
+    log = (tmp_path / "cached" / "log.txt").read_text()
+    assert log.count("views computed in") == 1 and log.count("of which 0 are to be computed") == 1
+
+
 def test_a_random_backbone_that_is_frozen_is_warned_of(train_net, dataset_of_boxes, tmp_path):
     train_net(
         *TINY, *dataset_of_boxes, "train.freeze_backbone=True", "train.max_iter=1", f"train.output_dir={tmp_path}"

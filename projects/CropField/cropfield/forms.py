@@ -54,11 +54,18 @@ class TrainLoader(TypedDict, total=False):
     total_batch_size: Required[BatchSize]
 
 
+class FeatureCache(TypedDict, total=False):
+    folder: str
+    augmentations: Whole
+    dtype: Literal["bfloat16", "float32"]
+
+
 class Loaders(TypedDict, total=False):
     train: Required[TrainLoader]
     test: Required[dict]
     evaluator: Required[Any]
     image_size: Pixels
+    feature_cache: FeatureCache
 
 
 class Optimizer(TypedDict, total=False):

@@ -21,15 +21,17 @@ class ImageMapper(DatasetMapper):
     An image without objects keeps empty boxes, classes and, where there are masks, masks.
     """
 
-    def __call__(self, entry: dict) -> dict:
+    def __call__(self, entry: dict, image: np.ndarray | None = None) -> dict:
         """An entry of a Detectron2 dataset -> what its models take: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
+
+        image: uint8 (H, W, 3), in the place of the file's.
 
         Raises:
             BrokenImage: the image or its label map cannot be read.
             UserError: the image is not of the size that the dataset gives.
         """
         entry = copy.deepcopy(entry)
-        image = in_format(decode_image(entry["file_name"]), self.image_format)
+        image = in_format(decode_image(entry["file_name"]) if image is None else image, self.image_format)
         check_size(entry, image)
         labels = read_labels(entry.pop("sem_seg_file_name")) if "sem_seg_file_name" in entry else None
         augmented = T.AugInput(image, sem_seg=labels)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 
+from cropfield.feature_cache import check_cacheable
 from cropfield.forms import Detection
 from cropfield.schedule import BatchRule
 from cropfield.sizes import check_sizes
@@ -43,6 +44,8 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
     with TemporaryDirectory() as folder:
         entry = made_up_entry(Path(folder))
         if not eval_only:
+            if cfg.dataloader.get("feature_cache", {}).get("folder"):
+                check_cacheable(model, build(cfg, "dataloader.train.mapper"))
             BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
             build_optimizer(cfg, model)
             check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier")

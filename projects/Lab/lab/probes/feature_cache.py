@@ -25,6 +25,7 @@ from pretrain.data.index import stamp
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import fingerprint
 
 VERSION = 2  # of the features' definition and file; another one makes all files anew
 
@@ -153,15 +154,6 @@ def cache_key(backbone: VisionTransformer, images: LabelledImages, reading: Read
         listing.update(name.encode(errors="surrogateescape"))
     facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listing.hexdigest(), **asdict(reading)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def fingerprint(backbone: VisionTransformer) -> str:
-    """Hash of the weights and of what tensors do not show: heads. Alike for every file of the same backbone."""
-    content = hashlib.sha256(json.dumps(backbone.facts, sort_keys=True).encode())
-    for name, value in sorted(backbone.state_dict().items()):
-        content.update(name.encode())
-        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return content.hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

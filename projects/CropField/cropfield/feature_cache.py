@@ -1,0 +1,295 @@
+"""Features of a frozen backbone, kept on disk: it sees each image once, and the rest of a detector trains from there.
+
+FOLDER/<fingerprint>/ holds a row for each view of each image: its map (H, W, C) in `features.bin`, its sizes in
+`views.bin`. `cache.json` says what they depend on, and is there when they are whole. The folder's name is a hash of
+that: other weights, images or augmentations have another folder. What was interrupted goes on where it was.
+"""
+
+import contextlib
+import copy
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from functools import cached_property
+from pathlib import Path
+from types import MethodType
+
+import detectron2
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from cropfield.autocast import TrainsInBFloat16
+from cropfield.backbone import CropFieldViT
+from cropfield.loading import EvaluationLoader, ReadEntries, TrainLoader
+from cropfield.mapper import ImageMapper
+from cropfield.random_numbers import augmenting
+from pretrain.data.decode import BrokenImage
+from pretrain.data.index import stamp
+from pretrain.engine.signals import EXIT_STOPPED, passing_on
+from pretrain.errors import UserError
+from pretrain.files import write_json
+from pretrain.models.weights import fingerprint
+
+VERSION = 1  # of the files and of what a view is
+SEED = 0  # of the augmentations
+MARGIN = 2**30  # bytes that are left free on the disk
+VIEW = np.dtype((np.int32, 4))  # height and width of the image, and of the view; zeros where there is none
+
+logger = logging.getLogger(__name__)
+
+
+def check_cacheable(model: nn.Module, mapper) -> None:
+    """Raise UserError unless what `model` trains on, as `mapper` gives it, is a function of each image alone."""
+    net = getattr(getattr(model, "backbone", None), "net", None)
+    if not isinstance(model, GeneralizedRCNN | DenseDetector) or not isinstance(net, CropFieldViT):
+        raise UserError("dataloader.feature_cache is for detectors over a CropFieldViT; set its folder to ''")
+    if not net.frozen:
+        raise UserError("dataloader.feature_cache keeps what a frozen backbone gives; set train.freeze_backbone=True")
+    if not model.backbone.padding_constraints["square_size"]:
+        raise UserError("dataloader.feature_cache needs maps of one size; set model.backbone.square_pad")
+    if getattr(model, "vis_period", 0):
+        raise UserError("dataloader.feature_cache leaves no images to draw; set model.vis_period=0")
+    if not isinstance(mapper, ImageMapper):
+        raise UserError("dataloader.feature_cache needs cropfield.mapper.ImageMapper as dataloader.train.mapper")
+
+
+class FeatureCache:
+    """The features of a loader's images, and the mapper that gives them in the images' place.
+
+    Args:
+        model: a detector with the backbone's final weights, not wrapped.
+        folder: of any number of caches.
+        augmentations: views an image, as the loader's mapper augments it, drawn once; 0: one, augmented as `still`.
+        dtype: in which maps are kept, "bfloat16" or "float32".
+        still: the evaluation's augmentations.
+        precision: autocast type under which the model is trained, or None.
+
+    Raises:
+        UserError: see `check_cacheable`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: TrainLoader,
+        folder: str | os.PathLike,
+        *,
+        still: T.Augmentation,
+        augmentations: int = 0,
+        dtype: str = "bfloat16",
+        precision: torch.dtype | None = None,
+    ):
+        if not isinstance(loader, TrainLoader):
+            raise UserError("dataloader.feature_cache needs cropfield.loading.build_train_loader as dataloader.train")
+        check_cacheable(model, loader.dataset.mapper)
+        self.loader, self.entries = loader, loader.dataset.entries
+        self.mapper, self.views = copy.copy(loader.dataset.mapper), max(augmentations, 1)
+        if not augmentations:
+            self.mapper.augmentations = still
+        self.dtype, self.numpy_dtype = getattr(torch, dtype), {"bfloat16": np.uint16, "float32": np.float32}[dtype]
+        self.precision = torch.bfloat16 if isinstance(model, TrainsInBFloat16) else precision
+        self.first: dict[str, int] = {}  # entry of each image; several entries may share one
+        for number, entry in enumerate(self.entries):
+            self.first.setdefault(entry["file_name"], number)
+        self.image_of = {name: number for number, name in enumerate(self.first)}
+        self.numbers = list(self.first.values())
+        shape, side = model.backbone.net.output_shape()[model.backbone.in_feature], padded_side(model)
+        self.shape = (len(self), side // shape.stride, side // shape.stride, shape.channels)
+        self.facts = self.depends_on(model)
+        self.path = Path(folder) / hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def depends_on(self, model: nn.Module) -> dict[str, str]:
+        """What features are a function of, in words or as hashes."""
+        images = hashlib.sha256()
+        for name in self.first:
+            images.update(f"{name}\0{stamp_or_none(name)}\n".encode(errors="surrogateescape"))
+        statistics = [model.pixel_mean.flatten().tolist(), model.pixel_std.flatten().tolist()]
+        blocks = model.backbone.net.out_blocks[model.backbone.in_feature]
+        return {
+            "weights": f"{fingerprint(model.backbone.net)}, blocks {blocks}",
+            "images": images.hexdigest(),
+            "augmentations": f"{self.views} x {self.mapper.augmentations}",
+            "pixels": f"{self.mapper.image_format} {statistics}, padded to {padded_side(model)}",
+            "precision": f"{self.dtype}, computed in {self.precision}",
+            "versions": f"{VERSION}, Detectron2 {detectron2.__version__}",
+        }
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.first) * self.views
+
+    def __getitem__(self, row: int) -> dict:
+        """The entry, without its objects, that a row is made of."""
+        entry = self.entries[self.numbers[row // self.views]]
+        return {key: value for key, value in entry.items() if key != "annotations"} | {"row": row}
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    def read_views(self) -> np.ndarray:
+        """int32 (rows, 4), as `VIEW`; zeros for rows that are not there."""
+        views, path = np.zeros((len(self), 4), dtype=np.int32), self.path / "views.bin"
+        if path.is_file():
+            found = np.fromfile(path, dtype=VIEW)[: self.size_on_disk() // self.row_bytes]
+            views[: len(found)] = found[: len(self)]
+        return views
+
+    def size_on_disk(self) -> int:
+        path = self.path / "features.bin"
+        return path.stat().st_size if path.is_file() else 0
+
+    def is_whole(self) -> bool:
+        return (self.path / "cache.json").is_file() and self.size_on_disk() == len(self) * self.row_bytes
+
+    def check_disk(self) -> None:
+        """Say how large the cache is; raise UserError where the disk has not so much left."""
+        absent = 0 if self.is_whole() else int((self.read_views()[:, 0] == 0).sum())
+        need, where = absent * self.row_bytes, self.path.parent.absolute()
+        while not where.exists():
+            where = where.parent
+        if not where.is_dir() or not os.access(where, os.W_OK):
+            raise UserError(f"dataloader.feature_cache.folder: {where} is no folder that can be written; give another")
+        size, free = len(self) * self.row_bytes / 1e9, shutil.disk_usage(where).free
+        of = f"{len(self.first):,} images, {self.views} views each"
+        logger.info("features of %s: %.3g GB in %s, of which %.3g are to be computed", of, size, self.path, need / 1e9)
+        if need and need + MARGIN > free:
+            raise UserError(
+                f"features of {of} take {need / 1e9:.3g} GB in dataloader.feature_cache.folder, and {where} has "
+                f"{free / 1e9:.3g} GB left; choose another folder, fewer augmentations, dtype=bfloat16 or no cache"
+            )
+
+    def attach(self, model: nn.Module) -> None:
+        """Compute what is absent; from here on the loader gives features, and the model takes them beside images."""
+        self.check_disk()
+        self.tell_others()
+        if not self.is_whole():
+            self.compute(model)
+        self.loader.dataset.mapper = self.features_of
+        model.preprocess_image = MethodType(images_or_features, model)
+
+    def tell_others(self) -> None:
+        for file in sorted(self.path.parent.glob("*/cache.json")):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # whatever it is, it is not used
+                theirs = json.loads(file.read_text())
+                differing = ", ".join(key for key in self.facts if theirs.get(key) != self.facts[key])
+                if differing:
+                    logger.info("%s is of other %s and is not used", file.parent, differing)
+
+    @torch.no_grad()
+    def compute(self, model: nn.Module) -> None:
+        """Write the rows that are not there; every process its share. A signal ends the process with EXIT_STOPPED."""
+        start = said = time.monotonic()
+        rows = np.flatnonzero(self.read_views()[:, 0] == 0)[comm.get_rank() :: comm.get_world_size()]
+        sizes = self.loader.batch_size, self.loader.num_workers, self.loader.broken.max_share
+        views, done = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes), 0
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (
+                self.opened("features.bin") as maps,
+                self.opened("views.bin") as sizes,
+                passing_on(idle) as signals,
+            ):
+                for batch in views:
+                    self.write(maps, sizes, batch, self.maps(model, batch))
+                    done += len(batch)
+                    if signals:
+                        raise SystemExit(EXIT_STOPPED)
+                    if time.monotonic() - said > 60:
+                        logger.info("features of %d of %d views", done, len(rows))
+                        said = time.monotonic()
+                maps.truncate(len(self) * self.row_bytes)  # the last images may be broken
+                for file in (maps, sizes):
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; make room, and start again") from error
+        comm.synchronize()
+        if comm.is_main_process():
+            write_json(self.path / "cache.json", self.facts)
+        logger.info("features of %d views computed in %.1f s", done, time.monotonic() - start)
+        comm.synchronize()
+
+    def opened(self, name: str):
+        """A file for reading and writing anywhere; what is in it stays."""
+        return open(os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+
+    def view(self, entry: dict) -> dict:
+        """An image as it is augmented for its row."""
+        with augmenting(SEED, entry["row"]):
+            return self.mapper(entry)
+
+    def maps(self, model: nn.Module, batch: list[dict]) -> Tensor:
+        """What the pyramid reads of the backbone, as in training: (B, H, W, C) in the cache's type, on the CPU."""
+        images = type(model).preprocess_image(model, batch).tensor
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            features = model.backbone.net(images)[model.backbone.in_feature]
+        return features.permute(0, 2, 3, 1).to(self.dtype).cpu().contiguous()  # the order that tokens have
+
+    def write(self, maps, sizes, batch: list[dict], values: Tensor) -> None:
+        """Maps first, down to the disk, then that they are there."""
+        for entry, value in zip(batch, values, strict=True):
+            maps.seek(entry["row"] * self.row_bytes)
+            maps.write(value.flatten().view(torch.uint8).numpy())
+        maps.flush()
+        os.fsync(maps.fileno())
+        for entry in batch:
+            sizes.seek(entry["row"] * VIEW.itemsize)
+            sizes.write(np.array([entry["height"], entry["width"], *entry["image"].shape[-2:]], dtype=np.int32))
+        sizes.flush()
+
+    @cached_property
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Maps, mapped from their file, and sizes; of each process its own."""
+        return np.memmap(self.path / "features.bin", self.numpy_dtype, "r", shape=self.shape), self.read_views()
+
+    def features_of(self, entry: dict) -> dict:
+        """A mapper: as `ImageMapper`, with `features` (H, W, C) and `image_size` in the place of `image`.
+
+        Raises:
+            BrokenImage: the image could not be read when its features were computed.
+            UserError: the augmentations have come out otherwise.
+        """
+        maps, sizes = self.stored
+        row = self.image_of[entry["file_name"]] * self.views + np.random.randint(self.views)
+        height, width, *size = sizes[row].tolist()
+        if not height:
+            raise BrokenImage(entry["file_name"], "broken when features were computed")
+        with augmenting(SEED, row):
+            mapped = self.mapper(entry, np.zeros((height, width, 3), dtype=np.uint8))
+        if list(mapped.pop("image").shape[-2:]) != size:
+            raise UserError(f"{self.path} was made by other augmentations than these have become; remove that folder")
+        return mapped | {"features": torch.from_numpy(maps[row].copy()).view(self.dtype), "image_size": tuple(size)}
+
+
+def images_or_features(model: nn.Module, batch: list[dict]) -> ImageList:
+    """A detector's `preprocess_image`, which for entries with features has those, by name, in the images' place."""
+    if "features" not in batch[0]:
+        return type(model).preprocess_image(model, batch)
+    maps = torch.stack([entry["features"] for entry in batch]).to(model.device).float()
+    maps = maps.permute(0, 3, 1, 2)  # in memory as a backbone's: convolutions then round alike
+    return ImageList({model.backbone.in_feature: maps}, [entry["image_size"] for entry in batch])
+
+
+def padded_side(model: nn.Module) -> int:
+    return model.backbone.padding_constraints["square_size"]
+
+
+def stamp_or_none(path: str) -> tuple[int, int] | None:
+    """Date and size; None of what will be a broken image."""
+    try:
+        return stamp(path)
+    except (OSError, ValueError):
+        return None
+
+
+def idle() -> None:
+    """Nothing has to be told of a signal."""
