@@ -14,7 +14,7 @@ from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py"
-CACHE = "dataloader.feature_cache.folder=D"
+CACHE, FROZEN = "dataloader.feature_cache.folder=D", "train.freeze_backbone=True"
 SMALL = (
     "train.device=cpu", "model.backbone.net.embed_dim=32", "model.backbone.net.depth=1",
     "model.backbone.net.num_heads=2",
@@ -57,8 +57,8 @@ def test_a_good_config_gives_its_model_back(dataset):
         ("dataloader.train.mapper.augmentations.1.min_scale=-1", "min_scale is -1; give a number above"),
         ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.*short_edge_length is -1"),
         (CACHE, "^dataloader.feature_cache keeps what a frozen backbone gives; set train.freeze_backbone=True"),
-        (f"{CACHE} train.freeze_backbone=True model.vis_period=9", "^dataloader.feature_cache leaves no images"),
-        (f"{CACHE} train.freeze_backbone=True model.backbone.square_pad=0", "^dataloader.feature_cache needs maps of one"),
+        (f"{CACHE} {FROZEN} model.vis_period=9", "^dataloader.feature_cache leaves no images"),
+        (f"{CACHE} {FROZEN} model.backbone.square_pad=0", "^dataloader.feature_cache needs maps of one"),
         ("dataloader.feature_cache=D", "^dataloader.feature_cache"),
         ("dataloader.feature_cache.dtype=int8", "dtype is 'int8'; give 'bfloat16' or 'float32'"),
         ("dataloader.feature_cache.augmentations=-1", "augmentations is -1; give a whole number of at least 0"),

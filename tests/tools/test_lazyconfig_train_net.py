@@ -160,10 +160,8 @@ def test_from_cached_features_the_same_detector_comes(train_net, dataset_of_boxe
         for steps in (1, 3):
             run = [f"train.max_iter={steps}", f"train.output_dir={tmp_path}/{output}"]
             train_net("--resume", *TINY, *dataset_of_boxes, *frozen, *options, *run)
-    live, cached = (
-        torch.load(tmp_path / run / "model_final.pth", weights_only=True)["model"] for run in ("live", "cached")
-    )
-    assert all(torch.equal(live[name], cached[name]) for name in live)
+    live, cached = (torch.load(tmp_path / run / "model_final.pth", weights_only=True) for run in ("live", "cached"))
+    assert all(torch.equal(value, cached["model"][name]) for name, value in live["model"].items())
     assert read(tmp_path / "live" / "result.json") == read(tmp_path / "cached" / "result.json")
     log = (tmp_path / "cached" / "log.txt").read_text()
     assert log.count("views computed in") == 1 and log.count("of which 0 are to be computed") == 1

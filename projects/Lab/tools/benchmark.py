@@ -45,10 +45,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
     add("--backbone", choices=("vits", "vitb"), help="default vits; gpu measures both")
     add("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
+    add("--frozen", action="store_true", help="detection: the backbone frozen against trained, and cached features")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(argv)
     if options.command != "gpu":
         options.backbone = options.backbone or "vits"
+    if options.frozen and options.command != "detection":
+        raise UserError(f"--frozen is for detection, not for {options.command}; leave it out")
     for name in ("threads", "pairs", "images"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lab.benchmarks.cases import DetectorCase
-from lab.benchmarks.detection import measure
+from lab.benchmarks.detection import epochs_from_cache, frozen_against_trained, measure
 from lab.benchmarks.gpu import measure_case
 
 CONFIG = "mask_rcnn_cropfield_tiny.py"
@@ -48,3 +48,13 @@ def test_evaluators_find_the_same_ap():
         (result,) = evaluate.run(Namespace(images=12, pairs=1))
     ((figures,),) = result.tables.values()
     assert 2 < figures["AP"] < 98 and result.what["images"] == 12
+
+
+def test_a_frozen_backbone_and_cached_features_take_less():
+    cases = [
+        DetectorCase(CONFIG, [*SMALL, f"train.freeze_backbone={f}"], False, 1, (64, 64), False) for f in (True, False)
+    ]
+    spent, memory = frozen_against_trained(*cases, {}, num_pairs=1)
+    assert spent.ratio > 0 and 0 < memory.ratio < 1
+    results = epochs_from_cache(1, count=8)
+    assert [result.what["images"] for result in results] == [8, 8] and all(result.ratio > 0 for result in results)

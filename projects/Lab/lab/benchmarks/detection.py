@@ -2,19 +2,29 @@
 
 A training iteration (--dtype) and an inference (always float32) on images of --image-size, and the backbone alone,
 forward and backward. Weights and images are random. Memory is that of tensors beyond weights and optimizer, counted
-exactly.
+exactly. --frozen: the same detector with its backbone frozen against trained, and an epoch from cached features
+against one from images.
 """
 
 import argparse
+import itertools
+import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+from detectron2.config import instantiate
 
-from lab.benchmarks.cases import DetectorCase
+from cropfield.feature_cache import FeatureCache
+from lab.benchmarks.cases import CONFIGS, DetectorCase
 from lab.benchmarks.comparison import Comparison, compare, seconds_by_part, share_table, thread_clock
 from lab.benchmarks.live_bytes import LiveBytes
 from pretrain.engine.cpu_memory import tune_cpu_memory
+from pretrain.engine.lazy_config import load_config
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
@@ -22,8 +32,12 @@ def run(options: argparse.Namespace) -> list[Comparison]:
     tune_cpu_memory()
     config = f"mask_rcnn_cropfield_{options.backbone}_12ep.py"
     size, images, amp = options.image_size or (1024, 1024), options.images or 1, options.dtype == "bfloat16"
-    cases = [DetectorCase(config, ["train.amp.enabled=False"], stock, images, size, amp) for stock in (False, True)]
     what = {"config": config, "images": images, "image_size": list(size), "dtype": options.dtype}
+    if options.frozen:
+        keys = [["train.amp.enabled=False", f"train.freeze_backbone={switch}"] for switch in (True, False)]
+        cases = [DetectorCase(config, overrides, False, images, size, amp) for overrides in keys]
+        return [*frozen_against_trained(*cases, what, options.pairs or 1), *epochs_from_cache(options.pairs or 1)]
+    cases = [DetectorCase(config, ["train.amp.enabled=False"], stock, images, size, amp) for stock in (False, True)]
     return measure(*cases, what, options.pairs or 1)
 
 
@@ -42,6 +56,68 @@ def measure(ours: DetectorCase, stock: DetectorCase, what: dict, num_pairs: int)
         training.tables[f"training iteration, {name}"] = training_parts(case)
         inference.tables[f"inference, {name}"] = share_table(*forward_parts(case, case.infer))
     return [training, inference, backbone, *memory]
+
+
+def frozen_against_trained(frozen: DetectorCase, trained: DetectorCase, what: dict, num_pairs: int) -> list[Comparison]:
+    """Time and memory of a training iteration; here "ours" is frozen and "plain" trained."""
+    clock, about = thread_clock()
+    spent = compare("training iteration, backbone frozen / trained", frozen, trained, num_pairs, what | about, clock)
+    seconds, total = forward_parts(frozen, frozen)
+    spent.tables["training iteration, backbone frozen"] = share_table(seconds, total)
+    return [
+        spent,
+        Comparison.of(f"{spent.name}: memory", [peak(frozen, frozen)], [peak(trained, trained)], what, "MiB"),
+    ]
+
+
+def epochs_from_cache(num_pairs: int, count: int = 32) -> list[Comparison]:
+    """An epoch of the tiny detector from cached features, against one from images with its backbone frozen, and
+    trained. Images of noise, 128 x 128 pixels, read in this process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_noise(Path(scratch), count)
+        cached, live, trained = (
+            epoch(Path(scratch), count, *how) for how in ((True, True), (True, False), (False, False))
+        )
+        clock, about = thread_clock()
+        what = {"config": "mask_rcnn_cropfield_tiny.py", "images": count, **about}
+        return [
+            compare(f"epoch from cached features / from images, {name}", cached, other, num_pairs, what, clock)
+            for name, other in (("frozen", live), ("trained", trained))
+        ]
+
+
+def epoch(folder: Path, count: int, frozen: bool, cached: bool) -> Callable[[], None]:
+    overrides = [f"train.freeze_backbone={frozen}", "dataloader.train.num_workers=0"]
+    overrides += [f"dataset.{part}_json={folder}/labels.json" for part in ("train", "val")]
+    overrides += [f"dataset.{part}_images={folder}" for part in ("train", "val")]
+    case = DetectorCase("mask_rcnn_cropfield_tiny.py", overrides, False, 1, (128, 128), amp=False)
+    cfg = load_config(CONFIGS / "mask_rcnn_cropfield_tiny.py", overrides)
+    loader = instantiate(cfg.dataloader.train)
+    if cached:
+        still = instantiate(cfg.dataloader.test.mapper).augmentations
+        FeatureCache(case.model, loader, folder / "cache", still=still).attach(case.model)
+
+    def run_epoch() -> None:
+        batches = loader.batches(0, seed=0)
+        for case.batch in itertools.islice(batches, count // loader.batch_size):
+            case()
+        batches.close()
+
+    return run_epoch
+
+
+def write_noise(folder: Path, count: int, objects: int = 7) -> None:
+    """A COCO dataset: images of 128 x 128 pixels with boxes and polygons that say nothing of them."""
+    rng, things = np.random.default_rng(0), []
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number}.jpg"), rng.integers(0, 256, (128, 128, 3), dtype=np.uint8))
+        for x, y, w, h in rng.integers((0, 0, 20, 20), (60, 60, 60, 60), (objects, 4)).tolist():
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            thing = {"image_id": number, "category_id": 1, "bbox": [x, y, w, h], "segmentation": [polygon]}
+            things.append({"id": len(things) + 1, "area": w * h, "iscrowd": 0, **thing})
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 128, "height": 128} for n in range(count)]
+    labels = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "labels.json").write_text(json.dumps(labels))
 
 
 def backbone_pass(case: DetectorCase) -> Callable[[], None]:
