@@ -181,6 +181,24 @@ def test_an_interrupted_cache_is_not_used_and_goes_on(cfg, tmp_path, end):
     assert rows == [*range(2 * IMAGES), *range(3, 2 * IMAGES)]
 
 
+def test_processes_share_the_images(cfg, tmp_path, on_ranks):
+    def work():
+        model, rows = detector(cfg), []
+        cache = cache_of(cfg, model, tmp_path, augmentations=2)
+        maps = cache.maps
+        cache.maps = lambda model, batch: rows.extend(entry["row"] for entry in batch) or maps(model, batch)
+        cache.attach(model)
+        return rows, torch.from_numpy(cache.stored[0].copy().view(np.int16)), torch.from_numpy(cache.stored[1])
+
+    (mine, maps, views), (theirs, *_) = on_ranks(work)
+    assert (mine, theirs) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 9]) and (views > 0).all()
+    model = detector(cfg)
+    alone = cache_of(cfg, model, tmp_path / "alone", augmentations=2)
+    alone.attach(model)
+    as_numbers = [torch.as_tensor(kept).view(torch.bfloat16) for kept in (maps, alone.stored[0].copy().view(np.int16))]
+    torch.testing.assert_close(*as_numbers, rtol=2**-7, atol=1e-6)
+
+
 def test_a_broken_image_stays_broken(cfg, tmp_path):
     (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:60])
     model = detector(cfg)
@@ -199,7 +217,7 @@ def test_a_full_disk_and_a_folder_that_is_none_are_told_before_anything_is_writt
     cache = cache_of(cfg, model, tmp_path, dtype="float32")
     assert cache.row_bytes == 8 * 8 * 32 * 4
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30 + IMAGES * cache.row_bytes - 1))
-    with pytest.raises(UserError, match=r"features of 5 images, 1 views each take 4.1e-05 GB .* has 1.07 GB left"):
+    with pytest.raises(UserError, match=r"features of 5 images take 4.1e-05 GB .* has 1.07 GB left"):
         cache.attach(model)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30 + IMAGES * cache.row_bytes))

@@ -160,7 +160,7 @@ class FeatureCache:
         if not where.is_dir() or not os.access(where, os.W_OK):
             raise UserError(f"dataloader.feature_cache.folder: {where} is no folder that can be written; give another")
         size, free = len(self) * self.row_bytes / 1e9, shutil.disk_usage(where).free
-        of = f"{len(self.first):,} images, {self.views} views each"
+        of = f"{len(self.first):,} images" + (f", {self.views} views each," if self.views > 1 else "")
         logger.info("features of %s: %.3g GB in %s, of which %.3g are to be computed", of, size, self.path, need / 1e9)
         if need and need + MARGIN > free:
             raise UserError(
@@ -172,7 +172,7 @@ class FeatureCache:
         """Compute what is absent; from here on the loader gives features, and the model takes them beside images."""
         self.check_disk()
         self.tell_others()
-        if not self.is_whole():
+        if not all(comm.all_gather(self.is_whole())):
             self.compute(model)
         self.loader.dataset.mapper = self.features_of
         model.preprocess_image = MethodType(images_or_features, model)
@@ -190,6 +190,7 @@ class FeatureCache:
         """Write the rows that are not there; every process its share. A signal ends the process with EXIT_STOPPED."""
         start = said = time.monotonic()
         rows = np.flatnonzero(self.read_views()[:, 0] == 0)[comm.get_rank() :: comm.get_world_size()]
+        comm.synchronize()  # all have read the same before one writes
         sizes = self.loader.batch_size, self.loader.num_workers, self.loader.broken.max_share
         views, done = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes), 0
         try:

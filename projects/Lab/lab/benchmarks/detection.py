@@ -62,8 +62,6 @@ def frozen_against_trained(frozen: DetectorCase, trained: DetectorCase, what: di
     """Time and memory of a training iteration; here "ours" is frozen and "plain" trained."""
     clock, about = thread_clock()
     spent = compare("training iteration, backbone frozen / trained", frozen, trained, num_pairs, what | about, clock)
-    seconds, total = forward_parts(frozen, frozen)
-    spent.tables["training iteration, backbone frozen"] = share_table(seconds, total)
     return [
         spent,
         Comparison.of(f"{spent.name}: memory", [peak(frozen, frozen)], [peak(trained, trained)], what, "MiB"),
