@@ -56,5 +56,5 @@ def test_a_frozen_backbone_and_cached_features_take_less():
     ]
     spent, memory = frozen_against_trained(*cases, {}, num_pairs=1)
     assert spent.ratio > 0 and 0 < memory.ratio < 1
-    results = epochs_from_cache(1, count=8)
+    results = epochs_from_cache(1, 8, SMALL)
     assert [result.what["images"] for result in results] == [8, 8] and all(result.ratio > 0 for result in results)

@@ -11,7 +11,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -68,13 +68,13 @@ def frozen_against_trained(frozen: DetectorCase, trained: DetectorCase, what: di
     ]
 
 
-def epochs_from_cache(num_pairs: int, count: int = 32) -> list[Comparison]:
+def epochs_from_cache(num_pairs: int, count: int = 32, overrides: Sequence[str] = ()) -> list[Comparison]:
     """An epoch of the tiny detector from cached features, against one from images with its backbone frozen, and
     trained. Images of noise, 128 x 128 pixels, read in this process."""
     with tempfile.TemporaryDirectory() as scratch:
         write_noise(Path(scratch), count)
         cached, live, trained = (
-            epoch(Path(scratch), count, *how) for how in ((True, True), (True, False), (False, False))
+            epoch(Path(scratch), count, overrides, *how) for how in ((True, True), (True, False), (False, False))
         )
         clock, about = thread_clock()
         what = {"config": "mask_rcnn_cropfield_tiny.py", "images": count, **about}
@@ -84,8 +84,8 @@ def epochs_from_cache(num_pairs: int, count: int = 32) -> list[Comparison]:
         ]
 
 
-def epoch(folder: Path, count: int, frozen: bool, cached: bool) -> Callable[[], None]:
-    overrides = [f"train.freeze_backbone={frozen}", "dataloader.train.num_workers=0"]
+def epoch(folder: Path, count: int, changes: Sequence[str], frozen: bool, cached: bool) -> Callable[[], None]:
+    overrides = [*changes, f"train.freeze_backbone={frozen}", "dataloader.train.num_workers=0"]
     overrides += [f"dataset.{part}_json={folder}/labels.json" for part in ("train", "val")]
     overrides += [f"dataset.{part}_images={folder}" for part in ("train", "val")]
     case = DetectorCase("mask_rcnn_cropfield_tiny.py", overrides, False, 1, (128, 128), amp=False)
