@@ -18,7 +18,9 @@ from lab.compose.write import compose_dataset
 from pretrain.errors import UserError, run_main
 
 # easy: small pictures, few objects, all seen in training, most of their category's own material. hard: clutter, other
-# objects in validation, and only the shape tells the category.
+# objects in validation, and only the shape tells the category. objects and scenes keep ImageNet's and COCO's
+# proportions, for pretraining and detection: one object that fills the image, many that are small in larger ones. Both
+# want --cutouts (projects/Lab/tools/openmoji_cutouts.py makes some) and hold back the same ones of a category.
 PRESETS = {
     "easy": dict(
         size=128,
@@ -37,6 +39,26 @@ PRESETS = {
         scale=(0.1, 0.5),
         rotation=30.0,
         occlusion=0.5,
+        typical=0.0,
+        unseen=True,
+    ),
+    "objects": dict(
+        size=96,
+        classes=None,
+        objects=(1, 1),
+        scale=(0.5, 0.9),
+        rotation=15.0,
+        occlusion=0.0,
+        typical=0.0,
+        unseen=True,
+    ),
+    "scenes": dict(
+        size=256,
+        classes=None,
+        objects=(3, 10),
+        scale=(0.08, 0.35),
+        rotation=15.0,
+        occlusion=0.25,
         typical=0.0,
         unseen=True,
     ),

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
+from pretrain.errors import run_main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = {
@@ -38,27 +38,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the pretraining config and of the detector's, without their prefixes."""
-    halves = {"pretrain": [], "detect": []}
-    for override in overrides:
-        half, _, rest = override.partition(".")
-        if half not in halves or not rest:
-            raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
-        halves[half].append(rest)
-    return halves["pretrain"], halves["detect"]
+def dataset_of(args: argparse.Namespace) -> dict[str, str]:
+    return {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
 
 
 def make_stages(args: argparse.Namespace):
     """The chain's commands; each one can be typed by hand as well."""
-    from cropfield.commands import Commands, override
+    from cropfield.commands import Commands, override, split_overrides
 
     commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
     if args.pretrain_config:
         pretrain_config = args.pretrain_config.resolve()
     for_pretrain, for_detect = split_overrides(args.overrides)
-    dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+    dataset = dataset_of(args)
     pretrained, backbone = args.output / "pretrain", args.output / "backbone.safetensors"
     weights = override("train.init_checkpoint", backbone)
     return (
@@ -68,43 +61,15 @@ def make_stages(args: argparse.Namespace):
     )
 
 
-def check_inputs(args: argparse.Namespace, stages) -> None:
-    """Everything that can be known to fail, before the first stage."""
-    from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
-    from cropfield.forms import Detection
-    from cropfield.trial import try_detector
-    from pretrain.data.images import open_source
-    from pretrain.engine.forms import Pretraining
-    from pretrain.engine.lazy_config import load_config
-
-    configs = []
-    for stage, form in ((stages[0], Pretraining), (stages[-1], Detection)):
-        config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
-        configs.append(load_config(config, overrides, form))
-    nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        mine, theirs = (net[name] for net in nets)
-        if mine != theirs:
-            raise UserError(
-                f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
-            )
-    open_source(args.images)
-    check_coco_file(args.train_json, args.train_images)
-    check_coco_file(args.val_json, args.val_images)
-    check_same_categories(args.train_json, args.val_json)
-    check_can_be_evaluated(args.val_json)
-    try_detector(configs[-1])
-
-
 def main() -> None:
     args = parse_args()
     stages = make_stages(args)
-    check_inputs(args, stages)
-    from cropfield.commands import in_words
+    from cropfield.commands import check_chain, in_words
     from cropfield.stages import Chain
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
+    check_chain(stages[0], stages[-1], args.images, dataset_of(args))
     chain = Chain(args.output)
     chain.check(list(stages))
     with passing_on(lambda: None) as signals:  # between stages; within one the chain sees to it

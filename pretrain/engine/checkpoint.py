@@ -14,6 +14,7 @@ from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
+INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
 KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 
@@ -88,8 +89,13 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
         "rng": comm.gather(rng),
-        "metadata": {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.facts},
+        "metadata": about(model, iteration),
     }
+
+
+def about(model: nn.Module, iteration: int) -> dict[str, str]:
+    """What files with the backbone say of it."""
+    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.facts}
 
 
 def check_finite(state: dict, done: int) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from pretrain.data.batches import CropLoader
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
-from pretrain.engine.checkpoint import LAST, PeriodicCheckpoint, restore
+from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, about, restore
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.devices import check_usable
@@ -28,6 +28,7 @@ from pretrain.engine.trainer import PretrainTrainer
 from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError
 from pretrain.files import write_text
+from pretrain.models.weights import write_backbone
 from pretrain.outputs import open_output, output_path
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         raise UserError(f"not every process finds {checkpoint}; put train.output_dir where all machines see it")
     if comm.is_main_process():
         write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
+        if not start:
+            write_backbone(output / INITIAL, model.backbone.state_dict(), about(model, start))
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
 

@@ -1,5 +1,6 @@
 """What a dataset is composed of: the sources of each split, and scenes drawn from seeds."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,12 @@ def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
     drawables, more = _load_drawables(plan)
     halves = [(group, group) for group in drawables.values()]
     if plan.unseen:
-        halves = [hold_out(group, f"category {name!r} has one cut-out only", rng) for name, group in drawables.items()]
+        # By the category's name: whatever categories are beside it, the same cut-outs stay unseen.
+        streams = {name: np.random.default_rng((plan.seed, zlib.crc32(name.encode()))) for name in drawables}
+        halves = [
+            hold_out(group, f"category {name!r} has one cut-out only", streams[name])
+            for name, group in drawables.items()
+        ]
         train_photographs, val_photographs = hold_out(photographs, "there is one photograph only", rng)
     else:
         train_photographs, val_photographs = zip(*map(cut_photograph, photographs), strict=True)

@@ -1,0 +1,25 @@
+"""The study's recipe: the paper's proportions, small enough to pretrain a hundred times.
+
+    python tools/compare_pretraining.py --configs projects/Lab/configs/study/{both,neither}.py \
+        --detector projects/Lab/configs/study/detector.py --images outputs/objects/unlabeled \
+        --train-json outputs/scenes/annotations/instances_train.json --train-images outputs/scenes/train \
+        --val-json outputs/scenes/annotations/instances_val.json --val-images outputs/scenes/val --output outputs/study
+
+Images are `compose_coco.py --preset objects`, one object that fills half of the side or more, as in ImageNet; the
+detector's are `--preset scenes`, many small objects. As in the paper the field has 50/14 cells for each of a global
+crop's patches (28 for 8), and the detector's grid is four times that of the crops (32 for 8; there 64 for 14).
+With batches of 64 images the learning rate peaks at 2e-3.
+"""
+
+from .....configs.pretrain.cropfield_tiny import dataloader, lr_multiplier, model, optimizer, train, weight_decay
+
+model.backbone.field_size = 28
+model.momentum.start_value = 0.98
+dataloader.train.crops.update(
+    global_size=64, global_scale=(0.32, 1.0), local_size=24, local_scale=(0.05, 0.32), num_local=8
+)
+dataloader.train.batch_size = 64
+train.update(output_dir="outputs/study_both", max_iter=3000, base_lr=8e-3, log_period=50)
+train.checkpointer.period = 250
+train.monitor.period = 100
+train.pictures.period = 0

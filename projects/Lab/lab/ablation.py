@@ -1,0 +1,149 @@
+"""What a comparison of pretrainings shows: means over seeds, paired differences, and no order that they do not carry."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import stats
+from tabulate import tabulate
+
+CONFIDENCE = 0.95
+PRETRAINED, UNTRAINED = "pretrained", "untrained"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One detector's box AP. task: how it was trained and with how many labels, e.g. "frozen, 10%"."""
+
+    config: str
+    start: str  # PRETRAINED, or UNTRAINED: the same initial values
+    task: str
+    seed: int
+    ap: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of `count` values and its two-sided Student interval, infinitely wide for one value."""
+
+    mean: float
+    half: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Interval":
+        values = np.fromiter(values, float)
+        count = len(values)
+        if count < 2:
+            return cls(float(values.mean()), math.inf, count)
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+        return cls(float(values.mean()), float(quantile * values.std(ddof=1) / math.sqrt(count)), count)
+
+    @property
+    def above_zero(self) -> bool:
+        return self.mean - self.half > 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.half:.2f}" if math.isfinite(self.half) else "")
+
+
+class Figures:
+    """All detectors of a comparison, by what they have in common."""
+
+    def __init__(self, figures: Iterable[Figure]):
+        self.by_arm: dict[tuple[str, str, str], dict[int, float]] = {}
+        for figure in figures:
+            self.by_arm.setdefault((figure.config, figure.start, figure.task), {})[figure.seed] = figure.ap
+        self.configs = list(dict.fromkeys(config for config, _, _ in self.by_arm))
+        self.tasks = list(dict.fromkeys(task for _, _, task in self.by_arm))
+
+    def mean(self, config: str, start: str, task: str) -> Interval | None:
+        seeds = self.by_arm.get((config, start, task))
+        return Interval.of(seeds.values()) if seeds else None
+
+    def difference(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> Interval | None:
+        """one - other over the seeds that both have: what the seed does to both cancels."""
+        a, b = self.by_arm.get(one, {}), self.by_arm.get(other, {})
+        shared = sorted(a.keys() & b.keys())
+        return Interval.of(a[seed] - b[seed] for seed in shared) if shared else None
+
+    def gain(self, config: str, task: str) -> Interval | None:
+        """What pretraining adds to its own initial values."""
+        return self.difference((config, PRETRAINED, task), (config, UNTRAINED, task))
+
+    def table(self) -> str:
+        """Markdown: a row for each config and start, and one for the gain; a column for each task."""
+        rows = []
+        for config in self.configs:
+            for start in (PRETRAINED, UNTRAINED):
+                rows.append([config, start, *(self.mean(config, start, task) or "–" for task in self.tasks)])
+            rows.append([config, "gain, by seed", *(self.gain(config, task) or "–" for task in self.tasks)])
+        return tabulate(rows, ["pretraining", "start", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
+
+    def differences(self) -> str:
+        """Markdown: paired differences between pretrained configs, a row for each two of them."""
+        rows = [
+            [f"{a} – {b}", *(self.difference((a, PRETRAINED, t), (b, PRETRAINED, t)) or "–" for t in self.tasks)]
+            for a, b in combinations(self.configs, 2)
+        ]
+        return tabulate(rows, ["difference, by seed", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
+
+    def verdict(self, task: str) -> str:
+        """One sentence on one task. An order is said only of two configs that both gain over their initial values, and
+        whose difference is, by the interval, not zero."""
+        gains = {config: self.gain(config, task) for config in self.configs}
+        idle = [config for config, gain in gains.items() if not (gain and gain.above_zero)]
+        if idle:
+            worth = f"pretraining is not shown to be worth anything for {', '.join(idle)}"
+            return f"{task}: {worth}, so no order is claimed."
+        said = []
+        for a, b in combinations(self.configs, 2):
+            for better, worse in ((a, b), (b, a)):
+                difference = self.difference((better, PRETRAINED, task), (worse, PRETRAINED, task))
+                if difference and difference.above_zero:
+                    said.append(f"{better} is above {worse} by {difference} box AP")
+        order = "; ".join(said) if said else "no order between them is shown"
+        return f"{task}: every pretraining gains over its initial values; {order}."
+
+
+def plot(figures: Figures, path) -> None:
+    """Box AP of every detector, a panel for each task: pretrained filled, untrained hollow; a line joins a seed's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shape = dict(figsize=(1.2 + 2.6 * len(figures.tasks), 3.4), sharey=True, squeeze=False, layout="constrained")
+    canvas, (axes,) = pyplot.subplots(1, len(figures.tasks), **shape)
+    for panel, task in zip(axes, figures.tasks, strict=True):
+        for place, config in enumerate(figures.configs):
+            for start, filled in ((UNTRAINED, False), (PRETRAINED, True)):
+                values = list(figures.by_arm.get((config, start, task), {}).values())
+                face = f"C{place}" if filled else "none"
+                panel.scatter([place] * len(values), values, edgecolors=f"C{place}", facecolors=face, zorder=2)
+        shared = [set(figures.by_arm.get((config, PRETRAINED, task), {})) for config in figures.configs]
+        for seed in sorted(set.intersection(*shared)):
+            line = [figures.by_arm[config, PRETRAINED, task][seed] for config in figures.configs]
+            panel.plot(range(len(line)), line, color="0.8", linewidth=1, zorder=1)
+        panel.set_title(task)
+        panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
+        panel.set_ylim(bottom=0)
+        panel.margins(x=0.2)
+    axes[0].set_ylabel("box AP (filled: pretrained)")
+    canvas.savefig(path, dpi=120)
+    pyplot.close(canvas)
+
+
+def few_images(content: dict, share: float) -> dict:
+    """A COCO file's content with `share` of its images, at least one, and their annotations; categories stay.
+
+    Always the same ones: a smaller share's images are among a larger one's.
+    """
+    images = sorted(content["images"], key=lambda image: str(image["id"]))
+    order = np.random.default_rng(0).permutation(len(images))[: max(1, round(share * len(images)))]
+    chosen = [images[place] for place in sorted(order)]
+    kept = {image["id"] for image in chosen}
+    annotations = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+    return content | {"images": chosen, "annotations": annotations}

@@ -1,0 +1,176 @@
+"""Compare pretraining recipes by the detectors that they lead to, over several seeds, in one command.
+
+    python tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \
+        --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
+
+For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin, the same
+initial values without pretraining. Detectors are trained with the backbone frozen and fine-tuned, with all labels or
+also with few (--labels 0.1 1). Ends with OUTPUT/comparison.md: means with 95% intervals, differences paired by seed,
+and one sentence a task that claims no order which the intervals do not carry; and OUTPUT/comparison.png.
+
+Stages that OUTPUT holds are skipped and interrupted ones go on, so the same call finishes what a kill cut off. More
+seeds later: the same call with a larger --seeds. Overrides say which half they mean: pretrain.KEY=VALUE or
+detect.KEY=VALUE, and are the same for all configs.
+"""
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pretrain.errors import UserError, run_main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODES = {"frozen": "train.freeze_backbone=True", "fine-tuned": "train.freeze_backbone=False"}
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--configs", type=Path, nargs="+", required=True, metavar="FILE", help="pretraining configs, called by stem")
+    add("--images", type=Path, required=True, metavar="DIR", help="unlabeled images, any sub-folders")
+    for split, use in (("train", "to train detectors on"), ("val", "to measure AP on")):
+        add(f"--{split}-json", required=True, metavar="FILE", help=f"COCO-format annotations {use}")
+        add(f"--{split}-images", required=True, metavar="DIR", help="folder of their images")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="of configs/COCO, or a path")
+    add("--seeds", type=int, default=3, metavar="N", help="seeds 1 to N, of pretraining and detectors (default: 3)")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="how detectors are trained (default: both ways)")
+    add("--labels", type=float, nargs="+", default=[1.0], metavar="SHARE", help="of the training images (default: 1)")
+    add("--jobs", type=int, default=1, metavar="N", help="stages side by side, each with its share of cores or a GPU")
+    add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
+    return parser.parse_intermixed_args(argv)
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """UserError on what no config or dataset is needed to refuse."""
+    names = [config.stem for config in args.configs]
+    if len(set(names)) < len(names):
+        raise UserError(f"--configs: two are called {max(names, key=names.count)!r}; rename one of the files")
+    for name, value in (("--seeds", args.seeds), ("--jobs", args.jobs)):
+        if value < 1:
+            raise UserError(f"{name} {value}: give 1 or more")
+    if wrong := [share for share in args.labels if not 0 < share <= 1]:
+        raise UserError(f"--labels {wrong[0]:g}: give shares of the training images, above 0 and at most 1")
+
+
+def task_name(mode: str, share: float) -> str:
+    return f"{mode}, {share:.0%} of labels" if share < 1 else mode
+
+
+class Comparison:
+    """The stages of a comparison, all in folders of `output`."""
+
+    def __init__(self, args: argparse.Namespace):
+        from cropfield.commands import Commands, split_overrides
+
+        self.args, self.output = args, args.output.resolve()
+        self.commands = Commands(REPOSITORY)
+        self.for_pretrain, self.for_detect = split_overrides(args.overrides)
+        self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+
+    def train_json(self, share: float) -> Path:
+        return Path(self.args.train_json) if share == 1 else self.output / f"train_{share:g}.json"
+
+    def pretraining(self, config: Path, seed: int):
+        folder = self.output / f"{config.stem}_seed{seed}"
+        return self.commands.pretrain(
+            config.resolve(), self.args.images.resolve(), folder, f"train.seed={seed}", *self.for_pretrain
+        )
+
+    def detectors(self, config: Path, seed: int) -> Iterator[tuple[str, str, Path, object]]:
+        """(start, task, output folder, stage) of each detector."""
+        from cropfield.commands import override
+        from lab.ablation import PRETRAINED, UNTRAINED
+        from pretrain.engine.checkpoint import INITIAL, LAST
+
+        run = self.output / f"{config.stem}_seed{seed}"
+        starts = ((PRETRAINED, run / LAST), (UNTRAINED, run / INITIAL))
+        for share, mode, (start, weights) in itertools.product(self.args.labels, self.args.modes, starts):
+            folder = self.output / f"{run.name}_{start}_{mode}_{share:g}"
+            dataset = self.dataset | {"train_json": self.train_json(share)}
+            changes = (override("train.init_checkpoint", weights), MODES[mode], f"train.seed={seed}")
+            stage = self.commands.detect(self.args.detector, dataset, folder, *changes, *self.for_detect)
+            yield start, task_name(mode, share), folder, stage
+
+    def waves(self) -> Iterator[tuple]:
+        """Stages in the order in which they run, those of a tuple side by side: seed by seed, so that some end early."""
+        for seed in range(1, self.args.seeds + 1):
+            configs = self.args.configs
+            yield from self.together(self.pretraining(config, seed) for config in configs)
+            yield from self.together(stage for config in configs for *_, stage in self.detectors(config, seed))
+
+    def together(self, stages) -> Iterator[tuple]:
+        """`jobs` stages at a time, each with its share of the cores, and a GPU of its own where there are several."""
+        import torch
+
+        stages, jobs, gpus = list(stages), self.args.jobs, torch.cuda.device_count()
+        cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+        for first in range(0, len(stages), jobs):
+            wave = enumerate(stages[first : first + jobs])
+            gpu = [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {} for place in range(jobs)]
+            yield tuple(replace(stage, environment=stage.environment | cores | gpu[place]) for place, stage in wave)
+
+    def write_subsets(self) -> None:
+        """Training files with fewer images; the smaller share's images are among the larger one's."""
+        from cropfield.datasets import read_coco_file
+        from lab.ablation import few_images
+        from pretrain.files import write_json
+
+        for share in self.args.labels:
+            if share < 1 and not self.train_json(share).exists():
+                write_json(self.train_json(share), few_images(read_coco_file(self.args.train_json), share))
+
+    def figures(self) -> list:
+        """What all detectors reached; one that detects nothing has AP 0."""
+        from lab.ablation import Figure, Figures
+
+        found = []
+        for seed, config in itertools.product(range(1, self.args.seeds + 1), self.args.configs):
+            for start, task, folder, _ in self.detectors(config, seed):
+                ap = json.loads((folder / "result.json").read_text())["bbox"]["AP"]
+                found.append(Figure(config.stem, start, task, seed, ap or 0.0))
+        return found
+
+
+def write_report(found: list, output: Path, seeds: int) -> None:
+    """comparison.md, comparison.json, comparison.png; the tables and sentences also go to the console."""
+    from lab.ablation import Figures, plot
+    from pretrain.files import write_json, write_text
+
+    figures = Figures(found)
+    verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
+    intervals = f"Box AP, mean over {seeds} seeds ± 95% interval (Student's t; none from one seed)."
+    text = f"{intervals}\n\n{figures.table()}\n{figures.differences()}\n{verdicts}\n"
+    write_text(output / "comparison.md", text)
+    write_json(output / "comparison.json", [asdict(figure) for figure in found])
+    plot(figures, output / "comparison.png")
+    print(f"{text}\ncomparison: {output / 'comparison.md'}, {output / 'comparison.png'}")
+
+
+def main() -> None:
+    args = parse_args()
+    check_args(args)
+    from cropfield.commands import check_chain
+    from cropfield.stages import Chain
+    from pretrain.outputs import open_output
+
+    comparison = Comparison(args)
+    waves = list(comparison.waves())
+    chain = Chain(comparison.output)
+    chain.check([stage for wave in waves for stage in wave])
+    *_, detector = next(comparison.detectors(args.configs[0], 1))
+    for config in args.configs:
+        check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
+    open_output(comparison.output)
+    comparison.write_subsets()
+    for wave in waves:
+        chain.run(*wave)
+    write_report(comparison.figures(), comparison.output, args.seeds)
+
+
+if __name__ == "__main__":
+    run_main(main)
