@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
 from pretrain.errors import UserError
+from pretrain.models.weights import read_backbone
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
@@ -51,6 +53,21 @@ def assert_equal(a, b):
             assert_equal(x, y)
     else:
         assert a == b
+
+
+def test_a_run_keeps_its_initial_backbone(images, tmp_path):
+    """Also once it is resumed; and it is what the seed makes, not what was learned."""
+    cfg = config(images, tmp_path, "train.max_iter=1")
+    pretrain(cfg)
+    first = (tmp_path / "initial.safetensors").read_bytes()
+    pretrain(config(images, tmp_path, "train.max_iter=2"), resume=True)
+    assert (tmp_path / "initial.safetensors").read_bytes() == first
+    initial, learned = read_backbone(tmp_path / "initial.safetensors"), read_backbone(tmp_path / "last.pth")
+    assert initial.metadata["iteration"] == "0" and learned.metadata["iteration"] == "2"
+    seed_all_rng(cfg.train.seed)
+    made = instantiate(cfg.model).backbone.state_dict()
+    assert initial.state.keys() == made.keys() and all(torch.equal(initial.state[name], made[name]) for name in made)
+    assert not torch.equal(initial.state["pos_embed"], learned.state["pos_embed"])
 
 
 def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(images, tmp_path, monkeypatch):

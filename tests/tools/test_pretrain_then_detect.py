@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cropfield.commands import check_chain
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
@@ -53,9 +54,9 @@ def test_another_pretraining_config_of_the_presets_size(pipeline):
     config = str(TOOLS.parent / "projects" / "StoP" / "configs" / "stop_tiny.py")
     stages = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
     assert config_of(stages[0]).model.predictor.noise_std > 0
-    wrong = arguments(pipeline, "--pretrain-config", config, "--preset", "vits")
+    pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config, "--preset", "vits"))
     with pytest.raises(UserError, match="patch_size of the backbone is 8 in pretraining and 16 in the detector"):
-        pipeline["check_inputs"](wrong, pipeline["make_stages"](wrong))
+        check_chain(pretrain, detect, Path("I"), {})
 
 
 def test_overrides_reach_the_half_that_they_name(pipeline):

@@ -68,7 +68,9 @@ def main() -> None:
             (folder / f"{code}.png").write_bytes(svg_to_bytes(svg_path=str(svg), width=args.side))
         if name in DETECTED:
             shutil.copytree(folder, output / "detection" / name, dirs_exist_ok=True)
-    print(f"{output}: {sum(map(len, groups.values()))} cut-outs of {len(groups)} groups, {len(DETECTED)} to be detected")
+    print(
+        f"{output}: {sum(map(len, groups.values()))} cut-outs of {len(groups)} groups, {len(DETECTED)} to be detected"
+    )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
+from lab.compose.dataset import Plan, load_kits
 from lab.compose.photographs import load_cutouts, load_photographs, shipped_photographs
 from lab.compose.pictographs import CATEGORIES, load_pictographs
+from lab.compose.scene import Layout
 from pretrain.errors import UserError
 
 
@@ -114,3 +116,22 @@ def test_typical_instances_share_their_categorys_material():
     assert spread(hues(instances(1.0, 3))) < 0.3 < 0.5 < spread(hues(instances(0.0, 3)))
     apart = np.median(hues(instances(1.0, 1))) - np.median(hues(instances(1.0, 3)))
     assert min(apart % 360, -apart % 360) > 60
+
+
+def test_the_same_cutouts_are_held_back_whatever_categories_are_beside_them(tmp_path):
+    """What pretraining has seen of a larger collection is not what a detector is validated on."""
+    for category, folder in (("cup", "few"), ("cup", "many"), ("bag", "many"), ("saw", "many")):
+        for number in range(10):
+            save(tmp_path / folder / category / f"{number}.png", "RGBA", box=(5, 10, 25, 12 + number))
+    save(tmp_path / "photos" / "a.png", "RGB")
+    save(tmp_path / "photos" / "b.png", "RGB")
+    layout = Layout(96, (1, 1), (0.5, 0.9), 0.0, 0.0)
+
+    def held_back(folder: str) -> list[str]:
+        plan = Plan(1, 1, 0, layout, None, True, 0.0, 3, tmp_path / folder, tmp_path / "photos")
+        names, kits, _ = load_kits(plan)
+        train, val = (kits[split].categories[names.index("cup")] for split in ("unlabeled", "val"))
+        assert len(train) == 7 and not {item.name for item in train} & {item.name for item in val}
+        return [item.name for item in val]
+
+    assert held_back("few") == held_back("many")

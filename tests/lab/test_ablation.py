@@ -1,0 +1,72 @@
+"""What a comparison may claim."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lab.ablation import PRETRAINED, UNTRAINED, Figure, Figures, Interval, few_images, plot
+
+
+def figures(**values: list[float]) -> Figures:
+    """a=[...], a0=[...]: box AP of pretraining a, and of its untrained twin, by seed."""
+    found = []
+    for name, aps in values.items():
+        start = UNTRAINED if name.endswith("0") else PRETRAINED
+        found += [Figure(name.rstrip("0"), start, "frozen", seed, ap) for seed, ap in enumerate(aps, 1)]
+    return Figures(found)
+
+
+def test_the_interval_is_scipys():
+    values = np.random.default_rng(0).normal(3, 2, 5)
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    interval = Interval.of(values)
+    assert interval.mean - interval.half == pytest.approx(low) and interval.mean + interval.half == pytest.approx(high)
+
+
+def test_one_seed_shows_nothing():
+    assert Interval.of([3.0]).half == math.inf and not Interval.of([3.0]).above_zero
+    assert "no order is claimed" in figures(a=[9], a0=[1], b=[5], b0=[1]).verdict("frozen")
+
+
+def test_what_a_seed_does_to_both_cancels():
+    found = figures(a=[11, 21, 31], a0=[1, 1, 1], b=[10, 20, 30], b0=[1, 1, 1])
+    difference = found.difference(("a", PRETRAINED, "frozen"), ("b", PRETRAINED, "frozen"))
+    assert difference.mean == 1 and difference.half == pytest.approx(0)
+    assert Interval.of([11, 21, 31]).half > 20
+
+
+def test_differences_are_of_the_seeds_that_both_have():
+    found = figures(a=[11, 21], b=[10])
+    assert found.difference(("a", PRETRAINED, "frozen"), ("b", PRETRAINED, "frozen")).count == 1
+    assert found.gain("a", "frozen") is None
+
+
+def test_an_order_needs_gains_and_a_difference():
+    better, worse, twin = [30, 30.5, 31], [20, 20.5, 21], [5, 5.1, 5.2]
+    assert "a is above b by 10.00" in figures(a=better, a0=twin, b=worse, b0=twin).verdict("frozen")
+    assert "b is above a" in figures(a=worse, a0=twin, b=better, b0=twin).verdict("frozen")
+    assert "no order between them" in figures(a=better, a0=twin, b=[20, 40, 31], b0=twin).verdict("frozen")
+    # b gains nothing over its own start: a's lead may be the start's
+    verdict = figures(a=better, a0=twin, b=worse, b0=[19, 20.7, 22]).verdict("frozen")
+    assert "worth anything for b," in verdict and "above" not in verdict
+
+
+def test_table_and_plot_have_every_arm(tmp_path):
+    found = figures(a=[30, 31], a0=[5, 5], b=[20, 22])
+    assert found.table().count("| a ") == 3 and "30.50 ± " in found.table() and "–" in found.table()
+    assert "a – b" in found.differences()
+    plot(found, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_fewer_images_are_among_more_and_keep_their_annotations():
+    images = [{"id": i} for i in range(40)]
+    annotations = [{"id": i, "image_id": i % 40} for i in range(100)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+    tenth, half = few_images(content, 0.1), few_images(content, 0.5)
+    ids = [{image["id"] for image in part["images"]} for part in (tenth, half)]
+    assert len(ids[0]) == 4 and len(ids[1]) == 20 and ids[0] < ids[1]
+    assert tenth["annotations"] == [entry for entry in annotations if entry["image_id"] in ids[0]]
+    assert tenth["categories"] == content["categories"] and len(few_images(content, 1e-6)["images"]) == 1

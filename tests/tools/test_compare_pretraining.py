@@ -1,0 +1,111 @@
+"""The comparison: its stages, what it does with those that are done. Training tools are stand-ins that keep count."""
+
+import json
+
+import pytest
+
+from cropfield import commands
+from pretrain.errors import UserError
+
+PRETRAIN = """
+import pathlib, sys
+said = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+folder = pathlib.Path(said["train.output_dir"])
+folder.mkdir(exist_ok=True)
+for name in ("last.pth", "initial.safetensors"):
+    (folder / name).write_text(said["train.seed"])
+with open(folder.parent / "calls.txt", "a") as calls:
+    calls.write(folder.name + "\\n")
+"""
+# AP: the seed, 10 more where pretrained, 1 more with config b, 5 more where fine-tuned.
+DETECT = """
+import json, pathlib, sys
+said = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+folder, weights = pathlib.Path(said["train.output_dir"]), pathlib.Path(said["train.init_checkpoint"])
+if (folder.parent / "fail").exists() and "initial" in weights.name:
+    sys.exit("error: told to fail")
+assert weights.read_text() == said["train.seed"]
+json.loads(pathlib.Path(said["dataset.train_json"]).read_text())
+ap = int(said["train.seed"]) + 10 * ("last" in weights.name) + weights.parent.name.startswith("b_")
+folder.mkdir(exist_ok=True)
+ap += 5 * (said["train.freeze_backbone"] == "False")
+(folder / "result.json").write_text(json.dumps({"bbox": {"AP": ap}}))
+with open(folder.parent / "calls.txt", "a") as calls:
+    calls.write(folder.name + "\\n")
+"""
+
+
+@pytest.fixture
+def compare(load_tool, small_coco, tmp_path, monkeypatch):
+    """compare(*arguments) runs the tool, with stand-ins for pretraining and detection."""
+    tool, checked = load_tool("compare_pretraining"), []
+    tools = tmp_path / "repository" / "tools"
+    tools.mkdir(parents=True)
+    (tools / "pretrain_net.py").write_text(PRETRAIN)
+    (tools / "lazyconfig_train_net.py").write_text(DETECT)
+    monkeypatch.setattr(tool, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(commands, "check_chain", lambda *arguments: checked.append(arguments))
+    labels = ["json", small_coco / "labels.json"], ["images", small_coco]
+    data = [word for split in ("train", "val") for kind, path in labels for word in (f"--{split}-{kind}", str(path))]
+
+    def run(*arguments):
+        call = ["compare_pretraining.py", "--configs", "a.py", "b.py", "--images", str(tmp_path), *data]
+        monkeypatch.setattr("sys.argv", [*call, "--output", str(tmp_path / "out"), *arguments])
+        tool.main()
+
+    run.checked = checked
+    return run
+
+
+def calls(tmp_path) -> list[str]:
+    return (tmp_path / "out" / "calls.txt").read_text().split()
+
+
+def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, capsys):
+    compare("--seeds", "2", "--labels", "0.5", "1", "--jobs", "2")
+    done = calls(tmp_path)
+    assert len(done) == len(set(done)) == 2 * 2 * (1 + 2 * 2 * 2)
+    assert sorted(done[:2]) == ["a_seed1", "b_seed1"] and len(compare.checked) == 2
+    half = json.loads((tmp_path / "out" / "train_0.5.json").read_text())
+    assert len(half["images"]) == 2
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (one,) = [
+        figure["ap"]
+        for figure in found
+        if (figure["config"], figure["start"], figure["task"], figure["seed"])
+        == ("b", "pretrained", "fine-tuned, 50% of labels", 2)
+    ]
+    assert one == 2 + 10 + 1 + 5
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
+    assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+
+
+def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fail").write_text("")
+    with pytest.raises(UserError, match="a_seed1_untrained_frozen_1 stage stopped: told to fail"):
+        compare("--seeds", "1")
+    assert calls(tmp_path) == ["a_seed1", "b_seed1", "a_seed1_pretrained_frozen_1"]
+    (tmp_path / "out" / "fail").unlink()
+    compare("--seeds", "1")
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 + 8
+    compare("--seeds", "2")
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 * (2 + 8)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--seeds", "0"], "--seeds 0: give 1 or more"),
+        (["--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["--labels", "1.5"], "--labels 1.5: give shares"),
+        (["--configs", "a.py", "c/a.py"], "two are called 'a'"),
+        (["train.max_iter=5"], "begin an override with pretrain. or detect."),
+    ],
+)
+def test_mistakes_are_told_before_any_work(compare, tmp_path, arguments, words):
+    with pytest.raises(UserError, match=words):
+        compare(*arguments)
+    assert not (tmp_path / "out").exists()
