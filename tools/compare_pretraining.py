@@ -97,7 +97,7 @@ class Comparison:
             yield start, task_name(mode, share), folder, stage
 
     def waves(self) -> Iterator[tuple]:
-        """Stages in the order in which they run, those of a tuple side by side: seed by seed, so that some end early."""
+        """Stages in the order in which they run, those of a tuple side by side: seed by seed."""
         for seed in range(1, self.args.seeds + 1):
             configs = self.args.configs
             yield from self.together(self.pretraining(config, seed) for config in configs)
@@ -126,7 +126,7 @@ class Comparison:
 
     def figures(self) -> list:
         """What all detectors reached; one that detects nothing has AP 0."""
-        from lab.ablation import Figure, Figures
+        from lab.ablation import Figure
 
         found = []
         for seed, config in itertools.product(range(1, self.args.seeds + 1), self.args.configs):

@@ -1,4 +1,4 @@
-"""What a comparison of pretrainings shows: means over seeds, paired differences, and no order that they do not carry."""
+"""What a comparison of pretrainings shows: means over seeds, paired differences, and only the order that they carry."""
 
 import math
 from collections.abc import Iterable
@@ -109,7 +109,7 @@ class Figures:
 
 
 def plot(figures: Figures, path) -> None:
-    """Box AP of every detector, a panel for each task: pretrained filled, untrained hollow; a line joins a seed's."""
+    """Box AP of every detector, a panel for each task: pretrained filled, untrained hollow; lines join a seed."""
     import matplotlib
 
     matplotlib.use("Agg")

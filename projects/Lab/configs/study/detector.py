@@ -1,6 +1,6 @@
 """The study's detector: the tiny Mask R-CNN on scenes of 256 pixels, a grid of 32 x 32 patches."""
 
-from .....configs.COCO.mask_rcnn_cropfield_tiny import dataloader, dataset, lr_multiplier, model, optimizer, train
+from .....configs.COCO.mask_rcnn_cropfield_tiny import dataloader, dataset, model, optimizer, train
 from .....configs.common.detection import step_schedule
 
 dataloader.image_size = 256
