@@ -2,8 +2,10 @@
 
     python tools/demo.py [--output outputs/demo] [--seed 0]
 
-Both detectors get the same images, iterations and seed; only their backbone's initial weights differ. Stages that
-OUTPUT holds are skipped, so an interrupted demo goes on where it stopped. The picture book is OUTPUT/report.html.
+Three detectors get the same images, iterations and seed; only their backbone's initial weights differ: pretrained; its
+untrained twin, the values from which pretraining started; and from scratch, as a detector starts without a file.
+Stages that OUTPUT holds are skipped, so an interrupted demo goes on where it stopped. The picture book is
+OUTPUT/report.html.
 """
 
 import argparse
@@ -15,17 +17,19 @@ from pathlib import Path
 
 from cropfield.commands import Commands, in_words
 from cropfield.stages import Chain, Stage
+from pretrain.engine.checkpoint import INITIAL
 from pretrain.errors import run_main
 from pretrain.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+STARTS = ("pretrained", "untrained", "scratch")
 SCENES = ("--train", "1000", "--val", "200", "--unlabeled", "2000")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "demo", metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes, the pretraining and both detectors")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes, the pretraining and the detectors")
     return parser.parse_args(argv)
 
 
@@ -38,6 +42,7 @@ def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
         "train_json": data / "annotations" / "instances_train.json", "train_images": data / "train",
         "val_json": data / "annotations" / "instances_val.json", "val_images": data / "val",
     }  # fmt: skip
+    starts = dict(zip(STARTS, (str(backbone), str(pretrained / INITIAL), ""), strict=True))
     threads = max(1, (os.cpu_count() or 2) // 2)  # each detector has half of the cores
 
     def detect(name: str, weights: str) -> Stage:
@@ -50,7 +55,7 @@ def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
         (Stage("compose", compose),),
         (commands.pretrain("cropfield_tiny.py", data / "unlabeled", pretrained, f"train.seed={seed}"),),
         (commands.export(pretrained, backbone),),
-        (detect("pretrained", str(backbone)), detect("scratch", "")),
+        tuple(detect(name, weights) for name, weights in starts.items()),
     ]
 
 
@@ -58,7 +63,7 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
     """The comparison's figures, also written to OUTPUT/result.json."""
     import torch
 
-    found = {n: json.loads((output / f"detect_{n}" / "result.json").read_text()) for n in ("pretrained", "scratch")}
+    found = {n: json.loads((output / f"detect_{n}" / "result.json").read_text()) for n in STARTS}
     result = {
         "seed": seed,
         "box_ap": {name: metrics["bbox"]["AP"] for name, metrics in found.items()},
@@ -74,12 +79,13 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
 
 
 def comparison(result: dict) -> str:
-    """The figures of both detectors in one line."""
+    """The figures of all detectors in one line."""
     parts = []
     for kind in ("box", "mask"):
         ap = result[f"{kind}_ap"]
-        parts.append(f"{kind} AP {in_words(ap['pretrained'])} vs {in_words(ap['scratch'])}")
-    return f"{parts[0]} from scratch; {parts[1]}"
+        pretrained, untrained, scratch = (in_words(ap[name]) for name in STARTS)
+        parts.append(f"{kind} AP {pretrained} pretrained, {untrained} untrained, {scratch} from scratch")
+    return "; ".join(parts)
 
 
 def cpu_model() -> str:

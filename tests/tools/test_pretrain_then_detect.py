@@ -66,12 +66,14 @@ def test_overrides_reach_the_half_that_they_name(pipeline):
         pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
 
 
-def test_the_demos_two_detectors_differ_only_in_their_initial_weights():
+def test_the_demos_detectors_differ_only_in_their_initial_weights():
     demo = runpy.run_path(str(TOOLS / "demo.py"), run_name="imported")
-    pretrained, scratch = demo["make_stages"](Path("OUT"), seed=3)[-1]
-    differing = {a.partition("=")[0] for a, b in zip(pretrained.command, scratch.command, strict=True) if a != b}
-    assert differing == {"train.init_checkpoint", "train.output_dir"}
-    assert pretrained.environment == scratch.environment
+    pretrained, untrained, scratch = demo["make_stages"](Path("OUT"), seed=3)[-1]
+    for other in (untrained, scratch):
+        differing = {a.partition("=")[0] for a, b in zip(pretrained.command, other.command, strict=True) if a != b}
+        assert differing == {"train.init_checkpoint", "train.output_dir"}
+        assert pretrained.environment == other.environment
+    assert config_of(untrained).train.init_checkpoint == "OUT/pretrain/initial.safetensors"
     assert config_of(scratch).train.seed > 0  # else Detectron2 draws one
 
     (pretrain,) = demo["make_stages"](Path("OUT"), seed=3)[1]
