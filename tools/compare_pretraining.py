@@ -36,7 +36,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-json", required=True, metavar="FILE", help=f"COCO-format annotations {use}")
         add(f"--{split}-images", required=True, metavar="DIR", help="folder of their images")
     add("--output", type=Path, required=True, metavar="DIR")
-    add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="of configs/COCO, or a path")
+    add(
+        "--detector",
+        type=Path,
+        default="mask_rcnn_cropfield_tiny.py",
+        metavar="FILE",
+        help="of configs/COCO, or a path",
+    )
     add("--seeds", type=int, default=3, metavar="N", help="seeds 1 to N, of pretraining and detectors (default: 3)")
     add("--modes", nargs="+", choices=MODES, default=list(MODES), help="how detectors are trained (default: both ways)")
     add("--labels", type=float, nargs="+", default=[1.0], metavar="SHARE", help="of the training images (default: 1)")
@@ -69,6 +75,7 @@ class Comparison:
 
         self.args, self.output = args, args.output.resolve()
         self.commands = Commands(REPOSITORY)
+        self.detector = args.detector.resolve() if args.detector.is_file() else args.detector
         self.for_pretrain, self.for_detect = split_overrides(args.overrides)
         self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
 
@@ -93,7 +100,7 @@ class Comparison:
             folder = self.output / f"{run.name}_{start}_{mode}_{share:g}"
             dataset = self.dataset | {"train_json": self.train_json(share)}
             changes = (override("train.init_checkpoint", weights), MODES[mode], f"train.seed={seed}")
-            stage = self.commands.detect(self.args.detector, dataset, folder, *changes, *self.for_detect)
+            stage = self.commands.detect(self.detector, dataset, folder, *changes, *self.for_detect)
             yield start, task_name(mode, share), folder, stage
 
     def waves(self) -> Iterator[tuple]:

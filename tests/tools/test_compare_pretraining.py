@@ -1,6 +1,7 @@
 """The comparison: its stages, what it does with those that are done. Training tools are stand-ins that keep count."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,21 @@ def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
     assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 + 8
     compare("--seeds", "2")
     assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 * (2 + 8)
+
+
+def test_a_detectors_config_is_one_of_the_projects_or_any_file(load_tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    tool = load_tool("compare_pretraining")
+    words = ["--configs", "a.py", "--images", "I", "--train-json", "T", "--train-images", "T", "--val-json", "V"]
+    words += ["--val-images", "V", "--output", "OUT"]
+    for given, meant in (
+        ("mine.py", tmp_path),
+        ("faster_rcnn_cropfield_vits_12ep.py", tool.REPOSITORY / "configs/COCO"),
+    ):
+        comparison = tool.Comparison(tool.parse_args([*words, "--detector", given]))
+        *_, stage = next(comparison.detectors(Path("a.py"), 1))
+        assert stage.command[stage.command.index("--config-file") + 1] == str(meant / given)
 
 
 @pytest.mark.parametrize(
