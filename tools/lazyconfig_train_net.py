@@ -62,7 +62,7 @@ from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import start
 from pretrain.engine.lazy_config import build, load_config
 from pretrain.engine.signals import StopOnSignal
-from pretrain.engine.writers import mirror_to_wandb
+from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError, run_main
 from pretrain.files import remove_drafts, replacing, write_json
 from pretrain.models.vit import compile_blocks
@@ -286,7 +286,7 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
         periodic if main else None,
         BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
         average if main and ema else None,
-        hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+        PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
         stop,
     ]
 
