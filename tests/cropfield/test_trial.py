@@ -55,9 +55,26 @@ def test_a_good_config_gives_its_model_back(dataset):
         ("model.proposal_generator.anchor_generator.strides=[8,8]", r"^model\.proposal_generator"),
         ("dataloader.train.mapper.augmentations.1.min_scale=-1", "min_scale is -1; give a number above"),
         ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.*short_edge_length is -1"),
+        ("dataloader.evaluator.max_dets_per_image=[1,10,100]", r"^dataloader.evaluator.max_dets_per_image is \[1, "),
+        ("dataloader.evaluator.max_dets_per_image=5", "max_dets_per_image is 5; give a whole number of at least 10"),
+        ("dataloader.evaluator.max_dets_per_image=99.5", "max_dets_per_image is 99.5"),
+        ("dataloader.evaluator.tasks=[box]", "^dataloader.evaluator: .*unknown task: box"),
+        ("dataloader.evaluator.tasks=[keypoints]", "^dataloader.evaluator: .*keypoints"),
+        ("dataloader.evaluator.output_dir=[a]", r"^dataloader.evaluator.output_dir is \['a'\]"),
     ],
 )  # fmt: skip
 def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, words):
     with pytest.raises(UserError, match=words) as refused:
         tried(dataset, override)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("override", ["output_dir=null", "max_dets_per_image=300", "tasks=null"])
+def test_other_ways_to_measure_are_taken(dataset, override, capsys):
+    tried(dataset, f"dataloader.evaluator.{override}")
+    assert not capsys.readouterr().out
+
+
+def test_masks_cannot_be_measured_of_a_detector_of_boxes(dataset):
+    with pytest.raises(UserError, match="^dataloader.evaluator: fails"):
+        tried(dataset, "model.roi_heads.mask_in_features=null")
