@@ -150,19 +150,19 @@ def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector
             detect_in(medium, output if pictures else None, detector, ids, content)
         except BrokenImage as error:
             broken[error.name] = error.reason
-    if broken:
-        write_list(output / LISTED, broken)
     if not content["images"]:
         raise UserError(
             f"none of the {len(media)} files can be read: {summarize(broken.items())}; mend or replace them"
         )
+    if broken:
+        write_list(output / LISTED, broken)
     return content, broken
 
 
 def main() -> None:
     args = parse_args()
     refuse_occupied(output_path(args.output))
-    media, left_out = find_media(args.inputs, args.output)
+    media, left_out, again = find_media(args.inputs, args.output)
     cfg = load_config(args.config_file, args.opts)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
     content = read_coco_file(labels) if labels else None
@@ -175,6 +175,9 @@ def main() -> None:
         media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
     )
     write_text(output / "predictions.json", json.dumps(found) + "\n")
+    if again:
+        names = ", ".join(printable(str(path)) for path in again[:3]) + ", ..." * (len(again) > 3)
+        print(f"given more than once, and counted once: {names} ({len(again)} in all)")
     for folder in left_out:
         print(f"left out: {printable(folder)}, which holds a tool's output")
     if broken:
