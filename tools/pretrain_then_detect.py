@@ -10,6 +10,9 @@ Overrides say which half they mean: pretrain.train.max_iter=500, detect.train.ma
 
 import argparse
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
@@ -78,9 +81,10 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     from pretrain.engine.lazy_config import load_config
 
     configs = []
-    for stage, form in ((stages[0], Pretraining), (stages[-1], Detection)):
+    for half, stage, form in (("pretrain", stages[0], Pretraining), ("detect", stages[-1], Detection)):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
-        configs.append(load_config(config, overrides, form))
+        with naming_half(half, form):
+            configs.append(load_config(config, overrides, form))
     nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         mine, theirs = (net[name] for net in nets)
@@ -93,7 +97,23 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     check_coco_file(args.val_json, args.val_images)
     check_same_categories(args.train_json, args.val_json)
     check_can_be_evaluated(args.val_json)
-    try_detector(configs[-1])
+    with naming_half("detect", Detection):
+        try_detector(configs[-1])
+
+
+@contextmanager
+def naming_half(half: str, form: type) -> Iterator[None]:
+    """In a UserError of one half's config, keys are written as they are given here: `detect.train.max_iter`.
+
+    form: whose names the keys begin with.
+    """
+    names, files = "|".join(form.__annotations__), "pth|json|safetensors|ya?ml|py"
+    key = rf"(?<![\w./-])(?=(?:{names})\.(?!(?:{files})\b))|^(?=(?:{names})[:= ])|(?<=no key )|(?<=nothing reads )"
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(key, f"{half}.", str(error))
+        raise UserError(text if text != str(error) else f"{half}: {text}") from error
 
 
 def main() -> None:

@@ -65,6 +65,34 @@ def test_overrides_reach_the_half_that_they_name(pipeline):
         pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
 
 
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("pretrain.train.max_itr=5", "no key pretrain.train.max_itr; did you mean pretrain.train.max_iter?"),
+        ("detect.trian.max_iter=5", "no key detect.trian.max_iter; did you mean detect.train.max_iter?"),
+        ("detect.optimizer.lr=0", "^detect.optimizer.lr is 0; give"),
+        ("pretrain.optimizer.lr=-1", "^pretrain.optimizer.lr is -1; give"),
+        ("detect.train.max_iter=[", r"^cannot read the override 'detect.train.max_iter=\[' .*: 'detect.train.max"),
+    ],
+)
+def test_an_error_names_the_key_as_it_was_given(pipeline, override, words):
+    args = arguments(pipeline, override)
+    with pytest.raises(UserError, match=words):
+        pipeline["check_inputs"](args, pipeline["make_stages"](args))
+
+
+def test_files_are_no_keys_and_what_names_none_says_its_half(pipeline):
+    from cropfield.forms import Detection
+
+    def told(text):
+        with pytest.raises(UserError) as error, pipeline["naming_half"]("detect", Detection):
+            raise UserError(text)
+        return str(error.value)
+
+    assert told("model: fails") == "detect.model: fails"
+    assert told("model.pth and runs/train.d/x are cut off") == "detect: model.pth and runs/train.d/x are cut off"
+
+
 def test_the_demos_two_detectors_differ_only_in_their_initial_weights():
     demo = runpy.run_path(str(TOOLS / "demo.py"), run_name="imported")
     pretrained, scratch = demo["make_stages"](Path("OUT"), seed=3)[-1]
