@@ -46,7 +46,9 @@ def test_a_good_config_gives_its_model_back(dataset):
     "override, words",
     [
         ("train.device=xyz", "^train.device: 'xyz' cannot be used here"),
-        ("optimizer.lr=-1", "^optimizer.lr is -1; give a number of at least 0"),
+        ("optimizer.lr=-1", "^optimizer.lr is -1; give a number above 0"),
+        ("optimizer.lr=0", "^optimizer.lr is 0; give a number above 0"),
+        ("lr_multiplier.scheduler.values=[0.0,0.0,0.0]", "^lr_multiplier: gives 0 throughout"),
         ("train.amp.dtype=int8", "^train.amp.dtype is 'int8'; give 'bfloat16' or 'float16'"),
         ("train.max_itr=5", "no key train.max_itr; did you mean train.max_iter"),
         ("lr_multiplier.warmup_factor=-1", "^lr_multiplier: gives -"),

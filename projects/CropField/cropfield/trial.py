@@ -48,7 +48,7 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
         if not eval_only:
             BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
             build_optimizer(cfg, model)
-            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier")
+            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False)
             try_image(cfg, "train", model.train(), entry)
         found = try_image(cfg, "test", model.eval(), entry)
         try_evaluators(evaluator, found[0], folder)
