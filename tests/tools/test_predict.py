@@ -15,6 +15,7 @@ from pycocotools import mask as run_lengths
 from cropfield import CropFieldViT
 from cropfield.datasets import num_classes
 from pretrain.errors import UserError
+from pretrain.files import read_torch_file
 from pretrain.models.weights import write_backbone
 from pretrain.outputs import LOCK
 
@@ -138,9 +139,12 @@ def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]  # which goes with the process
 
 
-def test_a_very_thin_image(run_tool, detector, tmp_path):
+def test_a_very_thin_image(run_tool, detector, tmp_path, monkeypatch):
+    reads = []  # of weights: once
+    monkeypatch.setattr("pretrain.files.read_torch_file", lambda path: reads.append(path) or read_torch_file(path))
     cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 30000, 3), np.uint8))
     run_tool("predict", tmp_path / "thin.png", "--output", tmp_path / "out", *detector)
+    assert len(reads) == 1
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
 
 

@@ -22,8 +22,9 @@ from cropfield.schedule import BatchRule
 from cropfield.sizes import check_sizes
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
-from pretrain.engine.lazy_config import build, reason
+from pretrain.engine.lazy_config import build
 from pretrain.engine.schedules import check_schedule
+from pretrain.engine.yaml_config import reason
 from pretrain.errors import UserError
 
 HEIGHT, WIDTH = 96, 128
