@@ -125,10 +125,15 @@ def _check_records(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as file:
-        if any(record.compress_type != zipfile.ZIP_STORED for record in file.infolist()):
-            raise zipfile.BadZipFile("torch does not compress its records")
+        refuse_compressed(file)
         if any(record.CRC for record in file.infolist()) and (damaged := file.testzip()):
             raise zipfile.BadZipFile(f"{damaged} does not fit its checksum")
+
+
+def refuse_compressed(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile where a record is compressed, as none of ours or torch's is: it may unpack to any size."""
+    if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+        raise zipfile.BadZipFile("its records are compressed")
 
 
 def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

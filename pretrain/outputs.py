@@ -3,6 +3,8 @@
 Drafts and renaming, which keep a file whole, are `pretrain.files`' part.
 """
 
+import atexit
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterable
@@ -20,7 +22,8 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path
     """Make `folder` and keep other processes from writing into it until this one ends, however it ends.
 
     The lock is POSIX's: the system takes it off a process that is killed, and children do not inherit it. Call it in
-    one process of a run. What killed processes had begun to write there is removed.
+    one process of a run. What killed processes had begun to write there is removed. Where nothing has been written when
+    the process ends, because it refused its input, say, nothing stays: neither the lock nor the folders made here.
 
     Args:
         finished: see `refuse_finished`.
@@ -31,6 +34,7 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path
     folder = output_path(folder)
     refuse_finished(folder, finished)
     try:
+        made = [part for part in (folder.absolute(), *folder.absolute().parents) if not part.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a")
     except OSError as error:
@@ -46,7 +50,17 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path
         pass  # a file system without locks
     _held.append(lock)  # closing one would take all this process's locks off that file
     remove_drafts(folder)
+    atexit.register(_leave_nothing, os.getpid(), folder.absolute(), made)
     return folder
+
+
+def _leave_nothing(process: int, folder: Path, made: list[Path]) -> None:
+    """Remove an output folder's lock, and the folders `made` for it, where nothing else is in it."""
+    with contextlib.suppress(OSError):
+        if os.getpid() == process and not set(os.listdir(folder)) - {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            for part in made:
+                part.rmdir()
 
 
 def output_path(folder) -> Path:

@@ -49,6 +49,17 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(writer, tmp_path):
     assert open_output(tmp_path / "out")  # this process itself may come back
 
 
+@pytest.mark.parametrize("written, left", [("", []), ("new/out/a.txt", ["new", "new/out", f"new/out/{LOCK}"])])
+def test_a_process_that_writes_nothing_leaves_nothing(tmp_path, written, left):
+    (tmp_path / "old").mkdir()
+    folders = f"{tmp_path}/new/out", f"{tmp_path}/old"
+    write = f"open({str(tmp_path / written)!r}, 'w')" if written else ""
+    code = f"[open_output(folder) for folder in {folders}]; {write}"
+    subprocess.run([sys.executable, "-c", f"from pretrain.outputs import open_output; {code}"], check=True)
+    found = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))]
+    assert found == sorted([*left, "old", *([written] if written else [])])
+
+
 def test_drafts_of_killed_writers_are_removed(tmp_path):
     (tmp_path / ".model.pth.123.partial").touch()
     assert not is_output(tmp_path)

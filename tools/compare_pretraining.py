@@ -71,7 +71,8 @@ class Comparison:
     """The stages of a comparison, all in folders of `output`."""
 
     def __init__(self, args: argparse.Namespace):
-        from cropfield.commands import Commands, split_overrides
+        from cropfield.commands import Commands
+        from cropfield.halves import split_overrides
 
         self.args, self.output = args, args.output.resolve()
         self.commands = Commands(REPOSITORY)
@@ -161,7 +162,7 @@ def write_report(found: list, output: Path, seeds: int) -> None:
 def main() -> None:
     args = parse_args()
     check_args(args)
-    from cropfield.commands import check_chain
+    from cropfield.halves import check_chain
     from cropfield.stages import Chain
     from pretrain.outputs import open_output
 

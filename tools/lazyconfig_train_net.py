@@ -63,7 +63,7 @@ from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import start
 from pretrain.engine.lazy_config import build, load_config
 from pretrain.engine.signals import StopOnSignal
-from pretrain.engine.writers import mirror_to_wandb
+from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError, run_main
 from pretrain.files import remove_drafts, replacing, write_json
 from pretrain.models.vit import compile_blocks
@@ -112,8 +112,8 @@ def fit_schedule(cfg, overrides: list[str]) -> list[str]:
     return [f"batch of {size} instead of {reference} images (train.lr_rule {rule.lr_rule}): {'; '.join(changes)}"]
 
 
-def check(cfg, args) -> None:
-    """Everything that can be known to fail before the first iteration, as a UserError."""
+def check(cfg, args) -> dict | None:
+    """Everything that can be known to fail before the first iteration, as a UserError; the state to resume from."""
     check_config(cfg, Detection)
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
@@ -136,14 +136,14 @@ def check(cfg, args) -> None:
         evaluator = build(cfg, "dataloader.evaluator")
         check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
-    if args.resume and not args.eval_only:
-        check_resume(cfg, args, model, known)
+    state = check_resume(cfg, model, known) if args.resume and not args.eval_only else None
     if cfg.train.init_checkpoint:
         fill(cfg, model, args.eval_only)
     if not args.eval_only and uses_cache(cfg):
         cache = feature_cache(cfg, model, build(cfg, "dataloader.train"))
         if cfg.train.init_checkpoint:  # without, the weights and so the cache are known later
             cache.check_disk()
+    return state
 
 
 def uses_cache(cfg) -> bool:
@@ -166,14 +166,14 @@ def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
     return categories.of_dataset(names if isinstance(names, str) else names[0])
 
 
-def check_resume(cfg, args, model, known: list[dict] | None) -> None:
-    """Raise UserError where the last checkpoint is not of this model and these classes; note the seed of its run."""
+def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
+    """The last checkpoint's content, or None. Raises UserError where it is not of this model and these classes."""
     parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
     state = read_last(cfg.train.output_dir, model, parts)
     if state is not None:
         path = last_file(cfg.train.output_dir)
         categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
-        args.resumed_seed = state["trainer"].get("seed")
+    return state
 
 
 def check_classes(cfg, model, known: list[dict] | None) -> None:
@@ -243,8 +243,11 @@ def write_figures(cfg, results: dict) -> None:
     )
 
 
-def train(cfg, args) -> dict:
-    """Fine-tune, evaluate after the last iteration, return that evaluation."""
+def train(cfg, args, states: list[dict]) -> dict:
+    """Fine-tune, evaluate after the last iteration, return that evaluation.
+
+    states: the one to resume from, where it has been read, which is taken out: it is as large as the training's own.
+    """
     model = instantiate(cfg.model).to(cfg.train.device)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
@@ -269,7 +272,7 @@ def train(cfg, args) -> dict:
     results = {}
     trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
     if resumed:
-        checkpointer.resume()
+        checkpointer.resume(states.pop() if states else None)
     if uses_cache(cfg):
         feature_cache(cfg, model, loader).attach(model)
     if not hasattr(loader, "batches"):
@@ -308,7 +311,7 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
         periodic if main else None,
         BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
         average if main and ema else None,
-        hooks.PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+        PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
         stop,
     ]
 
@@ -365,14 +368,16 @@ def set_up(cfg, args) -> None:
     torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
 
 
-def run(args) -> None:
-    """One process of the run."""
+def run(args, seed: int | None, states: list[dict]) -> None:
+    """One process of the run.
+
+    seed: of the run that goes on.  states: see `train`.
+    """
     cfg, changes = read_config(args)
     if comm.is_main_process():
         open_output(cfg.train.output_dir)
         remove_drafts(Path(cfg.train.output_dir, "inference"))
     if cfg.train.seed < 0:
-        seed = getattr(args, "resumed_seed", None)
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed
     set_up(cfg, args)
     for change in changes:
@@ -380,7 +385,7 @@ def run(args) -> None:
     if "dataset" in cfg and cfg.dataset.get("train_json"):
         kind = "with masks" if has_masks(cfg.dataset.train_json) else "without masks: boxes only"
         logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
-    results = evaluate_only(cfg) if args.eval_only else train(cfg, args)
+    results = evaluate_only(cfg) if args.eval_only else train(cfg, args, states)
     if comm.is_main_process() and results:
         found = ", ".join(f"{name} {results[t][name.split()[-1]]:.2f}" for t, name in HEADLINES.items() if t in results)
         print(f"{found}: {Path(cfg.train.output_dir, RESULT)}", flush=True)
@@ -393,8 +398,11 @@ def main() -> None:
     cfg = read_config(args)[0]
     if cfg.train.device == "cpu":
         tune_cpu_memory()
-    check(cfg, args)
-    start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    states = [state for state in [check(cfg, args)] if state]
+    seed = states[0]["trainer"].get("seed") if states else None
+    if args.num_gpus * args.num_machines > 1:  # other processes read it themselves
+        states.clear()
+    start(run, (args, seed, states), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 if __name__ == "__main__":

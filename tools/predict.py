@@ -35,7 +35,7 @@ from pretrain.data.decode import BrokenImage
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_text
+from pretrain.files import read_tensors, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
 
 
@@ -59,10 +59,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 class Detector:
     """A config's detector with weights, and the reading and resizing of its test data.
 
+    content: of the file `weights`.
     known: the classes of its outputs, or None where nothing says; see `cropfield.categories`.
     """
 
-    def __init__(self, cfg, weights: Path, threshold: float, known: list[dict] | None):
+    def __init__(self, cfg, weights: Path, content: tuple[dict, dict], threshold: float, known: list[dict] | None):
         self.model = instantiate(cfg.model).to(cfg.train.device).eval()
         number = getattr(self.model, "roi_heads", self.model).num_classes
         self.categories = known or [{"id": n, "name": str(n)} for n in range(number)]
@@ -70,7 +71,7 @@ class Detector:
             raise UserError(
                 f"the file names {len(self.categories)} classes and the detector has {number}; give its own file"
             )
-        load_weights(self.model, weights, whole=True)
+        load_weights(self.model, weights, whole=True, content=content)
         mapper = instantiate(cfg.dataloader.test.mapper)
         check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
@@ -87,13 +88,15 @@ class Detector:
         return instances_to_coco_json(found[found.scores >= self.threshold], image_id)
 
 
-def choose_categories(weights: Path, content: dict | None) -> list[dict] | None:
+def choose_categories(weights: Path, metadata: dict, content: dict | None) -> list[dict] | None:
     """The classes of a detector's outputs: as its weights name them, with the ids of a COCO file where one is given.
+
+    metadata: of the weights.  content: of the COCO file.
 
     Raises:
         UserError: the file lacks a class of the weights, or names one twice.
     """
-    theirs, ours = categories.of_weights(weights), categories.of_file(content) if content else None
+    theirs, ours = categories.in_metadata(metadata, weights), categories.of_file(content) if content else None
     if not theirs or not ours or categories.names_of(theirs) == categories.names_of(ours):
         return ours or theirs
     by_name = {category["name"]: category for category in ours}
@@ -150,31 +153,36 @@ def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector
             detect_in(medium, output if pictures else None, detector, ids, content)
         except BrokenImage as error:
             broken[error.name] = error.reason
-    if broken:
-        write_list(output / LISTED, broken)
     if not content["images"]:
         raise UserError(
             f"none of the {len(media)} files can be read: {summarize(broken.items())}; mend or replace them"
         )
+    if broken:
+        write_list(output / LISTED, broken)
     return content, broken
 
 
 def main() -> None:
     args = parse_args()
     refuse_occupied(output_path(args.output))
-    media, left_out = find_media(args.inputs, args.output)
+    media, left_out, again = find_media(args.inputs, args.output)
     cfg = load_config(args.config_file, args.opts)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
     content = read_coco_file(labels) if labels else None
-    known = choose_categories(args.weights, content)
+    weights = read_tensors(args.weights)
+    known = choose_categories(args.weights, weights[1], content)
     if known and "roi_heads" in cfg.model and not cfg.get("dataset", {}).get("train_json"):
         cfg.model.roi_heads.num_classes = len(known)
-    detector = Detector(cfg, args.weights, args.threshold, known)
+    detector = Detector(cfg, args.weights, weights, args.threshold, known)
+    del weights
     output = open_output(args.output)
     found, broken = detect(
         media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
     )
     write_text(output / "predictions.json", json.dumps(found) + "\n")
+    if again:
+        names = ", ".join(printable(str(path)) for path in again[:3]) + ", ..." * (len(again) > 3)
+        print(f"given more than once, and counted once: {names} ({len(again)} in all)")
     for folder in left_out:
         print(f"left out: {printable(folder)}, which holds a tool's output")
     if broken:

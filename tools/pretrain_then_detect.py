@@ -44,7 +44,8 @@ def dataset_of(args: argparse.Namespace) -> dict[str, str]:
 
 def make_stages(args: argparse.Namespace):
     """The chain's commands; each one can be typed by hand as well."""
-    from cropfield.commands import Commands, override, split_overrides
+    from cropfield.commands import Commands, override
+    from cropfield.halves import split_overrides
 
     commands = Commands(REPOSITORY)
     pretrain_config, detect_config = PRESETS[args.preset]
@@ -64,7 +65,8 @@ def make_stages(args: argparse.Namespace):
 def main() -> None:
     args = parse_args()
     stages = make_stages(args)
-    from cropfield.commands import check_chain, in_words
+    from cropfield.commands import in_words
+    from cropfield.halves import check_chain
     from cropfield.stages import Chain
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.errors import UserError
-from pretrain.files import replacing
+from pretrain.files import refuse_compressed, replacing
 
 VERSION = 1
 WORTH_KEEPING = 10_000  # names; fewer are listed in a moment
@@ -134,8 +134,7 @@ def _read(place: Path, key: str, given: bool) -> Index | None:
     """None: of something else, or damaged. A damaged file that the user named may be something precious."""
     try:
         with zipfile.ZipFile(place) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("compressed: it may unpack to any size")
+            refuse_compressed(archive)
         with np.load(place, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if str(arrays["key"]) != key:

@@ -15,6 +15,8 @@ from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
 INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
+# What readers of a state stumble on where it is damaged or of something else.
+STUMBLES = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 
@@ -28,11 +30,10 @@ def load_checkpoint(path: Path) -> dict:
     model = state.get("model") if isinstance(state, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
-    steps = state.get("iteration", 0)
-    if type(steps) is not int or steps < 0:
-        raise UserError(
-            f"{path}: its number of steps is {str(steps)[:40]!r}; take an earlier checkpoint, or copy it again"
-        )
+    try:
+        steps_done(state.get("iteration", 0))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; take an earlier checkpoint, or copy it again") from None
     return state
 
 
@@ -129,16 +130,22 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
             raise ValueError(f"{name} is not finite")
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: was written by another model or config and cannot be resumed: {reason}") from error
+    except STUMBLES as error:
+        raise UserError(
+            f"{path}: was written by another model or config and cannot be resumed: {in_a_line(error)}"
+        ) from error
     try:
-        iteration = steps_done(state["iteration"])
-        restore_rng(state["rng"], iteration)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: is no state of a pretraining run: {reason}; go on from another file") from error
-    return iteration
+        restore_rng(state["rng"], state["iteration"])
+    except STUMBLES as error:
+        raise UserError(
+            f"{path}: is no state of a pretraining run: {in_a_line(error)}; go on from another file"
+        ) from error
+    return state["iteration"]
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error of torch's says, which may be a page."""
+    return " ".join(str(error).split())[:300]
 
 
 def steps_done(number) -> int:

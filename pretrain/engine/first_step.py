@@ -2,7 +2,7 @@
 
 import functools
 
-from pretrain.engine.lazy_config import reason
+from pretrain.engine.yaml_config import reason
 from pretrain.errors import UserError
 
 

@@ -48,7 +48,7 @@ class Loaders(TypedDict):
 
 
 class Optimizer(TypedDict, total=False):
-    lr: NotNegative | None
+    lr: Positive | None
 
 
 class Pretraining(TypedDict):

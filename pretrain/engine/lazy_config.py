@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
 from pretrain.engine.targets import TARGETS
-from pretrain.engine.yaml_config import plain_part, read_config
+from pretrain.engine.yaml_config import plain_part, read_config, reason
 from pretrain.errors import UserError
 
 PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
@@ -98,23 +98,19 @@ def load_yaml(path: str | Path) -> DictConfig:
 
 def build(cfg: DictConfig, key: str):
     """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names that part."""
+    return make(OmegaConf.select(cfg, key), key, "correct it in the config or on the command line")
+
+
+def make(node, key: str, advice: str):
+    """`instantiate(node)`, of a part that errors call `key`; what it refuses becomes a `UserError` with `advice`."""
     try:
-        return instantiate(OmegaConf.select(cfg, key))
-    except Exception as error:
-        where, error = _culprit(OmegaConf.select(cfg, key), key, error)
+        return instantiate(node)
+    except Exception as error:  # values of any kind meet code of any kind
+        where, error = _culprit(node, key, error)
         if isinstance(error, UserError):
             message = str(error)
             raise (error if f"{where.partition('.')[0]}." in message else UserError(f"{where}: {message}")) from error
-        raise UserError(f"{where}: {reason(error)}; correct it in the config or on the command line") from error
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, in one line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else lines[0]
-    if isinstance(error, KeyError | RecursionError | MemoryError | NotImplementedError):
-        return f"{type(error).__name__}: {line}" if line != type(error).__name__ else line
-    return line
+        raise UserError(f"{where}: {reason(error)}; {advice}") from error
 
 
 def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:

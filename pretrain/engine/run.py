@@ -138,7 +138,7 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
 def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:
     schedule = OptimizerSchedule(
         optimizer,
-        check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier"),
+        check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False),
         check_schedule(build(cfg, "weight_decay"), "weight_decay"),
         cfg.train.freeze_prototypes,
         cfg.train.head_warmup,

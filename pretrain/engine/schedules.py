@@ -19,8 +19,12 @@ def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
     return base_lr * math.sqrt(batch_size / reference)
 
 
-def check_schedule(schedule: ParamScheduler, key: str) -> ParamScheduler:
-    """`schedule`, if all it gives over a training are numbers from 0 on; raises UserError with its key otherwise."""
+def check_schedule(schedule: ParamScheduler, key: str, may_be_zero: bool = True) -> ParamScheduler:
+    """`schedule`, if all it gives over a training are numbers from 0 on; raises UserError with its key otherwise.
+
+    may_be_zero: throughout.
+    """
+    values = []
     for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-6):  # fvcore refuses 1
         try:
             value = schedule(progress)
@@ -29,6 +33,9 @@ def check_schedule(schedule: ParamScheduler, key: str) -> ParamScheduler:
             value, good = f"{type(error).__name__} ({' '.join(str(error).split())})", False
         if not good:
             raise UserError(f"{key}: gives {value} at {progress:.4g} of training; it must give numbers from 0 on")
+        values.append(value)
+    if not may_be_zero and not any(values):
+        raise UserError(f"{key}: gives 0 throughout, and nothing would be trained; give another schedule")
     return schedule
 
 

@@ -65,15 +65,31 @@ def mirror_to_wandb(**options) -> None:
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """Detectron2's. A full disk ends the run with a `UserError`: figures that are lost, or a checkpoint soon after."""
+    """Detectron2's. A full disk ends the run with a `UserError`: figures that are lost, or a checkpoint soon after.
+
+    No step is written twice: Detectron2's console writer divides by the steps since it last wrote, and so ended a run
+    that a signal stopped there with an error.
+    """
+
+    written: int | None = None  # the last step
 
     def after_step(self) -> None:
-        with _write_errors_told():
-            super().after_step()
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            self._write()
 
     def after_train(self) -> None:
+        if self.trainer.iter != self.written:  # what other hooks measure after the last step
+            self._write()
         with _write_errors_told():
-            super().after_train()
+            for writer in self._writers:
+                writer.close()
+
+    def _write(self) -> None:
+        self.written = self.trainer.iter
+        with _write_errors_told():
+            for writer in self._writers:
+                writer.write()
 
 
 @contextmanager

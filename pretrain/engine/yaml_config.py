@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import yaml
-from detectron2.config import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.errors import UserError
@@ -18,6 +17,7 @@ from pretrain.errors import UserError
 MAX_BYTES = 256 * 1024  # of a file; the largest that a run has saved has 8 KB
 MAX_VALUES = 20_000  # of a config, aliases and interpolations written out
 COST_OF_REFERENCE = 50  # values; omegaconf takes a millisecond for one
+MAX_REASON = 300  # characters of what an exception says
 MAX_INTERPOLATED = 1_000  # characters of a text with an interpolation
 
 
@@ -36,7 +36,7 @@ def read_config(path: str | Path) -> DictConfig:
         for _, value in nodes(OmegaConf.to_container(cfg, resolve=False)):
             _check_interpolation(value)
     except Exception as error:  # the YAML reader and omegaconf raise what they stumble on, RecursionError too
-        raise UserError(f"{path}: cannot be read as the config of a run: {_reason(error)}") from error
+        raise UserError(f"{path}: cannot be read as the config of a run: {reason(error)}") from error
     return cfg
 
 
@@ -53,7 +53,7 @@ def plain_part(cfg: DictConfig, key: str, targets: Collection[str], path: str | 
     try:
         part = _plain(OmegaConf.select(cfg, key, throw_on_missing=True), [MAX_VALUES])
     except Exception as error:  # as above
-        raise UserError(f"{path}: {key} cannot be read: {_reason(error)}") from error
+        raise UserError(f"{path}: {key} cannot be read: {reason(error)}") from error
     if part is None:
         raise UserError(f"{path}: the config has no {key}; it is not of a run, or damaged")
     check_targets(part, targets, path, key)
@@ -70,16 +70,6 @@ def check_targets(part, targets: Collection[str], path: str | Path, key: str = "
                     f"{path}: {place} asks for {str(target)[:100]}, which is not on the list of what a YAML file may "
                     "build; nothing of it was run, and only a LazyConfig file (.py) of your own may ask for more"
                 )
-
-
-def build_part(part, what: str):
-    """Make what a checked `part` says; whatever it refuses becomes a `UserError` that begins with `what`."""
-    try:
-        return instantiate(part)
-    except UserError as error:
-        raise UserError(f"{what}: {error}") from error
-    except Exception as error:  # values of any kind meet code of any kind
-        raise UserError(f"{what}: {_reason(error)}; the config is damaged, or of another version") from error
 
 
 def nodes(tree, key: str = "") -> Iterator[tuple[str, object]]:
@@ -135,11 +125,15 @@ def _plain(node, budget: list[int]):
     return dict(zip(names, values, strict=True)) if isinstance(node, DictConfig) else list(values)
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong, in a line."""
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line that is not too long."""
     problem = getattr(error, "problem", None)  # YAML's errors begin with what was being read, and have a place
     if problem and "tag:yaml.org,2002:python/" in problem:
         return f"it asks for a Python object ({problem.rpartition('python/')[2].strip(chr(39))}), which could run code"
     if problem and getattr(error, "problem_mark", None):
         return f"line {error.problem_mark.line + 1}: {problem}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else lines[0]
+    if isinstance(error, KeyError | RecursionError | MemoryError | NotImplementedError):
+        line = f"{type(error).__name__}: {line}" if line != type(error).__name__ else line
+    return line[:MAX_REASON]

@@ -16,10 +16,23 @@ class Hostile:
         return os.mkdir, ("PWNED",)
 
 
+class Trainer:
+    """As far as a checkpoint goes."""
+
+    def __init__(self, iteration: int = 0):
+        self.iteration = iteration
+
+    def state_dict(self):
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state):
+        self.iteration = state["iteration"]
+
+
 @pytest.fixture
 def checkpointer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = AtomicCheckpointer(nn.Linear(2, 1), str(tmp_path / "run"))
+    made = AtomicCheckpointer(nn.Linear(2, 1), str(tmp_path / "run"), trainer=Trainer())
     (tmp_path / "run").mkdir()
     yield made
     assert not (tmp_path / "PWNED").exists()
@@ -31,10 +44,8 @@ def test_no_file_is_unpickled(checkpointer, tmp_path, name, write):
     with open(tmp_path / "run" / name, "wb") as file:
         write({"model": {"weight": Hostile()}, "__author__": "x"}, file)
     (tmp_path / "run" / "last_checkpoint").write_text(name)
-    with pytest.raises(UserError):
-        checkpointer.resume_or_load("", resume=True)
     with pytest.raises(UserError, match="not a file of tensors only|truncated or no checkpoint"):
-        checkpointer.load(str(tmp_path / "run" / name))
+        checkpointer.resume()
 
 
 @pytest.mark.parametrize(
@@ -54,21 +65,25 @@ def test_no_file_is_unpickled(checkpointer, tmp_path, name, write):
 def test_the_last_checkpoint_lies_beside_its_pointer(checkpointer, tmp_path, text):
     (tmp_path / "run" / "last_checkpoint").write_text(text)
     with pytest.raises(UserError, match="lies beside it"):
-        checkpointer.resume_or_load("", resume=True)
+        checkpointer.resume()
 
 
 @pytest.mark.parametrize(
     "state", [[], {"model": None}, {"model": {"weight": 3}}, {"model": {}, "trainer": 3}, {"model": {1: torch.ones(1)}}]
 )
-def test_a_state_of_another_form_is_the_users_to_mend(tmp_path, state):
-    trainer = nn.Linear(1, 1)
-    torch.save(state, tmp_path / "model.pth")
+def test_a_state_of_another_form_is_the_users_to_mend(checkpointer, tmp_path, state):
+    torch.save(state, tmp_path / "run" / "model.pth")
+    (tmp_path / "run" / "last_checkpoint").write_text("model.pth")
     with pytest.raises(UserError, match=r"model\.pth"):
-        AtomicCheckpointer(nn.Linear(2, 1), str(tmp_path), trainer=trainer).load(str(tmp_path / "model.pth"))
+        checkpointer.resume()
 
 
-def test_what_was_saved_is_resumed(checkpointer, tmp_path):
+def test_what_was_saved_is_resumed(checkpointer):
+    with pytest.raises(UserError, match="holds no checkpoint to go on from"):
+        checkpointer.resume()
+    checkpointer.parts["trainer"].iteration = 4
     checkpointer.save("model_final", iteration=4)
-    again = AtomicCheckpointer(nn.Linear(2, 1), checkpointer.save_dir)
-    assert again.resume_or_load("", resume=True)["iteration"] == 4
+    again = AtomicCheckpointer(nn.Linear(2, 1), checkpointer.save_dir, trainer=Trainer())
+    again.resume()
+    assert again.parts["trainer"].iteration == 4
     torch.testing.assert_close(again.model.weight, checkpointer.model.weight)

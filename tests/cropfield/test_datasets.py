@@ -9,7 +9,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from cropfield.datasets import (
-    check_can_be_evaluated,
     check_coco_file,
     check_registered,
     check_same_categories,
@@ -93,15 +92,6 @@ def test_absent_file_and_absent_folder(write, tmp_path):
         dataset_name(str(tmp_path / "absent.json"), str(tmp_path), otherwise="")
     with pytest.raises(UserError, match="not a folder"):
         dataset_name(write(coco())[0], str(tmp_path / "nowhere"), otherwise="")
-
-
-@pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_only_the_measure_needs(write, key):
-    annotation = box(0, 0, 5, 5)
-    check_can_be_evaluated(write(coco(annotations=[annotation]))[0])
-    del annotation[key]
-    with pytest.raises(UserError, match=rf'labels.json: annotations\[0\] has no "{key}"'):
-        check_can_be_evaluated(write(coco(annotations=[annotation]))[0])
 
 
 def test_masks_decide_what_is_trained_and_measured(write):

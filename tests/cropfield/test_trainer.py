@@ -161,7 +161,7 @@ def test_broken_weights_never_replace_good_ones(tmp_path):
     trainer, checkpointer, _ = noisy_trainer(tmp_path, 3)
     trainer.train(0, 2)
     good = (tmp_path / "model_final.pth").read_bytes()
-    for part in (trainer.model, checkpointer.checkpointables["ema"].module):
+    for part in (trainer.model, checkpointer.parts["ema"].module):
         with torch.no_grad():
             part.linear.bias.fill_(float("nan"))
         with pytest.raises(UserError, match="after 3 steps .*linear.bias is not finite .*from before are good"):

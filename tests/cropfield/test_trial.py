@@ -47,7 +47,9 @@ def test_a_good_config_gives_its_model_back(dataset):
     "override, words",
     [
         ("train.device=xyz", "^train.device: 'xyz' cannot be used here"),
-        ("optimizer.lr=-1", "^optimizer.lr is -1; give a number of at least 0"),
+        ("optimizer.lr=-1", "^optimizer.lr is -1; give a number above 0"),
+        ("optimizer.lr=0", "^optimizer.lr is 0; give a number above 0"),
+        ("lr_multiplier.scheduler.values=[0.0,0.0,0.0]", "^lr_multiplier: gives 0 throughout"),
         ("train.amp.dtype=int8", "^train.amp.dtype is 'int8'; give 'bfloat16' or 'float16'"),
         ("train.max_itr=5", "no key train.max_itr; did you mean train.max_iter"),
         ("lr_multiplier.warmup_factor=-1", "^lr_multiplier: gives -"),
@@ -62,9 +64,26 @@ def test_a_good_config_gives_its_model_back(dataset):
         ("dataloader.feature_cache=D", "^dataloader.feature_cache"),
         ("dataloader.feature_cache.dtype=int8", "dtype is 'int8'; give 'bfloat16' or 'float32'"),
         ("dataloader.feature_cache.augmentations=-1", "augmentations is -1; give a whole number of at least 0"),
+        ("dataloader.evaluator.max_dets_per_image=[1,10,100]", r"^dataloader.evaluator.max_dets_per_image is \[1, "),
+        ("dataloader.evaluator.max_dets_per_image=5", "max_dets_per_image is 5; give a whole number of at least 10"),
+        ("dataloader.evaluator.max_dets_per_image=99.5", "max_dets_per_image is 99.5"),
+        ("dataloader.evaluator.tasks=[box]", "^dataloader.evaluator: .*unknown task: box"),
+        ("dataloader.evaluator.tasks=[keypoints]", "^dataloader.evaluator: .*keypoints"),
+        ("dataloader.evaluator.output_dir=[a]", r"^dataloader.evaluator.output_dir is \['a'\]"),
     ],
 )  # fmt: skip
 def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, words):
     with pytest.raises(UserError, match=words) as refused:
         tried(dataset, *override.split())
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("override", ["output_dir=null", "max_dets_per_image=300", "tasks=null"])
+def test_other_ways_to_measure_are_taken(dataset, override, capsys):
+    tried(dataset, f"dataloader.evaluator.{override}")
+    assert not capsys.readouterr().out
+
+
+def test_masks_cannot_be_measured_of_a_detector_of_boxes(dataset):
+    with pytest.raises(UserError, match="^dataloader.evaluator: fails"):
+        tried(dataset, "model.roi_heads.mask_in_features=null")

@@ -137,6 +137,9 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
         ("model.backbone.embed_dim=50", "^model.backbone: embed_dim 50 is not a multiple of num_heads"),
         ("model.backbone.field_init=foo", "^model.backbone: field_init 'foo' is neither"),
         ("model.backbone.depth=two", "model.backbone.depth is a number"),
+        ("optimizer.lr=0", "^optimizer.lr is 0; give a number above 0"),
+        ("train.base_lr=0", "^train.base_lr is 0; give a number above 0"),
+        ("lr_multiplier.peak=0 lr_multiplier.final=0", "^lr_multiplier: gives 0 throughout"),
         ("optimizer.betas=[0.9]", "^optimizer.betas is .*; give a list of 2 .a number."),
         ("dataloader.train.crops.aspect=[1,2,3]", "^dataloader.train.crops.aspect is .*; give a list of 2"),
         ("model.num_prototypes=0", "^model.num_prototypes is 0; give a whole number from 1"),
@@ -150,7 +153,7 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
 )
 def test_what_a_part_refuses_is_one_sentence_with_its_key(images, tmp_path, override, words):
     with pytest.raises(UserError, match=words):
-        pretrain(config(images, tmp_path, "model.backbone.num_heads=4", override))
+        pretrain(config(images, tmp_path, "model.backbone.num_heads=4", *override.split()))
     assert not (tmp_path / "last.pth").exists()
 
 

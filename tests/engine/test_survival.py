@@ -38,7 +38,7 @@ def test_killed_and_stopped_runs_end_in_the_bits_of_an_undisturbed_one(script, t
 @pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA does not outlive a fork: run this file on its own")
 def test_a_killed_and_a_stopped_detector_end_in_the_bits_of_an_undisturbed_one(script, tmp_path):
     kind = script.KINDS["detector"]
-    overrides = [*kind.overrides(script.noise(tmp_path / "images"), 4, 0), *kind.small]
+    overrides = [*kind.overrides(script.noise(tmp_path / "images"), 4, 0), *kind.small, "train.log_period=1"]
     straight = script.Killer(overrides, tmp_path / "straight", kind=kind).run_to_the_end()
     killer = script.Killer([*overrides, *kind.killed], tmp_path / "killed", kind=kind)
     killer.kill(1, signal.SIGKILL, in_save=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pretrain.engine.lazy_config import load_config
+from pretrain.engine.lazy_config import load_config, make
 from pretrain.engine.saved_config import as_yaml
 from pretrain.engine.targets import TARGETS
-from pretrain.engine.yaml_config import build_part, nodes, plain_part, read_config
+from pretrain.engine.yaml_config import nodes, plain_part, read_config
 from pretrain.errors import UserError
 
 VIT = "pretrain.models.vit.VisionTransformer"
@@ -121,9 +121,9 @@ def test_references_are_written_out():
 
 
 def test_what_a_part_refuses_names_it():
-    with pytest.raises(UserError, match="model: .*depht"):
-        build_part({"_target_": VIT, "depht": 1}, "model")
-    assert build_part({"_target_": VIT, "embed_dim": 24, "depth": 1, "num_heads": 2}, "model").embed_dim == 24
+    with pytest.raises(UserError, match="^a.yaml: model: .*depht.*; damaged$"):
+        make({"_target_": VIT, "depht": 1}, "a.yaml: model", "damaged")
+    assert make({"_target_": VIT, "embed_dim": 24, "depth": 1, "num_heads": 2}, "model", "").embed_dim == 24
 
 
 def test_a_config_that_a_run_saved_can_be_given_again(tmp_path):

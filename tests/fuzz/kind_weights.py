@@ -18,8 +18,9 @@ from harness import Wrong
 from mutations import HOSTILE, mutate_bytes, mutate_tree, pick
 from safetensors.torch import save
 
-from cropfield.categories import of_weights
+from cropfield.categories import in_metadata
 from pretrain.errors import UserError
+from pretrain.files import read_tensors
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
@@ -186,7 +187,7 @@ def attempt(rng, folder):
 
 
 def use(path, written: dict | None) -> None:
-    of_weights(path)
+    in_metadata(read_tensors(path)[1], path)
     file = read_backbone(path)
     if not all(torch.isfinite(value).all() for value in file.state.values()):
         raise Wrong("not finite")

@@ -99,7 +99,7 @@ def _duplicate(parent, key, rng, holder, hostile):
 
 
 def _nest(parent, key, rng, holder, hostile):
-    for _ in range(pick(rng, (1, 1, 2, 300))):
+    for _ in range(pick(rng, (1, 1, 2, 100))):  # three such are no deeper than copying and writing can go
         parent[key] = [parent[key]] if rng.random() < 0.7 else {"x": parent[key]}
 
 

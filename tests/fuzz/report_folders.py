@@ -6,6 +6,7 @@ builds a small run, reports on `--count` damaged copies and prints how many gave
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -154,7 +155,7 @@ def _inside(path: Path, rng: random.Random) -> str:
         if not places:
             break
         holder, key = rng.choice(places)
-        value = rng.choice(VALUES)
+        value = copy.deepcopy(rng.choice(VALUES))  # else a later change would put a value into itself
         if rng.random() < 0.15:
             del holder[key]
         elif isinstance(holder, dict) and rng.random() < 0.15:

@@ -1,5 +1,7 @@
 """A few hundred inputs of the fuzzer, the same each time; `run.py` tries any number."""
 
+import copy
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import mutations
 import numpy as np
 import pytest
 from harness import Wrong, generator, try_inputs
@@ -32,6 +35,14 @@ def test_inputs_end_well(tmp_path):
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
     rows = [line.split() for line in ended.stdout.splitlines() if line.split()[:1] and line.split()[0] in KINDS]
     assert len(rows) == len(KINDS) and all(int(right) and int(refused) for _, _, right, refused, *_ in rows)
+
+
+def test_what_is_nested_again_and_again_can_still_be_copied_and_written(monkeypatch):
+    monkeypatch.setattr("mutations.pick", lambda rng, options: options[-1])
+    holder = [{"x": 1}]
+    for _ in range(3):  # the changes of an input
+        mutations._nest(holder, 0, np.random.default_rng(0), holder, ())
+    assert json.loads(json.dumps(copy.deepcopy(holder))) == holder
 
 
 def hostile(rng, folder):

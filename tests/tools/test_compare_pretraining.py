@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cropfield import commands
+from cropfield import halves
 from pretrain.errors import UserError
 
 PRETRAIN = """
@@ -45,7 +45,7 @@ def compare(load_tool, small_coco, tmp_path, monkeypatch):
     (tools / "pretrain_net.py").write_text(PRETRAIN)
     (tools / "lazyconfig_train_net.py").write_text(DETECT)
     monkeypatch.setattr(tool, "REPOSITORY", tmp_path / "repository")
-    monkeypatch.setattr(commands, "check_chain", lambda *arguments: checked.append(arguments))
+    monkeypatch.setattr(halves, "check_chain", lambda *arguments: checked.append(arguments))
     labels = ["json", small_coco / "labels.json"], ["images", small_coco]
     data = [word for split in ("train", "val") for kind, path in labels for word in (f"--{split}-{kind}", str(path))]
 

@@ -15,7 +15,9 @@ from pycocotools import mask as run_lengths
 from cropfield import CropFieldViT
 from cropfield.datasets import num_classes
 from pretrain.errors import UserError
+from pretrain.files import read_torch_file
 from pretrain.models.weights import write_backbone
+from pretrain.outputs import LOCK
 
 CONFIG = "configs/COCO/mask_rcnn_cropfield_tiny.py"
 SMALL = ["model.backbone.net.depth=1", "model.roi_heads.box_predictor.test_score_thresh=0.0"]
@@ -57,10 +59,13 @@ def test_a_threshold_is_a_score(load_tool, threshold, capsys):
     assert "a score lies from 0 to 1" in capsys.readouterr().err
 
 
-def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_path):
-    run_tool("predict", small_coco / "0.png", small_coco, film, "--output", tmp_path / "out", *detector)
+def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(small_coco)
+    again = [small_coco / "0.png", tmp_path / "link" / "1.png"]
+    run_tool("predict", again[0], small_coco, film, *again, "--output", tmp_path / "out", *detector)
+    assert f"counted once: {again[0]}, {again[0]}, {again[1]} (3 in all)" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(content["images"]) == 1 + 4 + 3 and content["images"][-1]["file_name"].endswith("film.avi#2")
+    assert len(content["images"]) == 4 + 3 and content["images"][-1]["file_name"].endswith("film.avi#2")
     assert [category["name"] for category in content["categories"]] == ["left", "right"]
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     assert content["annotations"]
@@ -72,7 +77,7 @@ def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_pa
         assert -1e-3 <= x and x + w <= width + 1e-3 and -1e-3 <= y and y + h <= height + 1e-3
     picture, original = cv2.imread(str(tmp_path / "out" / "0.png")), cv2.imread(str(small_coco / "0.png"))
     assert picture.shape == original.shape and np.any(picture != original)
-    assert sorted(p.name for p in (tmp_path / "out" / small_coco.name).iterdir()) == [f"{i}.png" for i in range(4)]
+    assert sorted(p.name for p in (tmp_path / "out" / small_coco.name).iterdir()) == [f"{i}.png" for i in (1, 2, 3)]
     assert cv2.VideoCapture(str(tmp_path / "out" / "film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
@@ -111,13 +116,14 @@ def test_nothing_that_is_there_is_harmed(run_tool, detector, small_coco, tmp_pat
     assert (tmp_path / "a" / "x.png").read_bytes() == before and len(list((tmp_path / "a").iterdir())) == 1
 
     out = tmp_path / "a" / "seen"
+    shutil.copy(small_coco / "0.png", tmp_path / "a" / "y.png")
     run_tool("predict", tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a", "--output", out, *detector)
     drawn = {str(path.relative_to(out)): cv2.imread(str(path)).shape for path in out.rglob("*.png")}
-    assert drawn == {"x.png": (128, 96, 3), "x-2.png": (128, 128, 3), "a/x.png": (128, 96, 3)}
+    assert drawn == {"x.png": (128, 96, 3), "x-2.png": (128, 128, 3), "a/y.png": (128, 96, 3)}
     with pytest.raises(UserError, match="holds a already"):
         run_tool("predict", tmp_path / "b", "--output", out, *detector)
     run_tool("predict", tmp_path / "a", "--output", tmp_path / "a" / "again", *detector)
-    assert len(json.loads((tmp_path / "a" / "again" / "predictions.json").read_text())["images"]) == 1
+    assert len(json.loads((tmp_path / "a" / "again" / "predictions.json").read_text())["images"]) == 2
 
 
 def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
@@ -130,11 +136,15 @@ def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
         assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"none of the 1 files can be read: 1 not an image \(.*broken.jpg\)"):
         run_tool("predict", tmp_path / "broken.jpg", "--output", tmp_path / "out", *detector)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]  # which goes with the process
 
 
-def test_a_very_thin_image(run_tool, detector, tmp_path):
+def test_a_very_thin_image(run_tool, detector, tmp_path, monkeypatch):
+    reads = []  # of weights: once
+    monkeypatch.setattr("pretrain.files.read_torch_file", lambda path: reads.append(path) or read_torch_file(path))
     cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 30000, 3), np.uint8))
     run_tool("predict", tmp_path / "thin.png", "--output", tmp_path / "out", *detector)
+    assert len(reads) == 1
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
 
 
@@ -180,9 +190,11 @@ def test_ids_are_the_datasets_own(run_tool, detector, small_coco, tmp_path):
         categories = [{"id": number, "name": word} for number, word in enumerate(classes)]
         torch.save(weights | {"metadata": {"categories": categories}}, tmp_path / f"{name}.pth")
     named, strange = (with_weights(detector, tmp_path / f"{name}.pth") for name in ("named", "strange"))
-    found = {}
+    copy, found = tmp_path / "copy" / "1.png", {}
+    copy.parent.mkdir()
+    shutil.copy(small_coco / "1.png", copy)
     for labels in (tmp_path / "other.json", small_coco / "labels.json"):
-        inputs, out = [small_coco / "1.png", small_coco / "1.png"], tmp_path / labels.stem
+        inputs, out = [small_coco / "1.png", copy], tmp_path / labels.stem
         run_tool("predict", *inputs, "--output", out, "--no-pictures", *named, "--names", labels)
         found[labels.stem] = json.loads((out / "predictions.json").read_text())
     assert [image["id"] for image in found["other"]["images"]] == [101, 1]

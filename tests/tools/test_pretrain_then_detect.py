@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cropfield.commands import check_chain
+from cropfield.forms import Detection
+from cropfield.halves import check_chain, naming_half
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
@@ -64,6 +65,32 @@ def test_overrides_reach_the_half_that_they_name(pipeline):
     assert config_of(stages[0]).train.max_iter == 7 and config_of(stages[-1]).train.max_iter == 9
     with pytest.raises(UserError, match="begin an override with pretrain. or detect."):
         pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("pretrain.train.max_itr=5", "no key pretrain.train.max_itr; did you mean pretrain.train.max_iter?"),
+        ("detect.trian.max_iter=5", "no key detect.trian.max_iter; did you mean detect.train.max_iter?"),
+        ("detect.optimizer.lr=0", "^detect.optimizer.lr is 0; give"),
+        ("pretrain.optimizer.lr=-1", "^pretrain.optimizer.lr is -1; give"),
+        ("detect.train.max_iter=[", r"^cannot read the override 'detect.train.max_iter=\[' .*: 'detect.train.max"),
+    ],
+)
+def test_an_error_names_the_key_as_it_was_given(pipeline, override, words):
+    pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, override))
+    with pytest.raises(UserError, match=words):
+        check_chain(pretrain, detect, Path("I"), {})
+
+
+def test_files_are_no_keys_and_what_names_none_says_its_half():
+    def told(text):
+        with pytest.raises(UserError) as error, naming_half("detect", Detection):
+            raise UserError(text)
+        return str(error.value)
+
+    assert told("model: fails") == "detect.model: fails"
+    assert told("model.pth and runs/train.d/x are cut off") == "detect: model.pth and runs/train.d/x are cut off"
 
 
 def test_the_demos_detectors_differ_only_in_their_initial_weights():

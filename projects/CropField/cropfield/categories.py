@@ -10,7 +10,6 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from pretrain.errors import UserError
-from pretrain.files import read_tensors
 
 KEY = "categories"  # in a checkpoint's metadata
 SHOWN = 20  # names in a message
@@ -33,13 +32,8 @@ def of_file(content: dict) -> list[dict]:
     return [{"id": c["id"], "name": c["name"]} for c in sorted(content["categories"], key=lambda c: c["id"])]
 
 
-def of_weights(path: str | Path) -> list[dict] | None:
-    """Of a detector's checkpoint; None where it does not say. Raises UserError where it cannot be read."""
-    return in_metadata(read_tensors(path)[1], path)
-
-
 def in_metadata(metadata, path: str | Path) -> list[dict] | None:
-    """Of the metadata of the checkpoint `path`. Raises UserError where it is damaged."""
+    """Of the metadata of the checkpoint `path`; None where it does not say. Raises UserError where it is damaged."""
     found = metadata.get(KEY) if isinstance(metadata, dict) else None
     try:
         found = json.loads(found) if isinstance(found, str) else found  # in safetensors all is text

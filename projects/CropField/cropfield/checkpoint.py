@@ -1,99 +1,83 @@
 """Detectron2's checkpoints, written whole or not at all, never from weights that are broken, and read with care."""
 
+import logging
 from pathlib import Path
 
-import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.categories import KEY
-from pretrain.engine.checkpoint import check_finite, steps_done
+from pretrain.engine.checkpoint import STUMBLES, check_finite, in_a_line, steps_done
 from pretrain.errors import UserError
-from pretrain.files import read_torch_file, replacing, write_text
+from pretrain.files import read_torch_file, write_text, write_torch_file
 
+logger = logging.getLogger(__name__)
 LAST = "last_checkpoint"  # the file that names the checkpoint to resume from
 
 
-class AtomicCheckpointer(DetectionCheckpointer):
-    """`DetectionCheckpointer` that replaces a file only when the new one lies on the disk, and loads all or nothing.
+class AtomicCheckpointer:
+    """What Detectron2's hooks ask of a checkpointer; it replaces a file only when the new one lies on the disk.
 
     Args:
+        model: also one that is wrapped for several processes, of which only the main one saves.
         resumable: whether `--resume` may go on from these files.
         categories: the classes that the model knows, see `cropfield.categories`; they travel with the weights.
+        parts: what else is saved and resumed, by name: the trainer, averaged weights.
     """
 
     def __init__(
-        self, model, save_dir: str, resumable: bool = True, categories: list[dict] | None = None, **checkpointables
+        self, model: nn.Module, save_dir: str, resumable: bool = True, categories: list[dict] | None = None, **parts
     ):
-        super().__init__(model, save_dir, **checkpointables)
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.save_dir, self.parts = save_dir, parts
         self.resumable, self.categories = resumable, categories
+        self.path_manager = PathManager  # with which hooks remove files that are not to be kept
         self.saved: str | None = None  # the last name
 
     def save(self, name: str, **more) -> None:
-        """Write SAVE_DIR/name.pth: the model, the checkpointables and `more`.
+        """Write SAVE_DIR/name.pth: the model, the parts and `more`.
 
         Raises:
             UserError: a weight is not finite, or the file could not be written (a full disk, say); what was there
                 before is untouched.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not comm.is_main_process():
             return
         state = {"model": self.model.state_dict()}
-        state |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        state |= {key: part.state_dict() for key, part in self.parts.items()}
         check_finite(state, more.get("iteration", -1) + 1)
         if self.categories:
             more["metadata"] = {KEY: self.categories}
         path = Path(self.save_dir, f"{name}.pth")
-        with replacing(path) as draft:
-            torch.save(state | more, draft)
-        self.logger.info("Saved %s", path)
+        write_torch_file(path, state | more)
+        logger.info("Saved %s", path)
         self.saved = name
         if self.resumable:
-            self.tag_last_checkpoint(path.name)
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_text(Path(self.save_dir, LAST), last_filename_basename)
+            write_text(Path(self.save_dir, LAST), path.name)
 
     def get_checkpoint_file(self) -> str:
         """As `last_file`; Detectron2's follows the name to other folders and addresses."""
         return str(last_file(self.save_dir) or "")
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """As Detectron2's, but only from this machine, and what cannot be loaded is a `UserError`."""
-        if path and not Path(path).is_file():
-            raise UserError(f"there is no checkpoint {path}; check the path")
-        try:
-            return super().load(path, checkpointables)
-        except UserError:
-            raise
-        except Exception as error:  # what a damaged state makes the model, the optimizer or a hook stumble on
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-            raise UserError(f"{path}: cannot be gone on with: {reason}; resume from another checkpoint") from error
-        finally:
-            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a load fails
-
-    def _load_file(self, filename: str) -> dict:
-        """Tensors and plain values only, whatever the file is called: Detectron2 unpickles a .pkl."""
-        content = read_torch_file(filename)
-        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-            raise UserError(f"{filename}: holds no state of a detector's training")
-        return content
-
-    def resume(self) -> None:
-        """Load the last checkpoint of SAVE_DIR into the model and all checkpointables.
+    def resume(self, state: dict | None = None) -> None:
+        """Load the last checkpoint of SAVE_DIR, or `state`, which `read_last` has read of it, into model and parts.
 
         Raises:
-            UserError: it is damaged, of another detector, or holds no state of a training; see `read_last`.
+            UserError: there is none, or it is damaged, of another detector, or holds no state of a training.
         """
         path = last_file(self.save_dir)
-        state = read_last(self.save_dir, self.model, self.checkpointables)
-        self.logger.info("Going on from %s", path)
+        state = state or read_last(self.save_dir, self.model, self.parts)
+        if state is None:
+            raise UserError(f"{self.save_dir} holds no checkpoint to go on from; leave out --resume")
+        logger.info("Going on from %s", path)
         try:
             self.model.load_state_dict(state["model"])
-            for key, part in self.checkpointables.items():
+            for key, part in self.parts.items():
                 part.load_state_dict(state[key])
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise other_run(path, " ".join(str(error).split())[:300]) from error
+        except STUMBLES as error:
+            raise other_run(path, in_a_line(error)) from error
 
 
 def last_file(folder: str | Path) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec import UNSET
 
-from cropfield.mask_checks import check_masks
+from cropfield.mask_checks import area_of, check_masks, has_mask
 from pretrain.data.coco import Annotation, CocoFile, read_coco, shown
 from pretrain.errors import UserError
 
@@ -45,11 +45,13 @@ def checked_coco(json_file: str) -> CheckedCoco:
         checked.repaired[f"file that {unusual} (read nevertheless)"] = 1
     _number_entries(json_file, checked, "images", "image_id")
     _number_entries(json_file, checked, "categories", "category_id")
+    _name_categories(checked)
     _number_annotations(json_file, checked)
     _check_sides(json_file, checked)
     _check_values(json_file, checked)
     sizes = {image.id: (image.width, image.height) for image in content.images}
     empty = check_masks(json_file, content.annotations, sizes, checked.repaired)
+    _fill_in(checked, sizes)
     checked.unmeasurable = _unmeasurable(json_file, content.annotations, sizes)
     _check_boxes(json_file, checked, sizes, empty)
     return checked
@@ -175,17 +177,34 @@ def _check_values(json_file: str, checked: CheckedCoco) -> None:
             annotation.ignore = UNSET
 
 
+def _name_categories(checked: CheckedCoco) -> None:
+    """Classes are known by their names, in weights and in tables of AP."""
+    categories = checked.content.categories
+    while twice := {name for name, count in Counter(entry.name for entry in categories).items() if count > 1}:
+        for category in categories:
+            if category.name in twice:
+                category.name += f" (id {category.id})"
+                checked.repaired["categories with the name of another one (told apart by their ids)"] += 1
+
+
+def _fill_in(checked: CheckedCoco, sizes: dict) -> None:
+    """What COCO's AP needs of every annotation and training does not: iscrowd and area."""
+    for annotation in checked.content.annotations:
+        if annotation.image_id not in sizes:
+            continue
+        if annotation.iscrowd is UNSET:
+            annotation.iscrowd = 0
+            checked.repaired['annotations without "iscrowd" (taken as single objects)'] += 1
+        if annotation.area is UNSET or annotation.area is None:
+            annotation.area = area_of(annotation)
+            checked.repaired['annotations without "area" (taken from the mask, else from the box)'] += 1
+
+
 def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) -> str | None:
     for place, annotation in enumerate(annotations):
         if annotation.image_id not in sizes:
             continue
         area, (_, _, width, height) = annotation.area, annotation.bbox
-        absent = "iscrowd" if annotation.iscrowd is UNSET else "area" if area is UNSET or area is None else None
-        if absent:
-            return (
-                f'{json_file}: annotations[{place}] has no "{absent}", which COCO\'s AP needs; write it into every '
-                "annotation (area in square pixels, iscrowd 0 for a single object)"
-            )
         if area < 0 or (area == 0 and width * height >= 1 and not _is_a_line(annotation)):
             return (
                 f"{json_file}: annotations[{place}].area is {area:g}, and its box {width:g} x {height:g}; COCO's AP "
@@ -196,10 +215,7 @@ def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) ->
 
 def _is_a_line(annotation: Annotation) -> bool:
     """Polygons that enclose less than a pixel."""
-    if not isinstance(annotation.segmentation, list) or not annotation.segmentation:
-        return False
-    rings = [np.array(ring).reshape(-1, 2).T for ring in annotation.segmentation]
-    return sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in rings) < 1
+    return isinstance(annotation.segmentation, list) and has_mask(annotation) and area_of(annotation) < 1
 
 
 # --- boxes

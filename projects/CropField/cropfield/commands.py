@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cropfield.stages import Stage
 from pretrain.engine.checkpoint import LAST
-from pretrain.errors import UserError
 
 RESERVED = ("null", "true", "false", "nan", "inf")  # no text to hydra
 
@@ -66,46 +65,3 @@ def override(key: str, text: str | Path) -> str:
 def in_words(ap: float | None) -> str:
     """An AP for a reader; COCO's measure is undefined for a detector that found nothing at all."""
     return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"
-
-
-def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the pretraining config and of the detector's, without their prefixes."""
-    halves = {"pretrain": [], "detect": []}
-    for override in overrides:
-        half, _, rest = override.partition(".")
-        if half not in halves or not rest:
-            raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
-        halves[half].append(rest)
-    return halves["pretrain"], halves["detect"]
-
-
-def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str, str | Path]) -> None:
-    """Raise UserError on everything that can be known to fail, before the first stage.
-
-    Args:
-        dataset: as of `Commands.detect`.
-    """
-    from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
-    from cropfield.forms import Detection
-    from cropfield.trial import try_detector
-    from pretrain.data.images import open_source
-    from pretrain.engine.forms import Pretraining
-    from pretrain.engine.lazy_config import load_config
-
-    configs = []
-    for stage, form in ((pretrain, Pretraining), (detect, Detection)):
-        config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
-        configs.append(load_config(config, overrides, form))
-    nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        mine, theirs = (net[name] for net in nets)
-        if mine != theirs:
-            raise UserError(
-                f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
-            )
-    open_source(images)
-    check_coco_file(dataset["train_json"], dataset["train_images"])
-    check_coco_file(dataset["val_json"], dataset["val_images"])
-    check_same_categories(dataset["train_json"], dataset["val_json"])
-    check_can_be_evaluated(dataset["val_json"])
-    try_detector(configs[-1])

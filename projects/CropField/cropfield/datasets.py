@@ -143,7 +143,7 @@ def check_same_categories(train_json: str, val_json: str) -> None:
 
 
 def check_can_be_evaluated(json_file: str) -> None:
-    """Raise UserError where an annotation lacks what only COCO's AP needs, or has it wrong: area and iscrowd."""
+    """Raise UserError where an annotation has an area that would make COCO's AP wrong."""
     fault = _facts(os.path.abspath(json_file)).unmeasurable
     if fault:
         raise UserError(fault)

@@ -4,7 +4,7 @@ mean. Detectron2's own keys are required, those of this project's tool are not."
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from pretrain.engine.forms import Amp, MaxIter, Wandb
-from pretrain.ranges import BatchSize, Count, NotNegative, Pixels, Range, ShareBelowOne, Whole
+from pretrain.ranges import BatchSize, Count, Pixels, Positive, Range, ShareBelowOne, Whole
 
 
 class Precision(Amp, total=False):
@@ -69,7 +69,7 @@ class Loaders(TypedDict, total=False):
 
 
 class Optimizer(TypedDict, total=False):
-    lr: NotNegative
+    lr: Positive
 
 
 class Detection(TypedDict, total=False):

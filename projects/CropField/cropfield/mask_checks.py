@@ -155,3 +155,15 @@ def _mend_box(annotation: Annotation, box: tuple[float, ...], repaired: Counter)
 def has_mask(annotation: Annotation) -> bool:
     """Null and empty lists are none."""
     return isinstance(annotation.segmentation, Runs) or bool(annotation.segmentation)
+
+
+def area_of(annotation: Annotation) -> float:
+    """Square pixels of a checked mask, or of the box where there is none; parts of a mask that overlap count twice."""
+    mask = annotation.segmentation
+    if not has_mask(annotation):
+        return annotation.bbox[2] * annotation.bbox[3]
+    if isinstance(mask, list):
+        rings = [np.array(ring).reshape(-1, 2).T for ring in mask]
+        return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in rings))
+    runs = decompress([mask.counts])[0] if isinstance(mask.counts, str) else np.array(mask.counts)
+    return float(runs[1::2].sum())

@@ -1,5 +1,6 @@
 """Images and videos to detect in, and the pictures that are drawn of them."""
 
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -37,13 +38,16 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str]]:
-    """Every image and video of `inputs`, and the folders below them that were left out: they hold a tool's output.
+def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str], list[Path]]:
+    """Every image and video of `inputs`, once.
+
+    Returns:
+        them; the folders below that were left out, because they hold a tool's output; files that were given again.
 
     Raises:
         UserError: an input that is absent or neither image, folder nor video, or nothing to detect in.
     """
-    found, left_out, names = [], [], UniqueNames()
+    found, left_out, again = {}, [], []
 
     def leave_out(folder: str) -> bool:
         if is_output(folder) or (output.exists() and os.path.samefile(folder, output)):
@@ -51,20 +55,29 @@ def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str
             return True
         return False
 
+    real = functools.cache(os.path.realpath)  # of folders: equal files of other names may be meant apart
+
+    def take(path: Path, place: Path) -> None:
+        key = real(path.parent), path.name
+        if key in found:
+            again.append(path)
+        found.setdefault(key, (path, place))
+
     for path in inputs:
         if path.is_dir():
-            inside = list_folder(os.path.abspath(path), (*ENDINGS, *VIDEOS), leave_out).names
-            found += [(path / name, Path(path.resolve().name or "root", name)) for name in inside]
+            for name in list_folder(os.path.abspath(path), (*ENDINGS, *VIDEOS), leave_out).names:
+                take(path / name, Path(path.resolve().name or "root", name))
         elif not path.exists():
             raise UserError(f"there is no image, folder or video {path}; check the path")
         elif path.name.lower().endswith((*ENDINGS, *VIDEOS)):
-            found.append((path, Path(path.name)))
+            take(path, Path(path.name))
         else:
             known = ", ".join((*ENDINGS, *VIDEOS))
             raise UserError(f"{path} is neither an image nor a video by its ending; known are {known}")
     if not found:
         raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that hold some")
-    return [Medium(path, names.take(_picture_name(place))) for path, place in found], left_out
+    names = UniqueNames()
+    return [Medium(path, names.take(_picture_name(place))) for path, place in found.values()], left_out, again
 
 
 def _picture_name(place: Path) -> Path:

@@ -1,15 +1,17 @@
 """A detector's config is tried before any work: every part is built, and one made-up image goes through training and
 evaluation. What would end the run at its first step, or after all of them, is told in the first seconds."""
 
+import contextlib
 import copy
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from detectron2.structures import BoxMode
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from PIL import Image
@@ -21,11 +23,13 @@ from cropfield.schedule import BatchRule
 from cropfield.sizes import check_sizes
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
-from pretrain.engine.lazy_config import build, reason
+from pretrain.engine.lazy_config import build
 from pretrain.engine.schedules import check_schedule
+from pretrain.engine.yaml_config import reason
 from pretrain.errors import UserError
 
 HEIGHT, WIDTH = 96, 128
+MOST_DETECTIONS = 10  # COCO's recall at 10 detections an image is measured as well, and its limits are sorted
 
 
 def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
@@ -39,7 +43,7 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
     """
     check_config(cfg, Detection)
     check_usable(cfg.train.device)
-    build(cfg, "dataloader.evaluator")
+    evaluator = build(cfg, "dataloader.evaluator")
     model = build(cfg, "model").to(cfg.train.device)
     with TemporaryDirectory() as folder:
         entry = made_up_entry(Path(folder))
@@ -48,9 +52,10 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
                 check_cacheable(model, build(cfg, "dataloader.train.mapper"))
             BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
             build_optimizer(cfg, model)
-            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier")
+            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False)
             try_image(cfg, "train", model.train(), entry)
-        try_image(cfg, "test", model.eval(), entry)
+        found = try_image(cfg, "test", model.eval(), entry)
+        try_evaluators(evaluator, found[0], folder)
     return model.cpu()
 
 
@@ -61,8 +66,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     return build(cfg, "optimizer")
 
 
-def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None:
-    """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again."""
+def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
+    """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again. What it returns."""
     mapper = build(cfg, f"dataloader.{part}.mapper")
     check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
     with _told(f"dataloader.{part}.mapper"):
@@ -75,6 +80,45 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict) -> None
         if training:
             sum(found.values()).backward()
             model.zero_grad()
+    return found
+
+
+def try_evaluators(evaluators, found: dict, folder: str) -> None:
+    """Have an image of the dataset evaluated by those that measure COCO's AP.
+
+    Args:
+        evaluators: one or a list.
+        found: what the model gave for an image; the detection that is made up has its kinds of values.
+        folder: for what they write.
+    """
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        output = getattr(evaluator, "_output_dir", None)
+        if not isinstance(output, str | None):
+            raise UserError(f"dataloader.evaluator.output_dir is {output!r}; give the path of a folder, or null")
+        if isinstance(evaluator, COCOEvaluator) and "instances" in found:
+            limit = evaluator._max_dets_per_image[-1]
+            if type(limit) is not int or limit < MOST_DETECTIONS:
+                raise UserError(
+                    f"dataloader.evaluator.max_dets_per_image is {limit!r}; give a whole number of at least "
+                    f"{MOST_DETECTIONS}, or null for COCO's 100"
+                )
+            evaluator._output_dir = output and folder
+            image = min(evaluator._coco_api.imgs.values(), key=lambda image: image["height"] * image["width"])
+            evaluator.reset()
+            evaluator.process([{"image_id": image["id"]}], [{"instances": made_up_detection(image, found)}])
+            with _told("dataloader.evaluator", on="a made-up detection"), contextlib.redirect_stdout(io.StringIO()):
+                evaluator.evaluate(img_ids=[image["id"]])
+
+
+def made_up_detection(image: dict, found: dict) -> Instances:
+    """One in `image`, a COCO file's entry; with a mask where the model gives masks."""
+    height, width = image["height"], image["width"]
+    corners = torch.tensor([[0.0, 0.0, width, height]])
+    detection = Instances((height, width), pred_boxes=Boxes(corners), scores=torch.ones(1))
+    detection.pred_classes = torch.zeros(1, dtype=torch.long)
+    if found["instances"].has("pred_masks"):
+        detection.pred_masks = torch.ones(1, height, width, dtype=torch.bool)
+    return detection
 
 
 def made_up_entry(folder: Path) -> dict:
@@ -91,8 +135,10 @@ def made_up_entry(folder: Path) -> dict:
     return {**files, "height": HEIGHT, "width": WIDTH, "image_id": 0, "annotations": [thing]}
 
 
-@contextmanager
-def _told(key: str, model: nn.Module | None = None) -> Iterator[None]:
+@contextlib.contextmanager
+def _told(
+    key: str, model: nn.Module | None = None, on: str = f"a made-up image of {WIDTH} x {HEIGHT} pixels"
+) -> Iterator[None]:
     try:
         yield
     except UserError:
@@ -100,8 +146,8 @@ def _told(key: str, model: nn.Module | None = None) -> Iterator[None]:
     except Exception as error:
         where = _innermost(error, model) if model else ""
         raise UserError(
-            f"{key}{where}: fails on a made-up image of {WIDTH} x {HEIGHT} pixels ({type(error).__name__}: "
-            f"{reason(error)}); correct the config's values there, or those that they have to go with"
+            f"{key}{where}: fails on {on} ({type(error).__name__}: {reason(error)}); correct the config's values "
+            "there, or those that they have to go with"
         ) from error
 
 

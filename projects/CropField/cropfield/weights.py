@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
@@ -23,6 +23,7 @@ def load_weights(
     partial: bool = False,
     categories: list[dict] | None = None,
     whole: bool = False,
+    content: tuple[dict[str, Tensor], dict[str, str]] | None = None,
 ) -> LoadReport | None:
     """Fill a detector from a file: a backbone's weights go to its ViT, a whole detector's checkpoint to all of it.
 
@@ -31,6 +32,7 @@ def load_weights(
         categories: of the model's outputs, see `cropfield.categories`; a detector of the same classes in another order
             is put into this one.
         whole: refuse a file that holds a backbone only.
+        content: what `read_tensors` gave of the file, where it has been read.
 
     Returns:
         the backbone's report; None after a whole detector was loaded.
@@ -38,7 +40,7 @@ def load_weights(
     Raises:
         UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector, or has other classes.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = content or read_tensors(path)
     state = {name.removeprefix("model."): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
         if whole:

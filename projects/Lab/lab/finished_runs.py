@@ -15,7 +15,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.images import BrokenImage, open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
-from pretrain.engine.yaml_config import build_part, nodes, plain_part, read_config
+from pretrain.engine.lazy_config import make
+from pretrain.engine.yaml_config import nodes, plain_part, read_config
 from pretrain.errors import UserError
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
@@ -101,15 +102,17 @@ class RunConfig:
 
     def source(self) -> ImageSource:
         place = {"index": None}  # anybody's config says no file to be written
-        return build_part(self.data["source"] | place, f"{self.path}: dataloader.train.source")
+        return self.make(self.data["source"] | place, "dataloader.train.source")
 
     def method(self, checkpoint: Path, state: dict[str, Tensor]) -> nn.Module:
         """The method with its initial values; UserError if it would have more parameters than `state`."""
-        what = f"{self.path}: model"
         with torch.device("meta"), no_larger_than(state, checkpoint):
-            build_part(self.model | ({"init": ""} if "init" in self.model else {}), what)
+            self.make(self.model | ({"init": ""} if "init" in self.model else {}), "model")
         seed_all_rng(self.seeds[0])  # as the run did, right before it built its model
-        return build_part(self.model, what)
+        return self.make(self.model, "model")
+
+    def make(self, part: dict, key: str):
+        return make(part, f"{self.path}: {key}", "the config is damaged, or of another version")
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -195,7 +198,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], checkpoint: Path) -> None:
 
 def first_batch(run: RunConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:
     """The batch that the run's first step saw, and its first images."""
-    crops, masks = (build_part(run.data[part], f"{run.path}: dataloader.train.{part}") for part in ("crops", "masks"))
+    crops, masks = (run.make(run.data[part], f"dataloader.train.{part}") for part in ("crops", "masks"))
     loader = CropLoader(source, crops, masks, run.batch_size, num_workers=0, seed=run.seeds[1], max_broken=1.0)
     batch = next(loader.batches(0))
     images = []

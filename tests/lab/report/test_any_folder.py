@@ -55,3 +55,12 @@ def test_what_is_left_out_is_said(fuzz, good, tmp_path):
     )
     assert fuzz.report(folder, pages.append) == "report, something left out"
     assert "coco_instances_results.json" in pages[0] and "3 of 4 lines are no entries of a log" in pages[0]
+
+
+def test_damage_is_done_to_copies(fuzz, tmp_path):
+    """Values that are put into values: what is drawn from stays as it is, and no tree holds itself."""
+    before = repr(fuzz.VALUES)
+    for seed in range(400):
+        (tmp_path / "result.json").write_text('{"a": [1, 2], "b": {"c": 3}}')
+        fuzz._inside(tmp_path / "result.json", random.Random(seed))
+    assert repr(fuzz.VALUES) == before

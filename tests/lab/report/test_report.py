@@ -262,3 +262,16 @@ def test_a_broken_file_is_an_absent_one(folder):
 def test_a_missing_folder_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         render(tmp_path / "absent")
+
+
+def test_an_empty_page_is_no_report(tmp_path):
+    with pytest.raises(UserError, match="holds nothing to report on, neither in pretrain/ nor in detect/; give"):
+        render(tmp_path)
+    write(tmp_path / "metrics.json", {"iteration": 1, "total_loss": 1.0})
+    write(tmp_path / "result.json", AP["scratch"])
+    (tmp_path / "pretrain").mkdir()
+    with pytest.raises(UserError, match="which is the folder of one training: holds nothing"):
+        render(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    write(tmp_path / "detect" / "metrics.json", {"iteration": 1, "total_loss": 1.0})
+    render(tmp_path)

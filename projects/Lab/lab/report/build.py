@@ -34,10 +34,11 @@ def write_report(
         notes: of what was left out already.
 
     Raises:
-        UserError: no such folder, or the report cannot be written.
+        UserError: no such folder, nothing of a run in it, or the report cannot be written.
     """
     notes = Notes() if notes is None else notes
     run, coco, images = read_run(folder, notes), None, {}
+    refuse_nothing(folder, run, pretraining, notes)
     if val_json.is_file():
         coco = notes.attempt("the validation set", lambda: shortened(read_coco_file(str(val_json)), val_images))
     if coco:
@@ -58,6 +59,19 @@ def write_report(
     made = {name: notes.attempt(name.replace("_", " "), make, {}) for name, make in contents.items()}
     write_text(path, render(run, made | {"images": images, "least_score": views.LEAST_SCORE, "notes": notes}))
     return path
+
+
+def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None, notes: Notes) -> None:
+    """Raise UserError where the report would be an empty page."""
+    parts = (run.pretrain, *run.detectors.values())
+    if pretraining or any(part.metrics or part.result or part.predictions for part in parts):
+        return
+    one = ", which is the folder of one training" if (folder / "metrics.json").is_file() else ""
+    damaged = f" ({notes[0]})" if notes else ""
+    raise UserError(
+        f"{folder}{one}: holds nothing to report on, neither in pretrain/ nor in detect/{damaged}; give the "
+        "--output of tools/pretrain_then_detect.py or tools/demo.py"
+    )
 
 
 def refuse_other_page(path: Path) -> None:

@@ -1,0 +1,68 @@
+"""The two halves of a chain, pretraining and detection: which one an override is for, and whether they fit together."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
+from cropfield.forms import Detection
+from cropfield.stages import Stage
+from cropfield.trial import try_detector
+from pretrain.data.images import open_source
+from pretrain.engine.forms import Pretraining
+from pretrain.engine.lazy_config import load_config
+from pretrain.errors import UserError
+
+
+def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the pretraining config and of the detector's, without their prefixes."""
+    halves = {"pretrain": [], "detect": []}
+    for override in overrides:
+        half, _, rest = override.partition(".")
+        if half not in halves or not rest:
+            raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
+        halves[half].append(rest)
+    return halves["pretrain"], halves["detect"]
+
+
+def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str, str | Path]) -> None:
+    """Raise UserError on everything that can be known to fail, before the first stage.
+
+    Args:
+        dataset: as of `Commands.detect`.
+    """
+    configs = []
+    for half, stage, form in (("pretrain", pretrain, Pretraining), ("detect", detect, Detection)):
+        config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
+        with naming_half(half, form):
+            configs.append(load_config(config, overrides, form))
+    nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
+    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        mine, theirs = (net[name] for net in nets)
+        if mine != theirs:
+            raise UserError(
+                f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
+            )
+    open_source(images)
+    check_coco_file(dataset["train_json"], dataset["train_images"])
+    check_coco_file(dataset["val_json"], dataset["val_images"])
+    check_same_categories(dataset["train_json"], dataset["val_json"])
+    check_can_be_evaluated(dataset["val_json"])
+    with naming_half("detect", Detection):
+        try_detector(configs[-1])
+
+
+@contextmanager
+def naming_half(half: str, form: type) -> Iterator[None]:
+    """In a UserError of one half's config, keys are written as they are given here: `detect.train.max_iter`.
+
+    form: whose names the keys begin with.
+    """
+    names, files = "|".join(form.__annotations__), "pth|json|safetensors|ya?ml|py"
+    key = rf"(?<![\w./-])(?=(?:{names})\.(?!(?:{files})\b))|^(?=(?:{names})[:= ])|(?<=no key )|(?<=nothing reads )"
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(key, f"{half}.", str(error))
+        raise UserError(text if text != str(error) else f"{half}: {text}") from error
