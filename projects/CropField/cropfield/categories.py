@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from pretrain.engine.addresses import local_file
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
@@ -35,7 +36,7 @@ def of_file(content: dict) -> list[dict]:
 
 def of_weights(path: str | Path) -> list[dict] | None:
     """Of a detector's checkpoint; None where it does not say. Raises UserError where it cannot be read."""
-    return in_metadata(read_tensors(path)[1], path)
+    return in_metadata(read_tensors(local_file(path))[1], path)
 
 
 def in_metadata(metadata, path: str | Path) -> list[dict] | None:
@@ -81,7 +82,8 @@ def other_classes(path: str | Path, theirs: list[dict], ours: list[dict]) -> Use
     lists = [", ".join(names_of(c)[:SHOWN]) + ", ..." * (len(c) > SHOWN) for c in (theirs, ours)]
     return UserError(
         f"{path} is a detector of other classes than the dataset's: it knows {len(theirs)} ({lists[0]}), the dataset "
-        f"has {len(ours)} ({lists[1]}), in this order; use the dataset that it was trained on, or other weights"
+        f"has {len(ours)} ({lists[1]}), in this order; use the dataset that it was trained on or other weights, or "
+        "train from all but its classes with train.init_partial=True"
     )
 
 
