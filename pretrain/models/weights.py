@@ -21,7 +21,17 @@ logger = logging.getLogger(__name__)
 # Where a detector keeps its backbone: Detectron2's simple feature pyramid calls it `net`.
 DETECTOR_PREFIX = "backbone.net."
 # What files have beside the backbone, by the first part of the name; ViTDet's has no class token and no last norm.
-_EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
+_EXPECTED_LEFTOVERS = (
+    "cls_token",
+    "mask_token",
+    "masked_embed",
+    "norm",
+    "head",
+    "head_dist",
+    "fc_norm",
+    "pre_logits",
+    "pooler",
+)
 
 
 @dataclass
