@@ -264,7 +264,8 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if path.suffix == ".safetensors":
         with replacing(path) as draft:
-            metadata = metadata | {CHECKSUM: checksum(state, metadata)}
+            metadata = metadata | {"format": "pt"}  # transformers and accelerate read no file without
+            metadata |= {CHECKSUM: checksum(state, metadata)}
             draft.write_bytes(save(state, metadata))  # save_file would make it readable for its owner alone
     else:
         prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}
