@@ -65,9 +65,7 @@ class Shape:
 def write_timm(path: Path, file: BackboneFile) -> str:
     """PATH.safetensors for `timm.create_model`; returns the lines that load it."""
     if "cls_token" not in file.state or "norm.weight" not in file.state:
-        raise UserError(
-            f"{file.path} has no class token, and timm's plain ViTs have one; take another --format"
-        )
+        raise UserError(f"{file.path} has no class token, and timm's plain ViTs have one; take another --format")
     shape, state = Shape.of(file), fold_layer_scale(file.state)
     positions = state["pos_embed"]
     state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
@@ -85,9 +83,7 @@ def write_timm(path: Path, file: BackboneFile) -> str:
 def write_transformers(folder: Path, file: BackboneFile) -> str:
     """FOLDER/model.safetensors and config.json for `from_pretrained`: a DINOv2, without class token an I-JEPA."""
     if "norm.weight" not in file.state:
-        raise UserError(
-            f"{file.path} has no last norm, and transformers' models have one; take --format detectron2"
-        )
+        raise UserError(f"{file.path} has no last norm, and transformers' models have one; take --format detectron2")
     if folder.suffix:
         raise UserError(f"{folder}: transformers wants a folder; give -o a name without ending")
     kind = "Dinov2" if "cls_token" in file.state else "IJepa"
