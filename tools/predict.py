@@ -22,7 +22,7 @@ from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from cropfield import categories
-from cropfield.coco_files import decode_mask
+from cropfield.coco_files import area_of, decode_mask
 from cropfield.datasets import read_coco_file
 from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
@@ -131,7 +131,8 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
             content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
             for detection in detections:
                 detection["category_id"] = detector.categories[detection["category_id"]]["id"]
-                content["annotations"].append(detection | {"id": len(content["annotations"]) + 1})
+                detection |= {"id": len(content["annotations"]) + 1, "area": area_of(detection), "iscrowd": 0}
+                content["annotations"].append(detection)
         whole = True
     finally:
         if drawn:

@@ -48,8 +48,8 @@ def local_file(path: str | Path) -> Path:
 def _from_hugging_face(address: str, rest: str) -> str:
     try:
         from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise UserError(f"{address} needs huggingface_hub: pip install huggingface_hub") from None
+    except ImportError as error:
+        raise UserError(f"{address} needs huggingface_hub ({error}): pip install huggingface_hub") from error
     parts = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", rest)
     if parts is None:
         raise UserError(f"{address} is not hf://OWNER/NAME/FILE, such as hf://timm/vit_base/model.safetensors")
