@@ -3,18 +3,23 @@
 
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
+    tools/export_backbone.py outputs/pretrain/last.pth -o vits16_timm.safetensors --format timm
 
 .safetensors has timm's names; .pth has them with a detector's prefix, for Detectron2's own train.init_checkpoint.
 Detectron2's own ViT has no LayerScale and needs --fold-layer-scale, which changes no feature; CropFieldViT takes both.
+
+--format timm, hf (a folder) or detectron2 writes what these load by their own means, and prints the lines that do it.
 
 The position field is kept as it is. timm would resample it with antialiasing, where torch and Detectron2 do not, so
 for timm at another size than the field's own add --image-size HxW: the field is then sampled for that size, exactly.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
+from pretrain.models.export_formats import FORMATS
 from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
 from pretrain.outputs import refuse_inputs
 
@@ -31,7 +36,10 @@ def image_size(text: str) -> tuple[int, int]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write: .safetensors or .pth")
+    parser.add_argument(
+        "-o", "--output", type=Path, nargs="+", required=True, help="files to write: .safetensors or .pth"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="of another library; then --output is one name")
     parser.add_argument(
         "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
     )
@@ -41,7 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
-    refuse_inputs([options.output], [options.checkpoint])
+    refuse_inputs(options.output, [options.checkpoint])
+    if options.format and len(options.output) > 1:
+        raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
     file = read_backbone(options.checkpoint)
     state, metadata = file.state, file.metadata
     if "method" not in metadata:
@@ -56,10 +66,16 @@ def main() -> None:
         grid = tuple(side // patch for side in options.image_size)
         state["pos_embed"] = resize_field(state["pos_embed"], file.field_size, grid)
         metadata["field_size"] = f"{grid[0]}x{grid[1]}"
-    write_backbone(options.output, state, metadata)
+    if options.format:
+        size = tuple(int(side) for side in metadata["field_size"].split("x"))
+        lines = FORMATS[options.format](options.output[0], replace(file, state=state, field_size=size))
+        print(f"{options.output[0]}: load it with\n\n{lines}")
+        return
     count = sum(tensor.numel() for tensor in state.values())
     facts = ", ".join(f"{name} {value}" for name, value in metadata.items())
-    print(f"{options.output}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+    for path in options.output:
+        write_backbone(path, state, metadata)
+        print(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
 
 
 if __name__ == "__main__":

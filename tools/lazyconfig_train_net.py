@@ -38,7 +38,6 @@ from cropfield.datasets import (
     check_can_be_evaluated,
     check_registered,
     check_same_categories,
-    has_masks,
     num_classes,
 )
 from cropfield.feature_cache import FeatureCache
@@ -58,14 +57,16 @@ from cropfield.trial import try_detector
 from cropfield.weights import load_weights
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
+from pretrain.engine.checkpoint import start_of
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.distributed import start
 from pretrain.engine.lazy_config import build, load_config
+from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError, run_main
-from pretrain.files import remove_drafts, replacing, write_json
+from pretrain.files import remove_drafts, write_json, write_text
 from pretrain.models.vit import compile_blocks
 from pretrain.outputs import open_output, output_path, refuse_finished
 
@@ -167,12 +168,17 @@ def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
 
 
 def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
-    """The last checkpoint's content, or None. Raises UserError where it is not of this model and these classes."""
+    """The last checkpoint's content, or None.
+
+    Raises UserError where it is not of this model and these classes, or leaves nothing to do.
+    """
     parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
     state = read_last(cfg.train.output_dir, model, parts)
     if state is not None:
         path = last_file(cfg.train.output_dir)
         categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
+        done, saved = state["trainer"]["iteration"] + 1, state["trainer"].get("batch_size")
+        start_of(path, done, saved, cfg.dataloader.train.total_batch_size, cfg.train.max_iter)
     return state
 
 
@@ -253,6 +259,7 @@ def train(cfg, args, states: list[dict]) -> dict:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     accumulate = count_passes(cfg, comm.get_world_size())
+    batch_size = cfg.dataloader.train.total_batch_size
     cfg.dataloader.train.total_batch_size //= accumulate
     np.random.seed(cfg.train.seed)  # a sampler may draw its own seed
     loader = instantiate(cfg.dataloader.train)
@@ -265,7 +272,7 @@ def train(cfg, args, states: list[dict]) -> dict:
     if cfg.train.get("compile"):
         compile_blocks(model)
     parallel = create_ddp_model(model, **cfg.train.ddp)
-    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision(cfg), cfg.train.seed)
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision(cfg), cfg.train.seed, batch_size)
     average = {"ema": ema.averaged} if ema else {}
     known = dataset_categories(cfg)
     checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
@@ -353,19 +360,28 @@ def evaluate_only(cfg) -> dict:
 
 
 def set_up(cfg, args) -> None:
-    """Detectron2's `default_setup`, with a config.yaml that is whole or not there."""
+    """Detectron2's `default_setup`; it also says what a resumed run has changed."""
     output, rank = cfg.train.output_dir, comm.get_rank()
     for name in ("fvcore", "detectron2", "cropfield", "pretrain"):
         setup_logger(output, rank, name=name)
     logger.info("Rank %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
     logger.info("Command line: %s\n%s:\n%s", args, args.config_file, Path(args.config_file).read_text())
     if comm.is_main_process():
-        with replacing(Path(output, "config.yaml")) as draft:
-            LazyConfig.save(cfg, str(draft))
-            if not draft.exists():  # Detectron2 has said why
-                draft.write_text("# this config has parts that YAML cannot hold\n")
+        save_config(cfg, Path(output, "config.yaml"), args.resume)
     seed_all_rng(cfg.train.seed + rank)
     torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
+
+
+def save_config(cfg, path: Path, resumed: bool) -> None:
+    """Write config.yaml; first, for a resumed run, log in what it differs from the one that is there."""
+    try:
+        text = as_yaml(cfg)
+    except UserError:  # Detectron2 has said why
+        text = "# this config has parts that YAML cannot hold\n"
+    else:
+        if resumed and path.exists():
+            warn_of_changes(path, text)
+    write_text(path, text)
 
 
 def run(args, seed: int | None, states: list[dict]) -> None:
@@ -383,7 +399,8 @@ def run(args, seed: int | None, states: list[dict]) -> None:
     for change in changes:
         logger.info("By rule: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):
-        kind = "with masks" if has_masks(cfg.dataset.train_json) else "without masks: boxes only"
+        masks = instantiate(cfg.dataloader.train.mapper.get("use_instance_mask", False))
+        kind = "with masks" if masks else "boxes only"
         logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args, states)
     if comm.is_main_process() and results:

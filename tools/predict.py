@@ -22,7 +22,7 @@ from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from cropfield import categories
-from cropfield.coco_files import decode_mask
+from cropfield.coco_files import area_of, decode_mask
 from cropfield.datasets import read_coco_file
 from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
@@ -32,6 +32,7 @@ from cropfield.sizes import check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.broken import printable, summarize
 from pretrain.data.decode import BrokenImage
+from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
@@ -134,7 +135,8 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
             content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
             for detection in detections:
                 detection["category_id"] = detector.categories[detection["category_id"]]["id"]
-                content["annotations"].append(detection | {"id": len(content["annotations"]) + 1})
+                detection |= {"id": len(content["annotations"]) + 1, "area": area_of(detection), "iscrowd": 0}
+                content["annotations"].append(detection)
         whole = True
     finally:
         if drawn:
@@ -169,7 +171,7 @@ def main() -> None:
     cfg = load_config(args.config_file, args.opts)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
     content = read_coco_file(labels) if labels else None
-    weights = read_tensors(args.weights)
+    weights = read_tensors(local_file(args.weights))
     known = choose_categories(args.weights, weights[1], content)
     if known and "roi_heads" in cfg.model and not cfg.get("dataset", {}).get("train_json"):
         cfg.model.roi_heads.num_classes = len(known)

@@ -1,5 +1,6 @@
 """What every detection config starts from: a COCO-format dataset in four keys, large-scale jitter, AdamW as in ViTDet.
 
+Each of the four may be a list, [a.json,b.json], or a pattern: one dataset, its classes matched by their names.
 Without these keys the dataset is COCO 2017, where DETECTRON2_DATASETS points to. Large-scale jitter is ViTDet's, to
 1024 x 1024 pixels: scaled by 0.1 to 2, then cropped or padded. `train` fits the machine it is read on.
 """

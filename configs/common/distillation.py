@@ -19,6 +19,7 @@ The images, on the command line or in a config (`dataloader.train.source.root = 
     dataloader.train.source.root=1percent.txt dataloader.train.source.images=DIR         a list of files in DIR
     dataloader.train.source.root=instances.json dataloader.train.source.images=DIR       a COCO file's images in DIR
     'dataloader.train.source.root="shards/train-{000000..000146}.tar"'    tar shards; shards/*.tar needs no quotes
+    'dataloader.train.source.root=[DIR,other/*/images]'                   several of them, and patterns
 
 Any other object that is a `pretrain.data.batches.ImageSource`, in a config:
 

@@ -1,14 +1,16 @@
 """Decoding: every kind of image file that is met in the wild becomes 8-bit RGB, or a `BrokenImage`."""
 
+import contextlib
 import functools
 import io
 import os
 import stat
 import warnings
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from pretrain.data.orientation import orientation, upright
 
@@ -103,10 +105,24 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise BrokenImage(name, _decoder_reason(error)) from error
 
 
+def extra_endings() -> tuple[str, ...]:
+    """Of files in formats that not every Pillow reads: those that this one does, HEIF by the package pillow_heif."""
+    known = (
+        (features.check("avif"), (".avif",)),
+        (features.check("jpg_2000"), (".jp2", ".j2k", ".jpx")),
+        (find_spec("pillow_heif") is not None, (".heic", ".heif")),
+    )
+    return tuple(ending for installed, endings in known if installed for ending in endings)
+
+
 @functools.cache
 def safe_formats() -> list[str]:
     """Pillow's names of the formats that it reads by itself, for `Image.open(..., formats=...)`."""
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in Image.ID if name not in REFUSED_FORMATS]
 
 

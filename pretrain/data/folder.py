@@ -1,23 +1,28 @@
 """Images in files below one folder: `ImageFolder`, which finds them itself."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import decode_image
+from pretrain.data.decode import decode_image, extra_endings
 from pretrain.data.index import Index, Names, cached_index, stamp
 from pretrain.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+ENDINGS += extra_endings()
 
 
 class ImageFiles:
-    """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards."""
+    """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards.
 
-    def __init__(self, root: str | os.PathLike, names: Names):
-        self.root, self._names = Path(root), names
+    kinds: for people, how many images are of which kind of file and what was left out, where that was counted.
+    """
+
+    def __init__(self, root: str | os.PathLike, names: Names, kinds: str = ""):
+        self.root, self._names, self.kinds = Path(root), names, kinds
 
     def __len__(self) -> int:
         return len(self._names)
@@ -55,9 +60,10 @@ class ImageFolder(ImageFiles):
         if not len(found.names):
             raise UserError(
                 f"no image found under {root}: looked, at any depth, for files ending in {', '.join(endings)}"
+                + (f"; {found.kinds}" if found.kinds else "")
                 + (f"; for its tar shards, give {root}/*.tar" if any(Path(root).glob("*.tar")) else "")
             )
-        super().__init__(root, found.names)
+        super().__init__(root, found.names, found.kinds)
 
 
 def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], bool] = lambda _: False) -> Index:
@@ -72,6 +78,7 @@ def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], 
 
     top = os.path.join(root, "")
     names, seen, folders = [], {os.path.realpath(root)}, {}
+    kept_kinds, other_kinds = Counter(), Counter()
     for folder, subfolders, files in os.walk(top, followlinks=True, onerror=fail):
         try:
             folders[folder] = stamp(folder)
@@ -86,5 +93,17 @@ def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], 
                 kept.append(sub)
         subfolders[:] = kept
         inside = os.path.join(folder[len(top) :], "") if folder != top else ""
-        names += [inside + file for file in files if file.lower().endswith(endings) and not file.startswith(".")]
-    return Index.of(sorted(names), folders)
+        for file in files:
+            if not file.startswith("."):
+                taken = file.lower().endswith(endings)
+                names += [inside + file] * taken
+                (kept_kinds if taken else other_kinds)[os.path.splitext(file.lower())[1]] += 1
+    index = Index.of(sorted(names), folders)
+    left_out = [f"left out by their ending: {_listed(other_kinds)}"] if other_kinds else []
+    index.kinds = "; ".join([_listed(kept_kinds)] * bool(kept_kinds) + left_out)
+    return index
+
+
+def _listed(kinds: Counter, most: int = 8) -> str:
+    shown = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in kinds.most_common(most))
+    return shown + ", ..." * (len(kinds) > most)

@@ -3,10 +3,18 @@
 A source has `len()`, `load(index)` -> uint8 RGB (H, W, 3), raising `BrokenImage`, and `name(index)`, for messages.
 """
 
+import bisect
+import glob
+import itertools
 import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 from pretrain.data.decode import BrokenImage, decode_image
-from pretrain.data.folder import ENDINGS, ImageFolder
+from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
+from pretrain.data.index import Names
 from pretrain.data.lists import CocoJson, ImageList
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
@@ -16,25 +24,70 @@ __all__ = ["BrokenImage", "CocoJson", "ENDINGS", "ImageFolder", "ImageList", "Ta
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # TarShards says what is wrong with the others
 
 
+class JoinedSources:
+    """Several sources, one after the other. `name(index)` tells them apart.
+
+    Raises `UserError` where a source is given twice.
+    """
+
+    def __init__(self, roots: Sequence[str], sources: Sequence[ImageFiles | TarShards]):
+        real = [os.path.realpath(root) for root in roots]
+        if twice := [root for place, root in enumerate(roots) if real[place] in real[:place]]:
+            raise UserError(f"{twice[0]} is given twice as a source of images; give it once")
+        self.roots, self.sources = list(roots), list(sources)
+        self.ends = list(itertools.accumulate(map(len, sources)))
+        self.kinds = "; ".join(f"{root}: {s.kinds or len(s)}" for root, s in zip(roots, sources, strict=True))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def name(self, index: int) -> str:
+        source, place = self._find(index)
+        folder = getattr(self.sources[source], "root", None)
+        name = self.sources[source].name(place)
+        return name if folder is None else os.path.join(folder, name)
+
+    def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
+        source, place = self._find(index)
+        try:
+            return self.sources[source].load(place, min_pixels)
+        except BrokenImage as broken:
+            raise BrokenImage(self.name(index), broken.reason) from broken
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)} images")
+        source = bisect.bisect_right(self.ends, index)
+        return source, index - (self.ends[source - 1] if source else 0)
+
+
 def open_source(
-    root: str | os.PathLike,
-    images: str | os.PathLike | None = None,
+    root: str | os.PathLike | list[str],
+    images: str | os.PathLike | list[str | None] | None = None,
     endings: tuple[str, ...] = ENDINGS,
     index: str | os.PathLike | None = None,
-) -> ImageFolder | ImageList | CocoJson | TarShards:
+) -> ImageFolder | ImageList | CocoJson | TarShards | ImageFiles | JoinedSources:
     """The source that lies at `root`, in a config or on the command line (dataloader.train.source.root=...):
 
         datasets/imagenet/train                        a folder                     `ImageFolder`
         1percent.txt                                   a list of files              `ImageList`
         annotations/instances_train2017.json           a COCO annotation file       `CocoJson`
         shards/*.tar or 'shards/{000000..000146}.tar'  tar shards                   `TarShards`
+        photos/*/2024 or photos/*.jpg                  all that fits the pattern    `JoinedSources`, or one of these
+        [photos, 1percent.txt, coco.json]              several of all these         `JoinedSources`
 
-    images: the folder that the paths in a .txt or .json are relative to; None is that file's own folder. endings: which
+    images: the folder that the paths in a .txt or .json are relative to; None is that file's own folder; for a list, a
+    list of as many, null where there is none. endings: which
     files count as images, in folders and shards. index: a file to keep the list of a large source in; None is one in
     the user's cache folder (`pretrain.data.index`).
     Raises `UserError` when it is none of these, or as the source that it is.
     """
+    if not isinstance(root, str | os.PathLike):
+        return _joined(list(root), images, endings, index)
     path = os.fspath(root)
+    if glob.has_magic(path) and not os.path.exists(path) and not path.lower().endswith(TARS):
+        return _by_pattern(path, images, endings, index)
     is_folder, kind = os.path.isdir(path), path.lower()
     if images is not None and (is_folder or kind.endswith(TARS)):
         raise UserError(f"images={images} is for a .txt or .json file: leave it out, {path} holds its images itself")
@@ -51,3 +104,35 @@ def open_source(
     raise UserError(
         f"{path} {problem}: give a folder of images, a .txt with one path a line, a COCO .json, or .tar shards"
     )
+
+
+def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder | JoinedSources:
+    if not roots or not all(isinstance(root, str | os.PathLike) for root in roots):
+        raise UserError(f"{roots} is no list of image sources: give folders, files or patterns, at least one")
+    if index is not None and len(roots) > 1:
+        raise UserError(f"index={index} keeps the list of one source, and {len(roots)} are given: leave it out")
+    folders = [images] * len(roots) if images is None or isinstance(images, str | os.PathLike) else list(images)
+    if len(folders) != len(roots):
+        raise UserError(f"{len(roots)} image sources and {len(folders)} folders in images: give one a source, or null")
+    sources = []
+    for root, folder in zip(roots, folders, strict=True):
+        kind = os.fspath(root).lower()
+        if os.path.isfile(root) and kind.endswith(endings):
+            sources.append(ImageFiles(Path(root).parent, Names.pack([Path(root).name])))
+        else:
+            sources.append(open_source(root, folder if kind.endswith((".txt", ".json")) else None, endings, index))
+    return sources[0] if len(sources) == 1 else JoinedSources(list(map(os.fspath, roots)), sources)
+
+
+def _by_pattern(pattern: str, images, endings: tuple[str, ...], index):
+    """All that fits: image files as one source, and each folder; lists and COCO files where there is no image file."""
+    found = sorted(glob.glob(pattern, recursive=True))
+    files = [path for path in found if os.path.isfile(path) and path.lower().endswith(endings)]
+    others = [path for path in found if os.path.isdir(path) or path.lower().endswith((".txt", ".json")) and not files]
+    if not files and not others:
+        raise UserError(f"nothing fits {pattern}: give a pattern of folders, image files, .txt or COCO .json")
+    sources = [ImageFiles(".", Names.pack(files))] if files else []
+    if not others:
+        return sources[0]
+    sources += [open_source(path, images if os.path.isfile(path) else None, endings, index) for path in others]
+    return sources[0] if len(sources) == 1 else JoinedSources([pattern] * bool(files) + others, sources)

@@ -67,6 +67,7 @@ class Index:
     places: np.ndarray
     sources: Names
     stamps: np.ndarray
+    kinds: str = ""  # see `ImageFiles`; not kept
 
     @classmethod
     def of(cls, names: Iterable[str], sources: dict[str, tuple[int, int]], places: Sequence = ()) -> "Index":

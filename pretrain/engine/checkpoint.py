@@ -19,6 +19,8 @@ INITIAL = "initial.safetensors"  # the backbone before the first step: what pret
 STUMBLES = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
+logger = logging.getLogger(__name__)
+
 
 def load_checkpoint(path: Path) -> dict:
     """The state in `path`, on the CPU.
@@ -43,12 +45,19 @@ class PeriodicCheckpoint(HookBase):
     Args:
         folder: of last.pth.
         keep_period: every so many steps the state also goes into a file that stays, step_0001000.pth; 0: never.
+        batch_size: images a step, over all processes; goes into the state, see `start_of`.
     """
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, period: int, keep_period: int = 0
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        period: int,
+        keep_period: int = 0,
+        batch_size: int | None = None,
     ):
-        self.folder, self.model, self.optimizer = Path(folder), model, optimizer
+        self.folder, self.model, self.optimizer, self.batch_size = Path(folder), model, optimizer, batch_size
         self.period, self.keep_period = period, keep_period
         self.saved: int | None = None
 
@@ -66,7 +75,7 @@ class PeriodicCheckpoint(HookBase):
         if done == self.saved:
             return
         check_finite({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, done)
-        state = training_state(self.model, self.optimizer, done)
+        state = training_state(self.model, self.optimizer, done, self.batch_size)
         if comm.is_main_process():
             if self._stays(done):  # first: a run cut off between the two files writes both again
                 write_torch_file(self.folder / f"step_{done:07d}.pth", state)
@@ -77,7 +86,9 @@ class PeriodicCheckpoint(HookBase):
         return self.keep_period > 0 and done % self.keep_period == 0
 
 
-def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict:
+def training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, batch_size: int | None = None
+) -> dict:
     """Everything that the next step depends on. The data order needs no state: it is a function of seed and step.
 
     All ranks must call it; the main one gets the random numbers of all.
@@ -89,6 +100,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
+        "batch_size": batch_size,
         "rng": comm.gather(rng),
         "metadata": about(model, iteration),
     }
@@ -116,11 +128,18 @@ def _not_finite(value, name: str = "") -> str | None:
     return next(filter(None, (_not_finite(part, f"{name}.{key}".lstrip(".")) for key, part in entries)), None)
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a training state in place and return the number of steps that were done.
+def restore(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int | None = None,
+    total: int | None = None,
+) -> int:
+    """Load a training state in place and return the step to go on at, see `start_of`.
 
     Raises:
-        UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense.
+        UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense; or
+            nothing is left to do.
     """
     state = load_checkpoint(path)
     if not {"optimizer", "iteration", "rng"} <= state.keys():
@@ -135,12 +154,13 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
             f"{path}: was written by another model or config and cannot be resumed: {in_a_line(error)}"
         ) from error
     try:
-        restore_rng(state["rng"], state["iteration"])
+        iteration = start_of(path, state["iteration"], state.get("batch_size"), batch_size, total)
+        restore_rng(state["rng"], iteration)
     except STUMBLES as error:
         raise UserError(
             f"{path}: is no state of a pretraining run: {in_a_line(error)}; go on from another file"
         ) from error
-    return state["iteration"]
+    return iteration
 
 
 def in_a_line(error: Exception) -> str:
@@ -153,6 +173,37 @@ def steps_done(number) -> int:
     if type(number) is not int or not 0 <= number < 2**53:
         raise ValueError(f"its number of steps is {number!r}"[:80])
     return number
+
+
+def start_of(path: Path, done: int, saved: int | None, batch_size: int | None, total: int | None) -> int:
+    """The step at which a run goes on that has done `done` steps with batches of `saved` images.
+
+    What was seen counts in images: with another batch size the step is another one, and no image is left out.
+
+    Args:
+        path: the state, for messages.  saved, batch_size: None: not known, and taken to be the same.
+        total: steps of `batch_size` that the config asks for; None: not known.
+
+    Raises:
+        ValueError: `saved` can be no batch's size.
+        UserError: a change leaves nothing to do. A run that had come to its end before is no mistake.
+    """
+    if saved is not None and (type(saved) is not int or saved < 1):
+        raise ValueError(f"its batch size is {saved!r}"[:80])
+    changed = None not in (saved, batch_size) and saved != batch_size
+    start = done * saved // batch_size if changed else done
+    if changed:
+        logger.warning(
+            f"{path}: {done} steps of {saved} images are {start} of {batch_size}; the run goes on after as many images"
+        )
+    if total is not None and (start > total or (start == total and changed)):
+        raise UserError(
+            f"{path}: nothing is left to train, for {start} steps of {batch_size} images are done and the config asks "
+            f"for {total}; raise train.max_iter or train.epochs, or choose another train.output_dir"
+        )
+    if start == total:
+        logger.warning(f"{path}: all {total} steps were done before, so none is left to train")
+    return start
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

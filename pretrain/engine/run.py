@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pretrain.data.batches import CropLoader
+from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, about, restore
 from pretrain.engine.config_values import check_config
@@ -74,8 +75,10 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     trainer = PretrainTrainer(
         model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad, cfg.train.accumulate
     )
-    trainer.register_hooks(make_hooks(cfg, model, optimizer, output))
-    start = restore(checkpoint, model, optimizer) if checkpoint.exists() else 0
+    trainer.register_hooks(make_hooks(cfg, model, optimizer, output, loader.batch_size))
+    start = 0
+    if checkpoint.exists():
+        start = restore(checkpoint, model, optimizer, loader.batch_size, cfg.train.max_iter)
     if len(set(comm.all_gather(start))) > 1:
         raise UserError(f"not every process finds {checkpoint}; put train.output_dir where all machines see it")
     if comm.is_main_process():
@@ -111,6 +114,8 @@ def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     if cfg.optimizer.lr is None:
         cfg.optimizer.lr = scaled_lr(cfg.train.base_lr, batch_size)
         lr_rule = f"rule: {cfg.train.base_lr:.3g} * sqrt({batch_size} / 1024)"
+    if kinds := getattr(loader.source, "kinds", ""):
+        logger.info(f"images by the kind of file: {kinds}")
     logger.info(
         f"{images:,} images, batch size {batch_size}: {cfg.train.max_iter:,} steps ({length}), "
         f"{cfg.train.max_iter * batch_size / images:.1f} epochs; "
@@ -120,7 +125,9 @@ def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
 
 
 def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
-    """Check a warm start before the model is built; a resumed run has weights of its own and does not read the file.
+    """Check a warm start before the model is built, and fetch its weights where they are an address.
+
+    A resumed run has weights of its own and does not read the file.
 
     Raises:
         UserError: heads would be warmed up on a backbone that has learned nothing.
@@ -131,11 +138,13 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
             "train.head_warmup keeps the backbone as it starts, and it starts from nothing: add model.init=FILE "
             "(weights of DINOv2, MAE, timm or a run of this project), or train.head_warmup=0"
         )
-    if resumed and init:
-        cfg.model.init = ""
+    if init:
+        cfg.model.init = "" if resumed else str(local_file(init))
 
 
-def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> list:
+def make_hooks(
+    cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path, batch_size: int
+) -> list:
     schedule = OptimizerSchedule(
         optimizer,
         check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False),
@@ -143,7 +152,7 @@ def make_hooks(cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.O
         cfg.train.freeze_prototypes,
         cfg.train.head_warmup,
     )
-    checkpoint = PeriodicCheckpoint(output, model, optimizer, **cfg.train.checkpointer)
+    checkpoint = PeriodicCheckpoint(output, model, optimizer, batch_size=batch_size, **cfg.train.checkpointer)
     return [
         hooks.IterationTimer(),
         schedule,

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pretrain.engine.yaml_config import read_config
+from pretrain.engine.yaml_config import read_config, without_tags
 from pretrain.errors import UserError
 
 ABSENT = "(absent)"
@@ -34,11 +34,11 @@ def as_yaml(cfg: DictConfig) -> str:
 def warn_of_changes(path: Path, config: str) -> None:
     """Log a line for each key in which `config` differs from the YAML at `path`: "optimizer.lr: 0.002 -> 0.001"."""
     try:
-        old = read_config(path)
+        old = read_config(path, untagged=True)
     except UserError as error:
         logger.warning("resumed, but what changed in the config is not known: %s", error)
         return
-    for key, (before, after) in differences(old, OmegaConf.create(config)).items():
+    for key, (before, after) in differences(old, OmegaConf.create(without_tags(config))).items():
         logger.warning("resumed with a changed config: %s: %s -> %s", key, before, after)
 
 

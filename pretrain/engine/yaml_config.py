@@ -5,6 +5,7 @@ one given as --config-file. Detectron2 reads it with `yaml.unsafe_load`, and cal
 """
 
 import io
+import re
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,14 +22,18 @@ MAX_REASON = 300  # characters of what an exception says
 MAX_INTERPOLATED = 1_000  # characters of a text with an interpolation
 
 
-def read_config(path: str | Path) -> DictConfig:
+def read_config(path: str | Path, untagged: bool = False) -> DictConfig:
     """A config in YAML. Python objects, aliases that grow or go in circles, and resolvers are refused.
+
+    Args:
+        untagged: take the values of Python objects instead (a detector's config has some), and make none.
 
     Raises:
         UserError: it is not there, damaged, no config, or more than plain values with references among them.
     """
     try:
         text = _read_text(Path(path))
+        text = without_tags(text) if untagged else text
         _count(yaml.compose(text, yaml.SafeLoader), {})
         cfg = OmegaConf.load(io.StringIO(text))
         if not isinstance(cfg, DictConfig):
@@ -38,6 +43,11 @@ def read_config(path: str | Path) -> DictConfig:
     except Exception as error:  # the YAML reader and omegaconf raise what they stumble on, RecursionError too
         raise UserError(f"{path}: cannot be read as the config of a run: {reason(error)}") from error
     return cfg
+
+
+def without_tags(text: str) -> str:
+    """YAML without the tags that name Python objects: their values stay."""
+    return re.sub(r"!!python/\S+", "", text)
 
 
 def plain_part(cfg: DictConfig, key: str, targets: Collection[str], path: str | Path):

@@ -1,8 +1,10 @@
-"""ViT weights as they are published, under this project's names: ours, timm's, DINO's, iBOT's, DINOv2's, MAE's, DeiT's.
+"""ViT weights as they are published, under this project's names: ours, timm's, DINO's, iBOT's, DINOv2's, MAE's, DeiT's,
+and those of Hugging Face's transformers, MMPretrain and torchvision.
 
-They are all the same plain pre-norm ViT and differ in four things, which this file undoes: where a checkpoint keeps the
-backbone, names of blocks and LayerScale, a position for the class token, and tokens that our backbone has not. All of
-them use LayerNorm with eps 1e-6, exact GELU and, except some of timm's own, images normalised as `pretrain.data` does.
+They are all the same plain pre-norm ViT and differ in five things, which this file undoes: where a checkpoint keeps the
+backbone, names of blocks and LayerScale, one layer for queries, keys and values or three, a position for the class
+token, and tokens that our backbone has not. They use exact GELU, LayerNorm with eps 1e-6 (transformers' own 1e-12 gives
+the same to four digits) and, except some of timm's and transformers' own, images normalised as `pretrain.data` does.
 What computes something else (CLIP's second norm, relative or rotary positions, SwiGLU, norms of q and k) is refused.
 """
 
@@ -25,8 +27,85 @@ PUBLISHED_HEADS = {
     1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16,
 }  # fmt: skip
 
-# Where a file has a student and its moving average, the average is meant.
-_AVERAGES = ("teacher", "target", "momentum", "ema")
+# Where a file has a student and its moving average, the average is meant. Words of a name.
+_AVERAGES = {"teacher", "target", "momentum", "ema"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How files of one origin call the parts of a plain ViT.
+
+    Args:
+        patch: the patch embedding's weight, by which the origin is known.
+        renamed: patterns and what replaces them, in this order.
+        refused: why none of its weights can be taken.
+    """
+
+    patch: str
+    renamed: tuple[tuple[str, str], ...] = ()
+    refused: str = ""
+
+
+_ROTARY = (
+    "it has rotary positions, as DINOv3 does: attention turns queries and keys by their places, which this backbone "
+    "does not compute; take DINOv2 or another ViT with learned positions"
+)
+LAYOUTS = {
+    "the original releases and timm": Layout(PATCH_WEIGHT),
+    "transformers": Layout(  # ViTModel, Dinov2Model, ViTMAEModel, IJepaModel, DeiTModel
+        "embeddings.patch_embeddings.projection.weight",
+        (
+            (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+            (r"^embeddings\.position_embeddings$", "pos_embed"),
+            (r"^embeddings\.distillation_token$", "dist_token"),
+            (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+            (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+            (r"\.layernorm_before\.", ".norm1."),
+            (r"\.layernorm_after\.", ".norm2."),
+            (r"\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.", r".attn.\1."),
+            (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+            (r"\.intermediate\.dense\.", ".mlp.fc1."),
+            (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+            (r"\.mlp\.weights_in\.", ".mlp.w12."),
+            (r"\.mlp\.weights_out\.", ".mlp.w3."),
+            (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+            (r"^layernorm\.", "norm."),
+        ),
+    ),
+    "transformers' DINOv3": Layout("embeddings.patch_embeddings.weight", refused=_ROTARY),
+    "MMPretrain": Layout(
+        "patch_embed.projection.weight",
+        (
+            (r"^patch_embed\.projection\.", "patch_embed.proj."),
+            (r"^pre_norm\.", "norm_pre."),
+            (r"^(?:ln|norm)1\.", "norm."),
+            (r"^layers\.(\d+)\.", r"blocks.\1."),
+            (r"\.ln([12])\.", r".norm\1."),
+            (r"\.attn\.gamma1\.weight$", ".ls1.gamma"),
+            (r"\.ffn\.gamma2\.weight$", ".ls2.gamma"),
+            (r"\.attn\.attn\.in_proj_", ".attn.qkv."),  # MMSegmentation
+            (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+            (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+            (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+        ),
+    ),
+    "torchvision": Layout(
+        "conv_proj.weight",
+        (
+            (r"^conv_proj\.", "patch_embed.proj."),
+            (r"^class_token$", "cls_token"),
+            (r"^encoder\.pos_embedding$", "pos_embed"),
+            (r"^encoder\.ln\.", "norm."),
+            (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+            (r"\.ln_([12])\.", r".norm\1."),
+            (r"\.self_attention\.in_proj_", ".attn.qkv."),
+            (r"\.self_attention\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+            (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+        ),
+    ),
+}
+_THREE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
 _RENAMED = (
     (r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.", ""),
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # FSDP chunks of DINOv2's training; the inner number counts all blocks
@@ -35,6 +114,7 @@ _RENAMED = (
 # Everything that a plain block has; one more tensor, and it computes something else.
 _BLOCK = re.compile(r"blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma)")
 _LINEAR = re.compile(r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight")
+_QKV = re.compile(r"blocks\.\d+\.attn\.qkv\.weight")
 _OTHER_EMBEDDINGS = ("norm_pre.", "patch_embed.", "rope", "rel_pos")
 _EXTRA_TOKENS = {"register_tokens": "register", "reg_token": "register", "dist_token": "distillation"}
 
@@ -62,7 +142,7 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
         UserError: there is no ViT among them or another kind than the plain one, or a number is not finite.
     """
     notes: list[str] = []
-    state = _rename(_backbone_of(path, tensors, notes))
+    state = _join_projections(_rename(*_backbone_of(path, tensors, notes)))
     _check_tensors(path, state)
     _check_plain(path, state)
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
@@ -94,25 +174,47 @@ def abbreviated(names: list[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _backbone_of(path, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """The tensors below the prefix where the backbone lies: "", "model.", "teacher.backbone.", "backbone.net." ..."""
-    prefixes = [name.removesuffix(PATCH_WEIGHT) for name in tensors if name.endswith(PATCH_WEIGHT)]
-    if not prefixes:
-        hint = "give a ViT of tools/export_backbone.py, DINO, DINOv2, MAE or timm"
-        if any("embeddings.patch_embeddings.projection" in name for name in tensors):
-            hint = "its names are those of Hugging Face's transformers; take the original release, or timm's copy of it"
-        raise UserError(f"{path} holds no ViT backbone (no {PATCH_WEIGHT}); {hint}")
-    prefix = min(prefixes, key=lambda p: (not any(word in p for word in _AVERAGES), len(p)))
-    others = [other for other in prefixes if other != prefix]
+def _backbone_of(path, tensors: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors below the prefix where the backbone lies: "", "model.", "teacher.backbone." ...; which of LAYOUTS."""
+    found = {
+        name.removesuffix(layout.patch): origin
+        for origin, layout in LAYOUTS.items()
+        for name in tensors
+        if f".{name}".endswith(f".{layout.patch}")
+    }
+    if not found:
+        raise UserError(
+            f"{path} holds no ViT backbone (no {PATCH_WEIGHT}); give a ViT of tools/export_backbone.py, or one as "
+            "DINO, DINOv2, MAE, timm, transformers, MMPretrain or torchvision write it"
+        )
+    prefix = min(found, key=lambda p: (_AVERAGES.isdisjoint(re.split(r"[._]", p.lower())), len(p)))
+    if refused := LAYOUTS[found[prefix]].refused:
+        raise UserError(f"{path} cannot be taken: {refused}")
+    others = [other for other in found if other != prefix]
     if others:
         notes.append(f"taken from {prefix or 'the top level'}* and not from {abbreviated(others)}*")
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    if LAYOUTS[found[prefix]].renamed:
+        notes.append(f"names of {found[prefix]}")
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, found[prefix]
 
 
-def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _join_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values in one layer; one without bias gets a bias of zero. Both are exact."""
+    for query, *others in _THREE:
+        for name in [name for name in state if f".attn.{query}." in name]:
+            parts = [name, *(name.replace(f".attn.{query}.", f".attn.{other}.") for other in others)]
+            shapes = {state[part].shape if part in state else None for part in parts}
+            if len(shapes) == 1 and state[name].dim():
+                state[name.replace(f".attn.{query}.", ".attn.qkv.")] = torch.cat([state.pop(part) for part in parts])
+    weights = [name for name in state if _QKV.fullmatch(name) and state[name].dim()]
+    biases = {name.replace("weight", "bias"): state[name].new_zeros(len(state[name])) for name in weights}
+    return state if biases.keys() & state.keys() else state | biases
+
+
+def _rename(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
     renamed = {}
     for name, value in state.items():
-        for pattern, replacement in _RENAMED:
+        for pattern, replacement in (_RENAMED[0], *LAYOUTS[origin].renamed, *_RENAMED[1:]):
             name = re.sub(pattern, replacement, name)
         renamed[name] = value.float() if value.is_floating_point() else value
     return renamed
@@ -123,6 +225,9 @@ def _check_plain(path, state: dict[str, Tensor]) -> None:
         raise UserError(
             f"{path} has SwiGLU blocks, as DINOv2's ViT-g, and this backbone has plain MLPs; take its ViT-S, B or L"
         )
+    tokens = ("register_tokens", "reg_token", "storage_tokens")
+    if any(name.startswith("rope") for name in state) or ("pos_embed" not in state and any(n in state for n in tokens)):
+        raise UserError(f"{path} cannot be taken: {_ROTARY}")
     other = [name for name in state if name.startswith("blocks.") and not _BLOCK.fullmatch(name)]
     other += [n for n in state if n.startswith(_OTHER_EMBEDDINGS) and not n.startswith("patch_embed.proj.")]
     if other:

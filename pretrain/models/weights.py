@@ -23,7 +23,17 @@ logger = logging.getLogger(__name__)
 # Where a detector keeps its backbone: Detectron2's simple feature pyramid calls it `net`.
 DETECTOR_PREFIX = "backbone.net."
 # What files have beside the backbone, by the first part of the name; ViTDet's has no class token and no last norm.
-_EXPECTED_LEFTOVERS = ("cls_token", "mask_token", "masked_embed", "norm", "head", "head_dist", "fc_norm", "pre_logits")
+_EXPECTED_LEFTOVERS = (
+    "cls_token",
+    "mask_token",
+    "masked_embed",
+    "norm",
+    "head",
+    "head_dist",
+    "fc_norm",
+    "pre_logits",
+    "pooler",
+)
 
 
 @dataclass
@@ -256,7 +266,8 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if path.suffix == ".safetensors":
         with replacing(path) as draft:
-            metadata = metadata | {CHECKSUM: checksum(state, metadata)}
+            metadata = metadata | {"format": "pt"}  # transformers and accelerate read no file without
+            metadata |= {CHECKSUM: checksum(state, metadata)}
             draft.write_bytes(save(state, metadata))  # save_file would make it readable for its owner alone
     else:
         prefixed = {DETECTOR_PREFIX + name: value for name, value in state.items()}

@@ -123,6 +123,7 @@ ACCEPTED = {  # change, and what is said of it
     "a short ring beside a whole one": (first(segmentation=[[1, 2, 3, 4], [8, 20, 38, 20, 38, 60, 8, 60]]), "rings"),
     "a box without area": (extra(bbox=[5, 5, 0, 3], segmentation=[[5, 5, 5, 6, 5, 8]], area=0), "without area"),
     "a mask without a pixel": (extra(segmentation={"size": [HEIGHT, 96], "counts": [HEIGHT * 96]}), "no pixel"),
+    "a crowd": (extra(bbox=[60, 5, 20, 20], area=400, iscrowd=1), "1 objects marked iscrowd"),
     "an image that is not listed": (extra(image_id=99, bbox=[1, 1, 2, 2]), "does not list"),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.engine import hooks
 from detectron2.evaluation import COCOEvaluator
+from fvcore.common.param_scheduler import MultiStepParamScheduler
 from torch import nn
 
 from cropfield.checkpoint import AtomicCheckpointer, last_file
@@ -113,11 +114,11 @@ class Noisy(Regression):
         return {name: loss * noise.item() for name, loss in super().forward(batch).items()}
 
 
-def noisy_trainer(folder, seed: int):
+def noisy_trainer(folder, seed: int, lr: float = 0.1, batch_size: int = 4):
     torch.manual_seed(0)
     model = Noisy()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    trainer = DetectionTrainer(model, Drawn(), optimizer, accumulate=2, seed=seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    trainer = DetectionTrainer(model, Drawn(), optimizer, accumulate=2, seed=seed, batch_size=batch_size)
     ema = ModelEMA(model, 0.9)
     checkpointer = AtomicCheckpointer(model, str(folder), trainer=trainer, ema=ema.averaged)
     periodic = PeriodicCheckpointer(checkpointer, period=100, max_to_keep=2)
@@ -144,6 +145,21 @@ def test_a_resumed_training_ends_in_the_same_bits(tmp_path, cuts):
     other, *_ = noisy_trainer(tmp_path / "other", 4)
     other.train(0, 7)
     assert not torch.equal(other.model.linear.weight, straight.model.linear.weight)
+
+
+def test_a_changed_batch_goes_on_after_as_many_images_with_its_own_learning_rate(tmp_path):
+    trainer, *_ = noisy_trainer(tmp_path, 3)
+    trainer.train(0, 5)
+    trainer, checkpointer, _ = noisy_trainer(tmp_path, 3, lr=0.2, batch_size=8)
+    halved = hooks.LRScheduler(scheduler=MultiStepParamScheduler([1, 0.5], milestones=[4], num_updates=6))
+    trainer.register_hooks([halved])
+    checkpointer.resume()
+    assert trainer.iter + 1 == 2  # 20 images are two batches of 8
+    rates, step = [], trainer.run_step
+    trainer.run_step = lambda: (rates.append((trainer.iter, trainer.optimizer.param_groups[0]["lr"])), step())
+    trainer.train(2, 6)
+    assert rates == [(2, 0.2), (3, 0.2), (4, 0.1), (5, 0.1)]
+    assert read_torch_file(tmp_path / "model_final.pth")["trainer"]["batch_size"] == 8
 
 
 def test_what_earlier_parts_of_a_run_left_counts_as_well(tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from cropfield import CropFieldViT, load_backbone, load_weights
 from pretrain.errors import UserError
+from pretrain.files import write_torch_file
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import fold_layer_scale, write_backbone
 
@@ -207,6 +208,47 @@ def test_a_detectors_backbone_takes_a_part_where_it_is_told_to(tmp_path):
     assert report.missing == ["blocks.1.mlp.fc2.weight"] and "30 of 31 tensors" in str(report)
     assert torch.equal(detector.backbone.blocks[1].mlp.fc2.weight, initial)
     assert torch.equal(detector.backbone.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
+
+
+class Heads(nn.Module):
+    """A detector's tensors by name: an R-CNN's, or with `dense` those of one that keeps its classes elsewhere."""
+
+    def __init__(self, classes: int, value: float, dense: bool = False):
+        super().__init__()
+        scores = {"head.cls_score": 9 * classes} if dense else {"roi_heads.box_predictor.cls_score": classes + 1}
+        sizes = {"backbone.simfp_2.0": 3, "proposal_generator.rpn_head.objectness_logits": 3, **scores}
+        for name, size in sizes.items():
+            *path, last = f"{name}.bias".split(".")
+            module = self
+            for part in path:
+                module = module._modules.setdefault(part, nn.Module())
+            module.register_parameter(last, nn.Parameter(torch.full((size,), value)))
+
+
+@pytest.mark.parametrize("dense, ours", [(False, "cxy"), (False, "xy"), (True, "xy"), (True, "xyz")])
+def test_a_detector_of_other_classes_is_a_start_where_that_is_asked_for(tmp_path, caplog, dense, ours):
+    """All but the outputs of its classes is kept, and the log says what."""
+    named = lambda names: [{"id": i, "name": name} for i, name in enumerate(names)]  # noqa: E731
+    metadata = {"categories": named("ab")}
+    write_torch_file(tmp_path / "w.pth", {"model": Heads(2, 1.0, dense).state_dict(), "metadata": metadata})
+    detector = Heads(len(ours), 0.0, dense)
+    with pytest.raises(UserError, match="other classes than the dataset's.*train.init_partial=True"):
+        load_weights(detector, tmp_path / "w.pth", categories=named(ours))
+    with caplog.at_level("INFO"):
+        load_weights(detector, tmp_path / "w.pth", partial=True, categories=named(ours))
+    state = detector.state_dict()
+    assert state["backbone.simfp_2.0.bias"].tolist() == [1, 1, 1]
+    assert state["proposal_generator.rpn_head.objectness_logits.bias"].tolist() == [1, 1, 1]
+    scores = state["head.cls_score.bias" if dense else "roi_heads.box_predictor.cls_score.bias"]
+    assert (scores[: len(ours)] == 0).all()
+    assert "backbone.simfp_2 1, proposal_generator 1" in caplog.text
+    assert not dense or "1 tensors start anew: head.cls_score.bias" in caplog.text
+
+
+def test_a_detector_of_which_nothing_fits_is_no_start(tmp_path):
+    write_torch_file(tmp_path / "w.pth", {"model": {"roi_heads.other.bias": torch.zeros(3)}})
+    with pytest.raises(UserError, match="nothing in it fits"):
+        load_weights(Heads(2, 0.0), tmp_path / "w.pth", partial=True)
 
 
 def test_public_weights_fill_a_detectors_backbone(tmp_path, reference):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
+from pretrain.engine.trainer import PretrainTrainer
 from pretrain.errors import UserError
 from pretrain.models.weights import read_backbone
 
@@ -81,8 +82,6 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(images, tmp_pat
             raise KeyboardInterrupt
         return original(self, *args)
 
-    from pretrain.engine.trainer import PretrainTrainer
-
     original = PretrainTrainer.run_step
     monkeypatch.setattr(PretrainTrainer, "run_step", cut_power)
     again = config(images, tmp_path / "cut", "train.checkpointer.period=1")
@@ -120,6 +119,16 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     assert "resumed with a changed config: train.max_iter: 1 -> 2" in log
     assert "max_iter: 2" in (tmp_path / "config.yaml").read_text()
     assert not list(tmp_path.glob(".*.partial*"))
+
+
+def test_with_another_batch_size_it_goes_on_after_as_many_images(images, tmp_path, monkeypatch):
+    run, steps = PretrainTrainer.run_step, []
+    monkeypatch.setattr(PretrainTrainer, "run_step", lambda self: steps.append(self.iter) or run(self))
+    pretrain(config(images, tmp_path, "train.max_iter=3"))
+    pretrain(config(images, tmp_path, "train.max_iter=8", "dataloader.train.batch_size=2"), resume=True)
+    assert steps == [0, 1, 2, 6, 7] and "3 steps of 4 images are 6 of 2" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(UserError, match="nothing is left to train"):
+        pretrain(config(images, tmp_path, "train.max_iter=1", "dataloader.train.batch_size=16"), resume=True)
 
 
 @pytest.mark.parametrize(

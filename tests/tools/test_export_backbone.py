@@ -3,11 +3,14 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
 from detectron2.modeling import ViT
+from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
@@ -115,6 +118,93 @@ def test_timm_has_the_same_features(checkpoint, size, options, fold):
     path = export(checkpoint, "kept.safetensors")
     expected = cropfield_features(path, images, class_token=True, final_norm=True)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def loaded_by_printed_lines(printed: str, **names):
+    """`model` as the lines that the tool printed make it."""
+    exec(printed.partition("load it with")[2], names)
+    return names
+
+
+@pytest.mark.parametrize("options, size", [((), 800), (("--image-size", "64x96"), (64, 96))])
+def test_format_timm_loads_by_its_lines(checkpoint, capsys, options, size):
+    path = export(checkpoint, "for_timm.safetensors", "--format", "timm", *options)
+    model = loaded_by_printed_lines(capsys.readouterr().out)["model"].eval()
+    size = size if isinstance(size, tuple) else (size, size)
+    images = images_of(size)[:1]
+    with torch.no_grad():
+        found = model.forward_features(images)[:, 1:]
+    kept = export(checkpoint, "kept.safetensors")
+    expected = cropfield_features(kept, images, class_token=True, final_norm=True)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    lines = capsys.readouterr()
+    assert safe_open(path, "pt").metadata()["format"] == safe_open(kept, "pt").metadata()["format"] == "pt", lines
+
+
+def test_format_timm_gives_features_only(checkpoint, capsys):
+    export(checkpoint, "for_timm.safetensors", "--format", "timm", "--image-size", "64x96")
+    lines = capsys.readouterr().out.replace("pretrained=True", "pretrained=True, features_only=True")
+    images = images_of((64, 96))[:1]
+    with torch.no_grad():
+        *_, found = loaded_by_printed_lines(lines)["model"].eval()(images)
+    expected = cropfield_features(export(checkpoint, "kept.safetensors"), images, class_token=True)
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_format_hf_loads_by_its_lines(checkpoint, capsys, tmp_path, class_token):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    content = torch.load(checkpoint, weights_only=True)
+    if not class_token:
+        content["model"] = {name: value for name, value in content["model"].items() if "cls_token" not in name}
+    torch.save(content, tmp_path / "last.pth")
+    run_tool(str(tmp_path / "last.pth"), "-o", str(tmp_path / "hf"), "--format", "hf")
+    model = loaded_by_printed_lines(capsys.readouterr().out)["model"].eval()
+    assert type(model).__name__ == ("Dinov2Model" if class_token else "IJepaModel")
+    images = images_of((64, 96))
+    with torch.no_grad():
+        found = model(images, **{} if class_token else {"interpolate_pos_encoding": True}).last_hidden_state
+    kept = tmp_path / "kept.safetensors"
+    run_tool(str(tmp_path / "last.pth"), "-o", str(kept))
+    expected = cropfield_features(kept, images, class_token=class_token, final_norm=True)
+    torch.testing.assert_close(found[:, int(class_token) :], expected, atol=1e-4, rtol=0)
+
+
+def test_format_detectron2_loads_by_its_lines(checkpoint, capsys):
+    path = export(checkpoint, "for_d2.pth", "--format", "detectron2")
+    holder, train = SimpleNamespace(backbone=SimpleNamespace()), SimpleNamespace()
+    loaded_by_printed_lines(capsys.readouterr().out, model=holder, train=train)
+    assert train.init_checkpoint == str(path)
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.net = instantiate(holder.backbone.net).eval()
+    DetectionCheckpointer(model).load(train.init_checkpoint)
+    with torch.no_grad():
+        found = model.backbone.net(images_of((224, 224)))["last_feat"].flatten(2).transpose(1, 2)
+    expected = cropfield_features(export(checkpoint, "kept.safetensors"), images_of((224, 224)))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_several_files_at_once(checkpoint, tmp_path):
+    run_tool(str(checkpoint), "-o", str(tmp_path / "b.pth"), str(tmp_path / "b.safetensors"))
+    ours, theirs = load_file(tmp_path / "b.safetensors"), torch.load(tmp_path / "b.pth", weights_only=True)["model"]
+    assert all(torch.equal(value, theirs[f"backbone.net.{name}"]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("a.pth", ("--format", "timm"), "writes a .safetensors"),
+        ("a.safetensors", ("--format", "detectron2"), "writes a .pth"),
+        ("a.safetensors", ("--format", "hf"), "transformers wants a folder"),
+        ("a", ("--format", "hf", "--image-size", "64x96"), "square images only"),
+        ("a.pth", ("--format", "detectron2", "--image-size", "64x96"), "square images only"),
+    ],
+)
+def test_a_format_that_cannot_be_written(checkpoint, tmp_path, name, options, words):
+    with pytest.raises(UserError, match=words):
+        run_tool(str(checkpoint), "-o", str(tmp_path / name), *options)
+    assert not (tmp_path / name).exists()
 
 
 def test_wrong_options_get_a_sentence(checkpoint, capsys):

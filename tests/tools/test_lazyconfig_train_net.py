@@ -33,6 +33,12 @@ TINY = [
     "model.backbone.net.depth=1",
     "model.roi_heads.box_predictor.test_score_thresh=0.0",
 ]
+BOXES_ONLY = [  # as in configs/common/faster_rcnn_cropfield.py
+    "model.roi_heads.mask_in_features=null",
+    "dataloader.train.mapper.use_instance_mask=False",
+    "dataloader.train.mapper.recompute_boxes=False",
+    "dataloader.evaluator.tasks=[bbox]",
+]
 
 
 @pytest.fixture
@@ -79,6 +85,13 @@ def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys, monkeyp
     train_net("--resume", *here, "train.max_iter=3")
     assert len(reads) == 1
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
+    larger = ["dataloader.train.total_batch_size=4", "train.reference_batch_size=2"]  # max_iter by hand is not halved
+    with pytest.raises(UserError, match="nothing is left to train, for 1 steps of 4 images are done .* asks for 1"):
+        train_net("--resume", *here, *larger, "train.max_iter=1")
+    train_net("--resume", *here, *larger, "train.max_iter=2")
+    log = (tmp_path / "log.txt").read_text()
+    assert "Starting training from iteration 1" in log
+    assert "changed config: dataloader.train.total_batch_size: 2 -> 4" in log
 
     weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
     train_net("--eval-only", *here, weights, f"train.output_dir={tmp_path}/again")
@@ -97,7 +110,7 @@ def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxe
     ]
     train_net(*TINY, *dataset_of_boxes, *options, f"train.output_dir={tmp_path}")
     log = (tmp_path / "log.txt").read_text()
-    assert "without masks: boxes only" in log and "has not risen above" in log
+    assert "2 classes, boxes only" in log and "has not risen above" in log
     assert set(read(tmp_path / "result.json")) == {"bbox"}
     final, best, average = (
         torch.load(tmp_path / f"model_{name}.pth", weights_only=True) for name in ("final", "best", "ema")
@@ -180,13 +193,20 @@ def test_a_random_backbone_that_is_frozen_is_warned_of(train_net, dataset_of_box
     assert (tmp_path / "log.txt").read_text().count("the frozen backbone is a random one: give its weights") == 1
 
 
-def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, dataset_of_boxes, tmp_path, monkeypatch):
+def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, small_coco, dataset, tmp_path, monkeypatch):
+    """Of a detector of boxes only, which does not mind that some objects have masks and some have none."""
+    content = read(small_coco / "labels.json")
+    content["annotations"][0].pop("segmentation")
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    some_masks = [*dataset, *(f"dataset.{part}_json={tmp_path}/some.json" for part in ("train", "val"))]
     graphs = []
     compiler = partial(compile_blocks, backend=lambda graph, _: graphs.append(graph) or graph)
     monkeypatch.setattr("pretrain.models.vit.compile_blocks", compiler)
     names = []
     for output, options in ((tmp_path / "eager", []), (tmp_path / "compiled", ["train.compile=True"])):
-        train_net(*TINY, *dataset_of_boxes, *options, "train.seed=1", f"train.output_dir={output}")
+        with pytest.raises(UserError, match="1 of 4 annotations have no .*use a box-only config"):
+            train_net(*TINY, *some_masks, *options, f"train.output_dir={output}")
+        train_net(*TINY, *some_masks, *BOXES_ONLY, *options, "train.seed=1", f"train.output_dir={output}")
         names.append([*torch.load(output / "model_final.pth", weights_only=True)["model"]])
     assert graphs and names[0] == names[1]
 

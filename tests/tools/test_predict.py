@@ -72,7 +72,8 @@ def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_pa
     for found in content["annotations"]:
         height, width = sizes[found["image_id"]]
         assert found["segmentation"]["size"] == [height, width] and found["score"] >= 0.1
-        assert run_lengths.decode(found["segmentation"]).shape == (height, width)
+        mask = run_lengths.decode(found["segmentation"])
+        assert mask.shape == (height, width) and found["area"] == mask.sum() and found["iscrowd"] == 0
         x, y, w, h = found["bbox"]
         assert -1e-3 <= x and x + w <= width + 1e-3 and -1e-3 <= y and y + h <= height + 1e-3
     picture, original = cv2.imread(str(tmp_path / "out" / "0.png")), cv2.imread(str(small_coco / "0.png"))

@@ -75,7 +75,8 @@ def other_classes(path: str | Path, theirs: list[dict], ours: list[dict]) -> Use
     lists = [", ".join(names_of(c)[:SHOWN]) + ", ..." * (len(c) > SHOWN) for c in (theirs, ours)]
     return UserError(
         f"{path} is a detector of other classes than the dataset's: it knows {len(theirs)} ({lists[0]}), the dataset "
-        f"has {len(ours)} ({lists[1]}), in this order; use the dataset that it was trained on, or other weights"
+        f"has {len(ours)} ({lists[1]}), in this order; use the dataset that it was trained on or other weights, or "
+        "train from all but its classes with train.init_partial=True"
     )
 
 

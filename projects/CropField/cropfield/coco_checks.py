@@ -247,6 +247,7 @@ def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[in
         ("annotations of images that the file does not list (ignored)", ~listed),
         ("boxes wholly outside their image (dropped in training)", outside),
         ("boxes that reach beyond their image" + corners, beyond),
+        ("objects marked iscrowd (not trained on; AP counts them neither as found nor as missed)", listed & crowd),
     ):
         if where.any():
             harmless[words] = int(where.sum())

@@ -74,6 +74,13 @@ def decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
     return rle.decode(segmentation).astype(bool)
 
 
+def area_of(annotation: dict) -> float:
+    """Square pixels of a detection's mask (run lengths), or without one of its box: what COCO's tools ask for."""
+    if annotation.get("segmentation"):
+        return float(rle.area(annotation["segmentation"]))
+    return annotation["bbox"][2] * annotation["bbox"][3]
+
+
 def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
     x, y, width, height = bbox
     return x, y, x + width, y + height

@@ -23,8 +23,9 @@ class Commands:
         return Stage(output.name, command, show=r"pretrain\.|^error")
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
-        """Take the backbone out of a pretraining's output folder."""
-        return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", str(backbone)))
+        """Take the backbone out of a pretraining's output folder; the same as .pth for Detectron2's own tools."""
+        outputs = (str(backbone.with_suffix(".pth")), str(backbone))
+        return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", *outputs))
 
     def detect(
         self, config: str, dataset: dict[str, Path], output: Path, *overrides: str, threads: int | None = None

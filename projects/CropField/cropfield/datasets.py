@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from cropfield.coco_checks import checked_coco
 from cropfield.coco_files import mended_copy
 from cropfield.image_files import check_image_files
+from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import has_mask
 from pretrain.data.coco import Image
 from pretrain.errors import UserError
@@ -24,12 +25,13 @@ from pretrain.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def dataset_name(json_file: str, images: str, otherwise: str) -> str:
+def dataset_name(json_file: Paths, images: Paths, otherwise: str) -> str:
     """The name under which Detectron2 knows the dataset; registers and checks it on the first call.
 
     Args:
-        json_file: COCO-format annotations; "" means the dataset `otherwise`.
-        images: folder that the file names in `json_file` are relative to.
+        json_file: COCO-format annotations; "" means the dataset `otherwise`. A list or a pattern of several files makes
+            one dataset of them, see `cropfield.joined`.
+        images: folder that the file names in `json_file` are relative to; of several, one for all or one for each.
         otherwise: name of a registered dataset.
 
     Raises:
@@ -37,22 +39,31 @@ def dataset_name(json_file: str, images: str, otherwise: str) -> str:
     """
     if not json_file:
         return otherwise
-    json_file, images = os.path.abspath(json_file), os.path.abspath(images)
-    digest = hashlib.sha256(f"{json_file}\n{images}".encode()).hexdigest()[:8]
-    name = f"{Path(json_file).stem}-{digest}"
+    files, is_one = several(json_file), not is_several(json_file)
+    folders = folders_of(files, images)
+    digest = hashlib.sha256("\n".join([*files, *folders]).encode()).hexdigest()[:8]
+    name = f"{Path(files[0]).stem}-{'' if is_one else f'and-{len(files) - 1}-more-'}{digest}"
     if name not in DatasetCatalog.list():
-        check_coco_file(json_file, images)
-        register_coco_instances(name, {}, _facts(json_file).readable, images)
+        for file, folder in zip(files, folders, strict=True):
+            check_coco_file(file, folder)
+        readable = _facts(files[0]).readable if is_one else _join(files, folders)
+        register_coco_instances(name, {}, readable, folders[0] if is_one else "")
         MetadataCatalog.get(name).thing_classes = class_names(json_file)
     return name
 
 
-def num_classes(json_file: str, otherwise: int) -> int:
-    """Number of categories in a COCO file; `otherwise` when `json_file` is ""."""
-    return len(class_names(os.path.abspath(json_file))) if json_file else otherwise
+def _join(files: list[str], folders: list[str]) -> str:
+    joined = join(files, folders, [checked_coco(file).content for file in files])
+    logger.info("%d annotation files are one dataset, %s", len(files), joined)
+    return joined
 
 
-def has_masks(json_file: str, otherwise: bool = True) -> bool:
+def num_classes(json_file: Paths, otherwise: int) -> int:
+    """Number of categories in a COCO file, or in each of several; `otherwise` when `json_file` is ""."""
+    return len(class_names(json_file)) if json_file else otherwise
+
+
+def has_masks(json_file: Paths, otherwise: bool = True) -> bool:
     """Whether the objects of a COCO file have masks; `otherwise` when `json_file` is "".
 
     Raises:
@@ -60,7 +71,7 @@ def has_masks(json_file: str, otherwise: bool = True) -> bool:
     """
     if not json_file:
         return otherwise
-    with_mask, objects = _facts(os.path.abspath(json_file)).masks
+    with_mask, objects = map(sum, zip(*(_facts(file).masks for file in several(json_file)), strict=True))
     if 0 < with_mask < objects:
         raise UserError(
             f'{json_file}: {objects - with_mask} of {objects} annotations have no "segmentation"; give every object '
@@ -69,19 +80,19 @@ def has_masks(json_file: str, otherwise: bool = True) -> bool:
     return with_mask > 0
 
 
-def mask_features(json_file: str, features: list[str]) -> list[str] | None:
+def mask_features(json_file: Paths, features: list[str]) -> list[str] | None:
     """`mask_in_features` of the ROI heads: `features`, or None (no mask head) where the training file has no masks."""
     return list(features) if has_masks(json_file) else None
 
 
-def evaluation_tasks(train_json: str, val_json: str) -> tuple[str, ...]:
+def evaluation_tasks(train_json: Paths, val_json: Paths) -> tuple[str, ...]:
     """COCO's tasks by name: without a single prediction an evaluator could not tell them from the predictions."""
     return ("bbox", "segm") if has_masks(train_json) and has_masks(val_json) else ("bbox",)
 
 
-def class_names(json_file: str) -> list[str]:
-    """Category names in the order of their ids, which is the order of Detectron2's contiguous ids."""
-    return list(_facts(json_file).class_names)
+def class_names(json_file: Paths) -> list[str]:
+    """Category names in the order of their ids, which is the order of Detectron2's contiguous ids; the first file's."""
+    return list(_facts(several(json_file)[0]).class_names)
 
 
 class _Facts(NamedTuple):
@@ -133,25 +144,28 @@ def check_registered(name: str) -> None:
         )
 
 
-def check_same_categories(train_json: str, val_json: str) -> None:
+def check_same_categories(train_json: Paths, val_json: Paths) -> None:
     """Raise UserError unless both files number the same categories in the same way."""
-    if class_names(os.path.abspath(train_json)) != class_names(os.path.abspath(val_json)):
+    if class_names(train_json) != class_names(val_json):
         raise UserError(
             f"{val_json} and {train_json} have different categories: a detector trained on one cannot be evaluated on "
             "the other; write the same `categories` into both files"
         )
 
 
-def check_can_be_evaluated(json_file: str) -> None:
+def check_can_be_evaluated(json_file: Paths) -> None:
     """Raise UserError where an annotation has an area that would make COCO's AP wrong."""
-    fault = _facts(os.path.abspath(json_file)).unmeasurable
-    if fault:
+    for fault in filter(None, (_facts(file).unmeasurable for file in several(json_file))):
         raise UserError(fault)
 
 
-def read_coco_file(json_file: str) -> dict:
-    """A COCO annotation file's content, mended and checked, as plain dicts; UserError as from `checked_coco`."""
-    return msgspec.to_builtins(checked_coco(json_file).content)
+def read_coco_file(json_file: Paths) -> dict:
+    """A COCO annotation file's content, mended and checked, as plain dicts; UserError as from `checked_coco`.
+
+    Of several the first one's categories and nothing else: images have other numbers in each.
+    """
+    content = msgspec.to_builtins(checked_coco(several(json_file)[0]).content)
+    return content | {"images": [], "annotations": []} if is_several(json_file) else content
 
 
 def check_coco_file(json_file: str, images: str) -> Counter:

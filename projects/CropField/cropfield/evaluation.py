@@ -26,10 +26,10 @@ class HotCOCOEvaluator(COCOEvaluator):
     def __init__(self, dataset_name: str, **options):
         try:
             import hotcoco
-        except ImportError:
+        except ImportError as error:
             raise UserError(
-                "HotCOCOEvaluator needs hotcoco: pip install hotcoco, or leave dataloader.evaluator as it was"
-            ) from None
+                f"HotCOCOEvaluator needs hotcoco ({error}): pip install hotcoco, or leave dataloader.evaluator as is"
+            ) from error
         super().__init__(dataset_name, **options)
         self._hotcoco, self._truth_file = hotcoco, readable_by(hotcoco, self._metadata.json_file)
 

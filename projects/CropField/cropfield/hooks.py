@@ -63,6 +63,7 @@ class EarlyStopping(HookBase):
     def before_train(self) -> None:
         if self.waited >= self.patience:  # a run that had ended so is resumed
             self.trainer.max_iter = self.trainer.start_iter
+            logger.warning("early stopping had ended this run, so no step is left; raise train.early_stopping.patience")
 
     def after_step(self) -> None:
         value, measured = self.trainer.storage.latest().get(self.metric, (None, None))

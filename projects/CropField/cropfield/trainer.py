@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.random_numbers import seed_step
-from pretrain.engine.checkpoint import load_optimizer
+from pretrain.engine.checkpoint import load_optimizer, start_of
 from pretrain.engine.first_step import tells_of_first_step
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class DetectionTrainer(SimpleTrainer):
         accumulate: passes a step; each takes one batch of `data_loader`.
         precision: autocast type of the forward pass, or None for float32. float16 scales its gradients.
         seed: with a loader that has `batches`, everything random is then a function of it and the step; None: not.
+        batch_size: images a step, over all processes and passes; a state of another one goes on after as many images.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class DetectionTrainer(SimpleTrainer):
         accumulate: int = 1,
         precision: torch.dtype | None = None,
         seed: int | None = None,
+        batch_size: int | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.accumulate, self.precision, self.seed = accumulate, precision, seed
+        self.batch_size = batch_size
         self.device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == torch.float16)
         self.batch_files: list[str] = []  # of the step under way, for messages
@@ -118,10 +121,17 @@ class DetectionTrainer(SimpleTrainer):
         self.max_iter = self.iter + 1
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"grad_scaler": self.scaler.state_dict(), "seed": self.seed}
+        own = {"grad_scaler": self.scaler.state_dict(), "seed": self.seed, "batch_size": self.batch_size}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Raises ValueError where it is of another optimizer. The seed stays this trainer's."""
+        """Seed, batch size and the optimizer's options stay this trainer's. Raises ValueError of another optimizer."""
         TrainerBase.load_state_dict(self, state_dict)
+        saved = state_dict.get("batch_size")
+        self.iter = start_of("the state", self.iter + 1, saved, self.batch_size, None) - 1
+        groups = self.optimizer.param_groups
+        options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         load_optimizer(self.optimizer, state_dict["optimizer"])
+        for group, ours in zip(self.optimizer.param_groups, options, strict=True):
+            group |= ours | {"initial_lr": ours["lr"]}  # what schedules multiply
         self.scaler.load_state_dict(state_dict.get("grad_scaler", {}) if self.scaler.is_enabled() else {})

@@ -1,11 +1,14 @@
 """Weights into detectors: a backbone's, ours or public ones, or a whole detector's checkpoint."""
 
 import logging
+import re
+from collections import Counter
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from cropfield.categories import in_metadata, other_classes, places, reorder
+from pretrain.engine.addresses import local_file
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 from pretrain.models.weight_layouts import abbreviated, backbone_file
@@ -13,6 +16,7 @@ from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
 
+_OUTPUTS = re.compile(r"^(?!proposal_generator\.).*(cls_|class_|predictor|logits)")  # layers that may know classes
 # A file with any of these is a whole detector.
 _DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_", "sem_seg_head.")
 
@@ -28,7 +32,9 @@ def load_weights(
     """Fill a detector from a file: a backbone's weights go to its ViT, a whole detector's checkpoint to all of it.
 
     Args:
-        partial: see `load_backbone`; of a whole detector, what does not fit keeps its initial values.
+        path: a file, or an address, see `local_file`.
+        partial: see `load_backbone`; of a whole detector, what does not fit and outputs of other classes keep their
+            initial values, and a line says what was kept.
         categories: of the model's outputs, see `cropfield.categories`; a detector of the same classes in another order
             is put into this one.
         whole: refuse a file that holds a backbone only.
@@ -40,7 +46,7 @@ def load_weights(
     Raises:
         UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector, or has other classes.
     """
-    tensors, metadata = content or read_tensors(path)
+    tensors, metadata = content or read_tensors(local_file(path))
     state = {name.removeprefix("model."): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
         if whole:
@@ -54,18 +60,25 @@ def load_weights(
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
     if wrong and partial:
-        logger.warning(
-            "%s: %d tensors do not fit and keep their initial values: %s", path, len(wrong), abbreviated(wrong)
-        )
+        logger.warning("%s: %d tensors start anew: %s", path, len(wrong), abbreviated(wrong, most=8))
         state = {name: value for name, value in state.items() if name not in wrong}
+        if not any(name in wanted for name in state):
+            raise UserError(f"{path} is another detector's checkpoint: nothing in it fits; choose other weights")
     elif wrong:
         raise UserError(
             f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits, "
-            "and the dataset.train_json of its training"
+            "and the dataset.train_json of its training, or start from what fits with train.init_partial=True"
         )
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
-    logger.info("%s: %d of %d tensors of the detector loaded", path, len(wanted) - len(wrong), len(wanted))
+    kept = by_part([name for name in wanted if name in state])
+    logger.info("%s: %d of %d tensors of the detector loaded: %s", path, len(wanted) - len(wrong), len(wanted), kept)
     return None
+
+
+def by_part(names: list[str]) -> str:
+    """ "backbone.net 150, proposal_generator.rpn_head 6": how many tensors of each part of a detector."""
+    counts = Counter(".".join(name.split(".")[: 1 + name.startswith(("backbone.", "roi_heads."))]) for name in names)
+    return ", ".join(f"{part} {count}" for part, count in counts.items())
 
 
 def in_our_order(
@@ -85,8 +98,10 @@ def in_our_order(
     if len(theirs) == len(ours) == len(order) and all(our == their for our, their in order.items()):
         return state
     moved = reorder(state, wanted, order, len(theirs), len(ours))
-    if moved is None:
+    if moved is None and not partial:
         raise other_classes(path, theirs, ours)
+    if moved is None:  # who knows where this kind of detector keeps its classes
+        return {name: value for name, value in state.items() if not _OUTPUTS.search(name)}
     logger.info("%s: %d of %d classes found by their names and put in the dataset's order", path, len(order), len(ours))
     return moved
 

@@ -1,0 +1,95 @@
+"""Several sources in one, patterns, and what counts as an image by its ending."""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image, features
+
+from pretrain.data.decode import BrokenImage, extra_endings
+from pretrain.data.images import ImageFolder, open_source
+from pretrain.errors import UserError
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    """Grey images whose value is their place in `names`, counted from 1."""
+    for value, name in enumerate(names, 1):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 4), value).save(folder / name)
+    return folder
+
+
+def seen(source) -> list[tuple[str, int]]:
+    return [(os.path.basename(source.name(i)), int(source.load(i)[0, 0, 0])) for i in range(len(source))]
+
+
+def test_several_sources_are_one_after_the_other(tmp_path):
+    a, b = pictures(tmp_path / "a", "1.png", "2.png"), pictures(tmp_path / "b", "3.png")
+    (tmp_path / "list.txt").write_text("2.png\n")
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [{"file_name": "3.png"}]}))
+    roots = [str(a), str(tmp_path / "list.txt"), str(b / "3.png"), str(tmp_path / "coco.json")]
+    source = open_source(roots, images=[None, str(a), None, str(b)])
+    assert seen(source) == [("1.png", 1), ("2.png", 2), ("2.png", 2), ("3.png", 1), ("3.png", 1)]
+    assert source.name(0) == str(a / "1.png") and f"{a}: 2 .png" in source.kinds
+    with pytest.raises(IndexError):
+        source.name(5)
+    (b / "3.png").write_bytes(b"")
+    with pytest.raises(BrokenImage, match=f"{b / '3.png'}: empty file"):
+        source.load(3)
+
+
+@pytest.mark.parametrize("pattern, expected", [("*", 3), ("[ab]", 3), ("b", 1), ("a/*.png", 2), ("**/*.png", 3)])
+def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected):
+    pictures(tmp_path / "a", "1.png", "2.png"), pictures(tmp_path / "b", "3.png")
+    (tmp_path / "a" / "notes.txt").write_text("no list")
+    assert len(open_source(str(tmp_path / pattern))) == expected
+    monkeypatch.chdir(tmp_path)
+    source = open_source(pattern)
+    assert len(source) == expected and all(value for _, value in seen(source))
+
+
+@pytest.mark.parametrize(
+    "roots, images, words",
+    [
+        (["a", "absent"], None, "absent does not exist"),
+        ([], None, "no list of image sources"),
+        (["a", 5], None, "no list of image sources"),
+        (["a", "b/../a"], None, "b/../a is given twice"),
+        (["a", "b"], ["a"], "2 image sources and 1 folders"),
+        ("nothing/*.jpg", None, "nothing fits nothing/"),
+        (["a", "x*"], None, "nothing fits x"),
+    ],
+)
+def test_several_sources_that_are_none(tmp_path, monkeypatch, roots, images, words):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "a", "1.png"), pictures(tmp_path / "b", "3.png")
+    with pytest.raises(UserError, match=words):
+        open_source(roots, images)
+
+
+def test_what_pillow_reads_is_taken_and_what_is_left_out_is_counted(tmp_path):
+    picture, taken = Image.new("RGB", (32, 32), (200, 100, 50)), ["a.png"]
+    for name, feature in (("b.avif", "avif"), ("c.jp2", "jpg_2000")):
+        if features.check(feature):
+            picture.save(tmp_path / name)
+            taken.append(name)
+    picture.save(tmp_path / "a.png")
+    for name in ("x.xyz", "y.xyz", "notes"):
+        (tmp_path / name).write_bytes(b"?")
+    source = ImageFolder(tmp_path)
+    assert [source.name(i) for i in range(len(source))] == taken
+    for i in range(len(source)):
+        assert abs(source.load(i).astype(int).reshape(-1, 3).mean(0) - (200, 100, 50)).max() < 4
+    assert "1 .png" in source.kinds and source.kinds.endswith("left out by their ending: 2 .xyz, 1 without ending")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.xyz").write_bytes(b"?")
+    with pytest.raises(UserError, match="no image found.*; left out by their ending: 1 .xyz"):
+        ImageFolder(tmp_path / "only")
+
+
+def test_heif_is_taken_where_its_plug_in_is(monkeypatch):
+    assert ".heic" not in extra_endings() or find_spec("pillow_heif")
+    monkeypatch.setattr("pretrain.data.decode.find_spec", lambda name: name == "pillow_heif")
+    assert extra_endings()[-2:] == (".heic", ".heif")
