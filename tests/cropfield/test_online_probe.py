@@ -187,8 +187,10 @@ def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes
     Path(images, "2_3.png").rename(Path(images, "new.png"))
     Path(files).write_text(Path(files).read_text().replace("2_3.png", "new.png"))
     run([(files, images), *scenes[1:]], tmp_path / "run", "train.max_iter=1")
-    (same,), (named,) = ([text for text in told if words in text] for words in ("also images that", "have the name of"))
-    assert "4 of its 12 images" in same and "2 of its images have the name" in named
+    (same,), (named,) = (
+        [text for text in told if words in text] for words in ("are pretrained on too", "no more than their names")
+    )
+    assert "4 of its 12 images" in same and "2 of its images share" in named
 
 
 def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatch, write_scenes):

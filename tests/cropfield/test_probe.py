@@ -86,7 +86,8 @@ def test_neither_order_nor_batches_nor_processes_matter(scenes, write_scenes, tm
 def test_features_are_the_backbones_patch_tokens(scenes):
     backbone = small_backbone().eval()
     batch = [images(scenes)[0].load(0), torch.randn(3, 32, 32)]
-    for image, tokens, two in zip(batch, backbone_features(backbone)(batch), backbone_features(backbone, 2)(batch)):
+    last, both = backbone_features(backbone)(batch), backbone_features(backbone, 2)(batch)
+    for image, tokens, two in zip(batch, last, both, strict=True):
         torch.testing.assert_close(tokens, backbone(image[None])[1][0])
         assert two.shape == (tokens.shape[0], 64)
         torch.testing.assert_close(two[:, 32:], tokens)

@@ -1,10 +1,11 @@
 """What a detection probe learns from and is measured on: whole images of a COCO file, and what their patches lie on."""
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -131,39 +132,35 @@ def probe_images(
     for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
         if len(images.with_objects) < least:
             raise UserError(
-                f"{json_file}: the detection probe needs {least} images with an object on the centre of a patch, and of "
+                f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of "
                 f"{len(images)} looked at {len(images.with_objects)} are so; give more images, or a larger image size"
             )
     return found[0], found[1]
 
 
 def tell_of_shared_images(files: Sequence[Path], source) -> None:
-    """Log which of `files` are among a run's own images, by name and by content. That is allowed.
+    """Log which of `files` are among a run's own images (`source`), by content and by name. That is allowed.
 
-    Content is compared with files of the same size, in a source of more than 100,000 files with so many of them.
+    Only contents of the same size are compared; in a source of more than 100,000 files those of so many, and of those
+    with the same names; in tar shards none.
     """
-    own = {os.path.basename(file): file for file in files}
-    count = len(source)
-    named = [index for index in range(count) if os.path.basename(source.name(index)) in own]
-    same = set()
-    if hasattr(source, "root"):
-        by_size = {}
-        for file in files:
-            by_size.setdefault(os.path.getsize(file), {})[_digest(file)] = file
-        for index in {*range(0, count, -(-count // MOST_COMPARED)), *named}:
-            path = source.root / source.name(index)
-            try:
-                alike = by_size.get(os.path.getsize(path))
-                same |= {alike[digest] for digest in alike and [_digest(path)] or () if digest in alike}
-            except OSError:  # the loader counts those
-                continue
+    own, count = {file.name for file in files}, len(source)
+    named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
+    by_size, same = {}, {}
+    for file in files:
+        by_size.setdefault(os.path.getsize(file), {})[_digest(file)] = file
+    for index in {*range(0, count, -(-count // MOST_COMPARED)), *named} if hasattr(source, "root") else ():
+        path = source.root / source.name(index)
+        with contextlib.suppress(OSError, ValueError):  # the loader counts those
+            if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(_digest(path))):
+                same[index] = file
     if same:
         logger.warning(
-            f"detection probe: {len(same):,} of its {len(files):,} images are also images that are pretrained on "
-            f"({PurePath(min(same)).name} is one): its figures say less about others"
+            f"detection probe: {len(set(same.values())):,} of its {len(files):,} images are pretrained on too, "
+            f"{next(iter(same.values()))} is one: its figures say less about images that are not"
         )
-    if others := len({os.path.basename(source.name(index)) for index in named} - {file.name for file in same}):
-        logger.info(f"detection probe: {others:,} of its images have the name of a pretraining image of other content")
+    if names := set(named.values()) - {file.name for file in same.values()}:
+        logger.info(f"detection probe: {len(names):,} of its images share no more than their names with the run's")
 
 
 def _digest(path: Path) -> str:
