@@ -174,4 +174,4 @@ def test_an_image_that_cannot_be_read_is_named(scenes, write_scenes, tmp_path):
 def test_the_limit_spreads_over_the_file(scenes):
     train, val = images(scenes, (5, 3))
     assert train.ids == [1, 7, 13, 18, 24] and val.ids == [1, 13, 24]
-    assert {a["image_id"] for a in val.truth["annotations"]} == set(val.ids)
+    assert {a["image_id"] for a in val.truth["annotations"]} == {i["id"] for i in val.truth["images"]} == set(val.ids)
