@@ -31,7 +31,25 @@ train = dict(
         image_size=224,
         num_workers="${dataloader.train.num_workers}",
     ),
-    hooks=["${train.monitor}", "${train.pictures}", "${train.knn}"],  # Detectron2's hooks that watch a run; add yours
+    detection_probe=L("cropfield.online_probe.OnlineDetectionProbe")(  # off until all four are given
+        train_json="",  # a COCO-format file, the folder of its images, and the same for validation
+        train_images="",
+        val_json="",
+        val_images="",
+        output_dir="${train.output_dir}",
+        period=1000,
+        image_size=256,
+        train_limit=300,
+        val_limit=100,
+        metric="box_ap",  # whose best value best_detection.pth has
+        patience=0,  # probes without a better value after which the run ends; 0: never
+    ),
+    hooks=[
+        "${train.monitor}",
+        "${train.pictures}",
+        "${train.knn}",
+        "${train.detection_probe}",
+    ],  # Detectron2's hooks that watch a run; add yours
     wandb=dict(enabled=False, project="cropfield", name=None),
     writers=[
         L(ConsoleWriter)(max_iter="${train.max_iter}"),

@@ -41,3 +41,4 @@ train.update(output_dir="outputs/cropfield_tiny", max_iter=500, base_lr=1.6e-2, 
 train.checkpointer.period = 100
 train.pictures.period = 100
 train.knn.image_size = 128
+train.detection_probe.update(period=200, image_size=128)

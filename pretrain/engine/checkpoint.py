@@ -66,6 +66,11 @@ class PeriodicCheckpoint(HookBase):
         if done % self.period == 0 or self._stays(done) or done == self.trainer.max_iter:
             self.save(done)
 
+    def after_train(self) -> None:
+        """A run that a hook has ended early keeps its last state."""
+        if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
+            self.save(self.trainer.iter)
+
     def save(self, done: int) -> None:
         """Save the state after `done` steps, unless that was the last thing done. Call it in every process.
 

@@ -153,13 +153,16 @@ def make_hooks(
         cfg.train.head_warmup,
     )
     checkpoint = PeriodicCheckpoint(output, model, optimizer, batch_size=batch_size, **cfg.train.checkpointer)
+    watching = build(cfg, "train.hooks")
+    for package in sorted({type(hook).__module__.partition(".")[0] for hook in watching} - {"pretrain", "detectron2"}):
+        setup_logger(str(output), comm.get_rank(), name=package, enable_propagation=True)  # what they say is the run's
     return [
         hooks.IterationTimer(),
         schedule,
         checkpoint,
         StopOnSignal(checkpoint.save),
         BrokenImagesReport(output / LISTED, cfg.train.log_period),
-        *build(cfg, "train.hooks"),
+        *watching,
         Summary(output / LAST),
         PeriodicWriter(make_writers(cfg), period=cfg.train.log_period) if comm.is_main_process() else None,
     ]

@@ -20,7 +20,9 @@ class Summary(HookBase):
         self.started = time.perf_counter()
 
     def after_train(self) -> None:
-        if self.trainer.iter != self.trainer.max_iter:  # cut short, or there was nothing left to do
+        if (
+            not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter
+        ):  # cut short, or there was nothing left to do
             return
         steps = self.trainer.iter - self.trainer.start_iter
         seconds = time.perf_counter() - self.started
@@ -31,6 +33,7 @@ class Summary(HookBase):
             f"last losses: {listed(latest, 'total_loss', 'loss_')}",
             f"monitors: {listed(latest, 'monitor/')}",
             f"k-NN: {listed(latest, 'knn/')}",
+            f"detection probe: {listed(latest, 'probe/')}",
             f"broken images skipped: {latest['broken_images']:.0f}",
             f"checkpoint: {self.checkpoint}",
             f"next: tools/export_backbone.py {self.checkpoint} -o {self.checkpoint.with_name('backbone.safetensors')}",

@@ -20,6 +20,7 @@ cropfield.loading.build_train_loader
 cropfield.mapper.ImageMapper
 cropfield.mapper.ResizeScale
 cropfield.mapper.ResizeShortestEdge
+cropfield.online_probe.OnlineDetectionProbe
 cropfield.schedule.PolynomialToFloor
 cropfield.schedule.layer_decay
 detectron2.data.get_detection_dataset_dicts

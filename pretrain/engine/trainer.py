@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from pretrain.data.batches import CropLoader
@@ -17,6 +18,8 @@ from pretrain.engine.first_step import tells_of_first_step
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import sum_over_ranks
 from pretrain.methods.protocol import Method
+
+logger = logging.getLogger(__name__)
 
 
 @tells_of_first_step
@@ -51,10 +54,29 @@ class PretrainTrainer(TrainerBase):
         self.device = next(model.parameters()).device
 
     def train(self, start_iter: int, max_iter: int) -> None:
+        """As `TrainerBase.train`, except that a hook may call `stop`, and that a UserError is not logged."""
         self.batches = self.loader.batches(start_iter, comm.get_rank(), comm.get_world_size(), self.accumulate)
-        # Detectron2 logs every exception of a step with its traceback; a UserError needs none.
-        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
-        super().train(start_iter, max_iter)
+        logger.info(f"starting from step {start_iter}")
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < self.max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            except UserError:
+                raise
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def stop(self, done: int) -> None:
+        """End the run after `done` steps, which are those done by now; in every process."""
+        self.max_iter = done
 
     def run_step(self) -> None:
         self.data_time = 0.0
@@ -126,7 +148,3 @@ def on_device(value, device: torch.device | str):
     if isinstance(value, list):
         return [on_device(part, device) for part in value]
     return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-
-
-def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))

@@ -1,0 +1,171 @@
+"""The detection probe while a run goes on: figures, the best backbone kept, and an early end where that is wanted."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
+from cropfield.probe_images import probe_images, tell_of_shared_images
+from pretrain.engine.monitors import due
+from pretrain.errors import UserError
+from pretrain.files import write_json
+from pretrain.models.weights import write_backbone
+from pretrain.ranges import BatchSize, Count, Layers, Pixels, Whole
+
+RECORD, BEST = "detection_probe.json", "best_detection.pth"
+
+logger = logging.getLogger(__name__)
+
+
+class OnlineDetectionProbe(HookBase):
+    """Logs `probe/*` (`DetectionProbe.measure`) of the teacher's backbone every `period` steps and after the last one.
+
+    All values lie in detection_probe.json beside the run's checkpoint, with those of the backbone before the first
+    step, which is the line to compare with, and those of positions and colours alone. The backbone with the best value
+    is best_detection.pth: a file for a detector's train.init_checkpoint, far smaller than a training state.
+
+    Args:
+        train_json, train_images, val_json, val_images: two COCO-format datasets. Without all four the hook is off.
+        output_dir: the run's.
+        period: steps between probes; 0 turns the hook off.
+        image_size: pixels of an image's longer side: more than a crop's, for a detector's grid is larger too.
+        train_limit, val_limit: images at most, evenly spaced through their files.
+        layers, batch_size: see `backbone_features` and `DetectionProbe`.
+        metric: the figure of which the best value is kept.
+        patience: probes without a better value after which the run ends; 0: never.
+
+    Raises:
+        UserError: before the first step, where the datasets are not as they should be, see `probe_images`.
+    """
+
+    def __init__(
+        self,
+        train_json: str,
+        train_images: str,
+        val_json: str,
+        val_images: str,
+        output_dir: str,
+        period: Whole = 1000,
+        image_size: Pixels = 256,
+        train_limit: Count = 300,
+        val_limit: Count = 100,
+        layers: Layers = 1,
+        batch_size: BatchSize = 16,
+        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"] = "box_ap",
+        patience: Whole = 0,
+    ):
+        files = dict(train_json=train_json, train_images=train_images, val_json=val_json, val_images=val_images)
+        absent = [name for name, value in files.items() if not value]
+        if 0 < len(absent) < len(files):
+            raise UserError(f"train.detection_probe needs two datasets: give train.detection_probe.{absent[0]} too")
+        self.period = 0 if absent else period
+        self.train, self.val = (train_json, train_images), (val_json, val_images)
+        self.limits, self.image_size, self.layers, self.batch_size = (
+            (train_limit, val_limit),
+            image_size,
+            layers,
+            batch_size,
+        )
+        self.metric, self.patience, self.folder = metric, patience, Path(output_dir)
+        self.settings = files | {"image_size": image_size, "limits": [train_limit, val_limit], "layers": layers}
+
+    def before_train(self) -> None:
+        if not self.period:
+            return
+        backbone, done = self.trainer.model.backbone, self.trainer.iter
+        images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size)
+        self.probe = DetectionProbe(*images, self.batch_size)
+        if comm.is_main_process():
+            files = [part.path(index) for part in images for index in range(len(part))]
+            tell_of_shared_images(files, self.trainer.loader.source)
+        self.record = comm.all_gather(self.read_record(done))[0]
+        if done == 0:
+            lower_line = self.probe.measure(positions_and_colours(backbone.patch_size))
+            self.record |= {"lower_line": lower_line, "start": self.measure()}
+            self.log("before the first step", self.record["start"])
+            self.write_record()
+        elif due(done, self.period) and done not in [probe["step"] for probe in self.record["probes"]]:
+            self.look(done)  # the run was cut off between its checkpoint and its probe
+        self.stop_in_time(done)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.period and (due(done, self.period) or done == self.trainer.max_iter):
+            self.look(done)
+            self.stop_in_time(done)
+
+    def look(self, done: int) -> None:
+        """Probe the backbone of after `done` steps; an image that has become unreadable costs the run only a probe."""
+        try:
+            figures = self.measure()
+        except UserError as error:
+            logger.warning(f"step {done}: {error}; there is no value of this step")
+            return
+        best = self.best()
+        self.record["probes"].append({"step": done, **figures})
+        self.log(f"after {done:,} steps", figures)
+        if best is None or figures[self.metric] > best[self.metric]:
+            self.keep_best(done, figures)  # first: a run cut off between the two files writes both again
+        self.write_record()
+
+    def measure(self) -> dict[str, float]:
+        backbone = self.trainer.model.backbone
+        with evaluating(backbone):
+            return self.probe.measure(backbone_features(backbone, self.layers, self.trainer.amp))
+
+    def log(self, when: str, figures: dict[str, float]) -> None:
+        self.trainer.storage.put_scalars(
+            **{f"probe/{name}": value for name, value in figures.items()}, smoothing_hint=False
+        )
+        start = self.record["start"]
+        beside = {name: f" (start {start[name]:.2f})" if start else "" for name, _ in FIGURES}
+        shown = [f"{words} {figures[name]:.2f}{beside[name]}" for name, words in FIGURES]
+        logger.info(f"detection probe {when}: {', '.join(shown)}")
+
+    def best(self) -> dict | None:
+        """The first probe with the best value."""
+        return max(self.record["probes"], key=lambda probe: probe[self.metric], default=None)
+
+    def stop_in_time(self, done: int) -> None:
+        best, probes = self.best(), self.record["probes"]
+        waited = len(probes) - 1 - probes.index(best) if best else 0
+        if self.patience and waited >= self.patience:
+            logger.info(
+                f"detection probe: {waited} probes have not risen above {self.metric} {best[self.metric]:.2f} of step "
+                f"{best['step']:,}: the run ends here; that backbone is {self.folder / BEST}"
+            )
+            self.trainer.stop(done)
+
+    def keep_best(self, done: int, figures: dict[str, float]) -> None:
+        if comm.is_main_process():
+            model = self.trainer.model
+            facts = {"method": type(model).__name__, "iteration": str(done), **model.backbone.facts}
+            figure = {f"probe/{self.metric}": f"{figures[self.metric]:.4f}"}
+            write_backbone(self.folder / BEST, model.backbone.state_dict(), facts | figure)
+
+    def write_record(self) -> None:
+        if comm.is_main_process():
+            write_json(self.folder / RECORD, self.record)
+
+    def read_record(self, done: int) -> dict:
+        """The probes of the run's first `done` steps, if they are of these images; a resumed run repeats later ones."""
+        empty = {"settings": self.settings, "lower_line": None, "start": None, "probes": []}
+        path = self.folder / RECORD
+        if done == 0 or not path.is_file():
+            return empty
+        try:
+            record = json.loads(path.read_text())
+            probes = [probe for probe in record["probes"] if probe["step"] <= done]
+            for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
+                [float(figures[name]) for name, _ in FIGURES]
+            settings = record["settings"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}); remove it, and the probe's values begin anew") from None
+        if settings != self.settings:
+            logger.warning("detection probe: resumed with other images or settings: its values begin anew")
+            return empty
+        return record | {"probes": probes}

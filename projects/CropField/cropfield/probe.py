@@ -1,0 +1,208 @@
+"""The detection probe: what a frozen backbone's patch tokens say of objects, by ridge regression. No steps, no seed.
+
+From a patch's token to (i) the class of the object that the patch lies on, one-hot with "none", and (ii) the sides of
+that object's box as seen from the patch. Both are fitted in closed form, with penalties that every tenth training image
+chooses, and measured on other images; also as a detector, of which every patch proposes a box.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from cropfield.probe_images import ProbeImages
+from cropfield.ridge import Ridge, fit_chosen, moments
+from pretrain.data.decode import BrokenImage
+from pretrain.errors import UserError
+from pretrain.models.attention import pack
+from pretrain.models.vit import VisionTransformer
+
+HELD_OUT = 10  # one training image in so many chooses the penalties
+NMS_IOU, MOST_CANDIDATES, MOST_DETECTIONS = 0.5, 1000, 100
+
+FIGURES = (
+    ("box_ap", "box AP"),
+    ("box_ap50", "AP50"),
+    ("patch_box_iou", "box IoU of object patches"),
+    ("patch_class_accuracy", "their class"),
+)
+
+Features = Callable[[list[Tensor]], list[Tensor]]  # normalised images (3, H*p, W*p) -> their tokens, each (H*W, D)
+
+
+class DetectionProbe:
+    """Measures features by two sets of images. Of several processes each reads its share; all get the same figures.
+
+    batch_size: images of a forward pass.
+    """
+
+    def __init__(self, train: ProbeImages, val: ProbeImages, batch_size: int = 16):
+        self.train, self.val, self.batch_size = train, val, batch_size
+        self.num_classes = len(train.coco.names)
+        self.unreadable: list[str] = []
+
+    @torch.no_grad()
+    def measure(self, features: Features) -> dict[str, float]:
+        """Figures of the validation images, in percent.
+
+        Returns:
+            box_ap, box_ap50: COCO's, of the boxes of all patches after non-maximum suppression.
+            patch_box_iou: of the patches on objects, the mean overlap of the box that they tell with the true one.
+            patch_class_accuracy: of the patches on objects, how many tell its class when they have to name one.
+
+        Raises:
+            UserError: an image cannot be read; in every process.
+        """
+        classifier, locator = self.fit(features)
+        detections, sums = [], np.zeros(3)
+        for index, tokens in self.tokens(self.val, features):
+            scores, boxes = classifier(tokens)[:, :-1], to_boxes(locator(tokens), self.val.centres(index))
+            on_object, classes, true_boxes = self.val.targets(index)
+            right = scores[on_object].argmax(1) == classes[on_object]
+            sums += [right.sum(), overlaps(boxes[on_object], true_boxes[on_object]).sum(), on_object.sum()]
+            detections += detect(self.val, index, scores, boxes)
+        everywhere = self.gather((detections, sums))
+        right, overlap, patches = sum(part for _, part in everywhere)
+        ap, ap50 = box_ap(self.val.truth, [found for part, _ in everywhere for found in part])
+        patch_figures = {"patch_box_iou": 100 * overlap / patches, "patch_class_accuracy": 100 * right / patches}
+        return {"box_ap": ap, "box_ap50": ap50} | {name: float(value) for name, value in patch_figures.items()}
+
+    def fit(self, features: Features) -> tuple[Ridge, Ridge]:
+        """From tokens to scores of the classes and of "none" (C + 1), and to sides of boxes (4), see `to_sides`."""
+        held_out, sums = set(self.train.with_objects[::HELD_OUT]), {}
+        for index, tokens in self.tokens(self.train, features):
+            on_object, classes, boxes = self.train.targets(index)
+            one_hot = torch.nn.functional.one_hot(classes, self.num_classes + 1)
+            sides = to_sides(boxes, self.train.centres(index))
+            for task, patches, targets in (("class", slice(None), one_hot), ("box", on_object, sides)):
+                part = moments(tokens[patches], targets[patches].to(tokens.device)).cpu()
+                sums[task, index in held_out] = sums.get((task, index in held_out), 0) + part
+        everywhere = self.gather(sums)
+        total = {
+            key: sum(part.get(key, 0) for part in everywhere) for key in sorted({k for p in everywhere for k in p})
+        }
+        sizes = {"class": self.num_classes + 1, "box": 4}
+        return tuple(fit_chosen(total[task, False], total[task, True], size) for task, size in sizes.items())
+
+    def tokens(self, images: ProbeImages, features: Features) -> Iterator[tuple[int, Tensor]]:
+        """This process's share of the images, by their index, with their tokens; unreadable ones are noted."""
+        share = range(comm.get_rank(), len(images), comm.get_world_size())
+        for start in range(0, len(share), self.batch_size):
+            batch = {}
+            for index in share[start : start + self.batch_size]:
+                try:
+                    batch[index] = images.load(index)
+                except BrokenImage as broken:
+                    self.unreadable.append(str(broken))
+            yield from zip(batch, features(list(batch.values())) if batch else (), strict=True)
+
+    def gather(self, value) -> list:
+        """The values of all processes. Raises UserError where one of them could not read an image."""
+        parts = comm.all_gather((value, self.unreadable))
+        self.unreadable = []
+        if broken := [name for _, names in parts for name in names]:
+            raise UserError(f"the detection probe cannot read {broken[0]} ({len(broken)} such images); replace it")
+        return [value for value, _ in parts]
+
+
+def backbone_features(backbone: VisionTransformer, layers: int = 1, amp: bool = False) -> Features:
+    """Patch tokens of the last `layers` blocks, each after the final norm, end to end; the whole image reads the whole
+    field. amp: under bfloat16 autocast. The backbone is used where it is and as it is: see `evaluating`."""
+
+    def features(images: list[Tensor]) -> list[Tensor]:
+        device, collected = backbone.pos_embed.device, []
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            packed, layout = pack([backbone.embed(image[None].to(device)) for image in images])
+            for number, block in enumerate(backbone.blocks):
+                packed = block(packed, layout)
+                if number >= len(backbone.blocks) - layers:
+                    collected.append(backbone.norm(packed))
+        first = int(backbone.cls_token is not None)
+        return [tokens[0, first:] for tokens in layout.split(torch.cat(collected, dim=1))]
+
+    return features
+
+
+def positions_and_colours(patch: int, waves: int = 8) -> Features:
+    """What a patch tells without a backbone: its mean colour, and cosines of its place. Any backbone should tell more.
+
+    patch: pixels. waves: of each axis; their products are the position's features.
+    """
+
+    def features(images: list[Tensor]) -> list[Tensor]:
+        found = []
+        for image in images:
+            colours = torch.nn.functional.avg_pool2d(image, patch)
+            axes = [torch.pi * (torch.arange(side) + 0.5) / side for side in colours.shape[1:]]
+            y, x = (torch.cos(torch.arange(waves)[:, None] * axis) for axis in axes)
+            places = (y[:, None, :, None] * x[None, :, None, :]).flatten(0, 1)
+            found.append(torch.cat([colours, places]).flatten(1).T)
+        return found
+
+    return features
+
+
+@contextlib.contextmanager
+def evaluating(backbone: torch.nn.Module) -> Iterator[None]:
+    """In this block the backbone is in eval mode; afterwards each of its modules is in its own again."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def to_sides(boxes: Tensor, centres: Tensor) -> Tensor:
+    """Boxes (N, 4) as (x0, y0, x1, y1) -> distances of their sides from points (N, 2): left, top, right, bottom."""
+    return torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1)
+
+
+def to_boxes(sides: Tensor, centres: Tensor) -> Tensor:
+    """The reverse of `to_sides`; a box holds its point and ends where the image ends."""
+    sides = sides.clamp(min=0)
+    return torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], dim=1).clamp(0, 1)
+
+
+def overlaps(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union, pair by pair: (N, 4), (N, 4) -> (N,)"""
+    common = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    return common / (areas[0] + areas[1] - common)
+
+
+def detect(images: ProbeImages, index: int, scores: Tensor, boxes: Tensor) -> list[dict]:
+    """COCO's detections of an image: each patch's box (N, 4) as each class (N, C), a hundred after suppression."""
+    best = scores.clamp(0, 1).flatten().topk(min(MOST_CANDIDATES, scores.numel()))
+    patches, classes = best.indices // scores.shape[1], best.indices % scores.shape[1]
+    kept = batched_nms(boxes[patches], best.values, classes, NMS_IOU)[:MOST_DETECTIONS]
+    height, width = images.sides(index)
+    corners = boxes[patches[kept]] * torch.tensor([width, height, width, height])
+    found = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    categories, numbers, values = list(images.coco.names), classes[kept].tolist(), best.values[kept].tolist()
+    return [
+        {"image_id": images.ids[index], "category_id": categories[number], "score": score, "bbox": box}
+        for number, score, box in zip(numbers, values, found, strict=True)
+    ]
+
+
+def box_ap(truth: dict, detections: list[dict]) -> tuple[float, float]:
+    """COCO's AP and AP50 in percent, by pycocotools; objects of all sizes. truth: a COCO file's content."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO()
+        known.dataset = truth
+        known.createIndex()
+        evaluation = COCOeval(known, known.loadRes(detections), "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]  # (overlap, recall, class); -1 for a class without objects
+    return tuple(100 * float(part[part > -1].mean()) for part in (precision, precision[:1]))

@@ -1,0 +1,168 @@
+"""What a detection probe learns from and is measured on: whole images of a COCO file, and what their patches lie on."""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from cropfield.coco_files import CocoImages, coco_images, decode_mask, spread_out
+from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories, read_coco_file
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.decode import decode_image
+from pretrain.errors import UserError
+
+MOST_COMPARED = 100_000  # of a run's files, whose content is compared with the probe's
+
+logger = logging.getLogger(__name__)
+
+
+class ProbeImages:
+    """Some images with objects of a COCO file, whole, with a longer side of `size` pixels, both sides cut into patches.
+
+    Args:
+        limit: images at most, evenly spaced through the file.
+        size, patch: pixels; size is a multiple of patch.
+
+    Attributes:
+        classes: for each image int16 (N,), the object that each patch lies on, len(names) for none (`patch_objects`).
+        boxes: for each image float32 (N, 4), that object's box, x0, y0, x1, y1 in [0, 1]; 0 for none.
+        with_objects: the images of which a patch lies on an object.
+    """
+
+    def __init__(self, json_file: str, folder: str, limit: int, size: int, patch: int):
+        content = read_coco_file(json_file)
+        self.coco, self.size, self.patch = coco_images(content, Path(folder)), size, patch
+        self.ids = spread_out(self.coco, limit)
+        chosen = set(self.ids)
+        self.truth = {
+            "images": [entry for entry in content["images"] if entry["id"] in chosen],
+            "annotations": [a | {"bbox": [*a["bbox"]]} for a in content["annotations"] if a["image_id"] in chosen],
+            "categories": content["categories"],
+        }
+        found = [patch_objects(self.coco, image_id, self.grid(image_id)) for image_id in self.ids]
+        self.classes, self.boxes = [classes for classes, _ in found], [boxes for _, boxes in found]
+        self.with_objects = [i for i, classes in enumerate(self.classes) if (classes < len(self.coco.names)).any()]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def path(self, index: int) -> Path:
+        return self.coco.path(self.ids[index])
+
+    def sides(self, index: int) -> tuple[int, int]:
+        """Height and width of the file, upright."""
+        entry = self.coco.entries[self.ids[index]]
+        return entry["height"], entry["width"]
+
+    def grid(self, image_id: int) -> tuple[int, int]:
+        """(H, W) in patches."""
+        sides = [self.coco.entries[image_id][side] for side in ("height", "width")]
+        return tuple(max(1, round(side / max(sides) * self.size / self.patch)) for side in sides)
+
+    def centres(self, index: int) -> Tensor:
+        """Of an image's patches (N, 2), float64: see `centres`."""
+        return torch.from_numpy(centres(self.grid(self.ids[index])))
+
+    def targets(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Which patches lie on an object (N,), of which class (N,) int64, and its box (N, 4) float64."""
+        classes, boxes = torch.from_numpy(self.classes[index]).long(), torch.from_numpy(self.boxes[index]).double()
+        return classes < len(self.coco.names), classes, boxes
+
+    def load(self, index: int) -> Tensor:
+        """Normalised pixels (3, H*p, W*p), float32. Raises `BrokenImage`."""
+        image = decode_image(self.path(index))
+        height, width = (side * self.patch for side in self.grid(self.ids[index]))
+        if image.shape[:2] != (height, width):
+            shrinks = width * height < image.shape[0] * image.shape[1]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return torch.from_numpy((image - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)).permute(2, 0, 1)
+
+
+def centres(grid: tuple[int, int]) -> np.ndarray:
+    """Patch centres (H*W, 2) as (x, y), in shares of the image, row by row."""
+    y, x = (np.indices(grid).reshape(2, -1) + 0.5) / np.array(grid)[:, None]
+    return np.stack([x, y], axis=1)
+
+
+def patch_objects(coco: CocoImages, image_id: int, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Class (N,) and box (N, 4) of the object whose mask, or box where it has none, holds each patch's centre.
+
+    Of several the one with the smallest box counts: as a rule it lies on top.
+    """
+    entry, names = coco.entries[image_id], list(coco.names)
+    size = np.array([entry["width"], entry["height"]])
+    points = centres(grid)
+    columns, rows = (points * size).astype(int).T
+    classes, boxes = np.full(len(points), len(names), np.int16), np.zeros((len(points), 4), np.float32)
+    for annotation in sorted(coco.truth[image_id], key=lambda a: -a["bbox"][2] * a["bbox"][3]):
+        low = np.array(annotation["bbox"][:2])
+        box = np.clip([low / size, (low + annotation["bbox"][2:]) / size], 0, 1)
+        mask = decode_mask(annotation.get("segmentation"), entry["height"], entry["width"])
+        inside = ((points >= box[0]) & (points < box[1])).all(1) if mask is None else mask[rows, columns]
+        classes[inside], boxes[inside] = names.index(annotation["category_id"]), box.reshape(4)
+    return classes, boxes
+
+
+def probe_images(
+    train: tuple[str, str], val: tuple[str, str], limits: tuple[int, int], size: int, patch: int
+) -> tuple[ProbeImages, ProbeImages]:
+    """The probe's training and validation images, checked.
+
+    Args:
+        train, val: annotation file and image folder.
+
+    Raises:
+        UserError: either is no COCO dataset that can be trained on and measured, they have other classes, fewer than
+            two training images, no object at a patch's centre, or `size` does not divide into patches.
+    """
+    if size % patch or size < patch:
+        raise UserError(f"the detection probe's image size, {size}, is no multiple of the backbone's patch, {patch}")
+    for json_file, folder in (train, val):
+        check_coco_file(json_file, folder)
+    check_same_categories(train[0], val[0])
+    check_can_be_evaluated(val[0])
+    found = [ProbeImages(*files, limit, size, patch) for files, limit in zip((train, val), limits, strict=True)]
+    for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
+        if len(images.with_objects) < least:
+            raise UserError(
+                f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of "
+                f"{len(images)} looked at {len(images.with_objects)} are so; give more images, or a larger image size"
+            )
+    return found[0], found[1]
+
+
+def tell_of_shared_images(files: Sequence[Path], source) -> None:
+    """Log which of `files` are among a run's own images (`source`), by content and by name. That is allowed.
+
+    Only contents of the same size are compared; in a source of more than 100,000 files those of so many, and of those
+    with the same names; in tar shards none.
+    """
+    own, count = {file.name for file in files}, len(source)
+    named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
+    by_size, same = {}, {}
+    for file in files:
+        by_size.setdefault(os.path.getsize(file), {})[_digest(file)] = file
+    for index in {*range(0, count, -(-count // MOST_COMPARED)), *named} if hasattr(source, "root") else ():
+        path = source.root / source.name(index)
+        with contextlib.suppress(OSError, ValueError):  # the loader counts those
+            if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(_digest(path))):
+                same[index] = file
+    if same:
+        logger.warning(
+            f"detection probe: {len(set(same.values())):,} of its {len(files):,} images are pretrained on too, "
+            f"{next(iter(same.values()))} is one: its figures say less about images that are not"
+        )
+    if names := set(named.values()) - {file.name for file in same.values()}:
+        logger.info(f"detection probe: {len(names):,} of its images share no more than their names with the run's")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

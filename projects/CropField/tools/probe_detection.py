@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""The detection probe of one backbone or several: what their frozen patch tokens say of objects, in seconds each.
+
+    projects/CropField/tools/probe_detection.py outputs/*/backbone.safetensors --train-json T.json --train-images T/ \\
+        --val-json V.json --val-images V/ --output probes.json
+
+Takes exports, training states (their teacher) and public ViT weights. Ridge regression on whole images, see
+cropfield/probe.py; no seed, so a file always gets the same figures. The last line is of colours and positions alone.
+docs/monitoring.md says what the figures mean.
+"""
+
+import argparse
+from pathlib import Path
+
+from tabulate import tabulate
+
+from cropfield.probe import FIGURES, DetectionProbe, Features, backbone_features, positions_and_colours
+from cropfield.probe_images import probe_images
+from pretrain.engine.devices import default_device
+from pretrain.errors import UserError, run_main
+from pretrain.files import write_json
+from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("backbones", nargs="+", type=Path, metavar="BACKBONE", help="weight files")
+    for split in ("train", "val"):
+        add(f"--{split}-json", required=True, metavar="FILE", help="COCO-format annotations")
+        add(f"--{split}-images", required=True, metavar="DIR")
+    add("--output", type=Path, metavar="FILE", help="a new .json file for the figures")
+    add("--image-size", type=positive, default=256, metavar="PX", help="longer side (default 256)")
+    add("--train-limit", type=positive, default=300, metavar="N", help="training images at most (default 300)")
+    add("--val-limit", type=positive, default=100, metavar="N", help="validation images at most (default 100)")
+    add("--layers", type=positive, default=1, metavar="N", help="last blocks whose tokens are used (default 1)")
+    add("--batch-size", type=positive, default=16, metavar="B", help="images of a forward pass (default 16)")
+    add("--num-heads", type=positive, metavar="N", help="where a file does not record them")
+    add("--device", default=default_device(), help="default: cuda where there is one")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.output and args.output.exists():
+        raise UserError(f"{args.output} exists; choose another --output")
+    patches = {path: build_backbone(read_backbone(path), args.num_heads).patch_size for path in args.backbones}
+    files = (args.train_json, args.train_images), (args.val_json, args.val_images)
+    limits = args.train_limit, args.val_limit
+    probes = {
+        patch: DetectionProbe(*probe_images(*files, limits, args.image_size, patch), args.batch_size)
+        for patch in sorted(set(patches.values()))
+    }
+    rows = []
+
+    def measure(name: str, patch: int, features: Features) -> None:
+        rows.append({"backbone": name, **probes[patch].measure(features)})
+
+    for path, patch in patches.items():
+        file = read_backbone(path)
+        backbone = build_backbone(file, args.num_heads)
+        fill_backbone(backbone, file)
+        measure(str(path), patch, backbone_features(backbone.to(args.device), args.layers))
+    for patch in probes:
+        measure(f"colours and positions (patches of {patch})", patch, positions_and_colours(patch))
+    if args.output:
+        settings = {name: value for name, value in vars(args).items() if name not in ("backbones", "output")}
+        write_json(args.output, {"settings": settings, "backbones": rows})
+    names = {"backbone": "backbone"} | dict(FIGURES)
+    print(tabulate([[row[name] for name in names] for row in rows], [*names.values()], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,254 @@
+"""The detection probe in whole runs of a tiny backbone: what it leaves, keeps and refuses, and that the run does not
+feel it."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cropfield.online_probe import BEST, RECORD, OnlineDetectionProbe
+from cropfield.probe import DetectionProbe
+from pretrain.engine.lazy_config import load_config
+from pretrain.engine.run import pretrain
+from pretrain.engine.trainer import PretrainTrainer
+from pretrain.errors import UserError
+from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
+SMALL = (
+    "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
+    "model.backbone.drop_path_rate=0.2",
+    "model.num_prototypes=32", "model.head_hidden_dim=32", "model.bottleneck_dim=16",
+    "dataloader.train.batch_size=4", "dataloader.train.num_workers=0", "train.amp.enabled=False",
+    "train.max_iter=4", "train.log_period=2", "train.checkpointer.period=1", "train.monitor.period=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory, write_scenes) -> list[tuple[str, str]]:
+    folder = tmp_path_factory.mktemp("scenes")
+    return [write_scenes(folder / name, count=6, seed=seed) for seed, name in enumerate(("train", "val", "unlabeled"))]
+
+
+def run(scenes, output: Path, *overrides: str, resume: bool = False, probe: bool = True) -> dict:
+    """The run's last state."""
+    data = [f"dataloader.train.source.root={scenes[2][1]}", f"train.output_dir={output}"]
+    if probe:
+        names = ("train_json", "train_images", "val_json", "val_images")
+        files = [f"train.detection_probe.{n}={f}" for n, f in zip(names, scenes[0] + scenes[1], strict=True)]
+        data += [*files, "train.detection_probe.period=2", "train.detection_probe.image_size=64"]
+    return torch.load(pretrain(load_config(CONFIG, [*data, *SMALL, *overrides]), resume), weights_only=True)
+
+
+def flat(state, prefix: str = "") -> dict:
+    if isinstance(state, dict | list):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for name, value in items for k, v in flat(value, f"{prefix}/{name}").items()}
+    return {prefix: state}
+
+
+def assert_same(a: dict, b: dict) -> None:
+    a, b = flat(a), flat(b)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]) if torch.is_tensor(value) else value == b[name], name
+
+
+def record(output: Path) -> dict:
+    return json.loads((output / RECORD).read_text())
+
+
+@pytest.fixture
+def told():
+    """What is logged in a run."""
+    said, handler = [], logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())
+    for name in ("pretrain", "cropfield"):
+        logging.getLogger(name).addHandler(handler)
+    yield said
+    for name in ("pretrain", "cropfield"):
+        logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.fixture
+def values(monkeypatch):
+    """values(*aps): what the probes find, the first before the first step and of positions and colours."""
+
+    def set_values(*aps: float) -> None:
+        rest = iter(aps)
+        names = ("box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy")
+        monkeypatch.setattr(DetectionProbe, "measure", lambda self, features: dict.fromkeys(names, next(rest)))
+
+    return set_values
+
+
+@pytest.fixture(scope="module")
+def looked(scenes, tmp_path_factory) -> tuple[dict, Path]:
+    """A run's last state and its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "looked"
+    return run(scenes, folder), folder
+
+
+def test_a_run_does_not_feel_its_probe(scenes, looked, tmp_path):
+    state, folder = looked
+    assert_same(state, run(scenes, tmp_path, probe=False))
+    found = record(folder)
+    assert [probe["step"] for probe in found["probes"]] == [2, 4]
+    assert 0 < found["start"]["patch_box_iou"] < 100 and found["start"] != found["lower_line"]
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["probe/box_ap"] == found["probes"][-1]["box_ap"]
+    log = (folder / "log.txt").read_text()
+    ap = f"box AP {found['probes'][1]['box_ap']:.2f} (start {found['start']['box_ap']:.2f})"
+    assert "detection probe before the first step: " in log and f"detection probe after 4 steps: {ap}" in log
+    assert f"detection probe: box_ap {found['probes'][1]['box_ap']:.3g}" in log  # in the summary
+
+
+def test_a_run_that_was_cut_off_repeats_its_probes(scenes, looked, tmp_path, monkeypatch):
+    original, calls = PretrainTrainer.run_step, []
+
+    def cut_power(self):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(PretrainTrainer, "run_step", cut_power)
+    with pytest.raises(KeyboardInterrupt):
+        run(scenes, tmp_path)
+    assert [probe["step"] for probe in record(tmp_path)["probes"]] == [2]
+    state, folder = looked
+    assert_same(state, run(scenes, tmp_path, resume=True))
+    assert record(tmp_path) == record(folder)
+    assert_same(*(torch.load(place / BEST, weights_only=True) for place in (tmp_path, folder)))
+
+
+def test_a_probe_that_was_cut_off_after_its_checkpoint_is_made_up_for(scenes, tmp_path):
+    run(scenes, tmp_path, "train.max_iter=2")
+    found = record(tmp_path)
+    (tmp_path / RECORD).write_text(json.dumps(found | {"probes": []}))
+    (tmp_path / BEST).unlink()
+    run(scenes, tmp_path, "train.max_iter=3", resume=True)
+    assert record(tmp_path)["probes"][:1] == found["probes"] and (tmp_path / BEST).is_file()
+
+
+def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, values):
+    period = "train.detection_probe.period=1"
+    values(0, 9, 3, 5)  # the start, at 9, was better than what was trained
+    run(scenes, tmp_path, period, "train.max_iter=2")
+    kept = read_backbone(tmp_path / BEST)
+    assert kept.metadata["iteration"] == "2" and kept.metadata["probe/box_ap"] == "5.0000"
+    state = torch.load(tmp_path / "last.pth", weights_only=True)["model"]
+    teacher = {n.removeprefix("teacher.backbone."): v for n, v in state.items() if n.startswith("teacher.backbone.")}
+    assert_same(kept.state, teacher)
+    backbone = build_backbone(kept)
+    fill_backbone(backbone, kept)
+    values(4, 5)
+    run(scenes, tmp_path, period, resume=True)
+    assert read_backbone(tmp_path / BEST).metadata["iteration"] == "2"  # as good is not better
+    values(6)
+    run(scenes, tmp_path, period, "train.max_iter=5", resume=True)
+    assert read_backbone(tmp_path / BEST).metadata["iteration"] == "5"
+
+
+def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
+    options = ("train.detection_probe.period=1", "train.detection_probe.patience=2", "train.checkpointer.period=100")
+    values(0, 9, 3, 5, 5, 4, 100)
+    state = run(scenes, tmp_path, *options, "train.max_iter=9")
+    assert state["iteration"] == 4 and read_backbone(tmp_path / BEST).metadata["iteration"] == "2"
+    (line,) = [text for text in told if "the run ends here" in text]
+    assert "2 probes have not risen above box_ap 5.00 of step 2" in line
+    assert any(text.startswith("done: 4 steps") for text in told)
+    assert run(scenes, tmp_path, *options, "train.max_iter=9", resume=True)["iteration"] == 4
+    resumed = run(scenes, tmp_path, *options[:1], "train.detection_probe.patience=3", "train.max_iter=5", resume=True)
+    assert resumed["iteration"] == 5
+
+
+def test_an_image_that_vanishes_costs_a_probe_and_not_the_run(scenes, tmp_path, told, monkeypatch):
+    own = tmp_path / "val"
+    shutil.copytree(Path(scenes[1][0]).parent, own)
+    original = OnlineDetectionProbe.look
+    monkeypatch.setattr(
+        OnlineDetectionProbe, "look", lambda self, done: (shutil.rmtree(own / "images", True), original(self, done))
+    )
+    files = (str(own / "scenes.json"), str(own / "images"))
+    assert run([scenes[0], files, scenes[2]], tmp_path / "run")["iteration"] == 4
+    assert record(tmp_path / "run")["probes"] == [] and not (tmp_path / "run" / BEST).exists()
+    assert sum("missing" in text and "there is no value of this step" in text for text in told) == 2
+
+
+def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes):
+    files, images = write_scenes(tmp_path / "own", count=6, seed=2)  # as those that are pretrained on
+    for number in (1, 2):  # two of them have other content
+        other = Path(scenes[0][1], f"0_{number}.png")
+        shutil.copy(other, Path(images, f"2_{number}.png"))
+    Path(images, "2_3.png").rename(Path(images, "new.png"))
+    Path(files).write_text(Path(files).read_text().replace("2_3.png", "new.png"))
+    run([(files, images), *scenes[1:]], tmp_path / "run", "train.max_iter=1")
+    (same,), (named,) = (
+        [text for text in told if words in text] for words in ("are pretrained on too", "no more than their names")
+    )
+    assert "4 of its 12 images" in same and "2 of its images share" in named
+
+
+def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatch, write_scenes):
+    def no_step(self):
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(PretrainTrainer, "run_step", no_step)
+    key = "train.detection_probe"
+
+    def changed(name: str, change) -> str:
+        content = json.loads(Path(scenes[0][0]).read_text())
+        change(content)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    one = changed("one", lambda c: c.update(images=c["images"][:1], annotations=c["annotations"][:1]))
+    empty = changed("empty", lambda c: c.update(annotations=[]))
+    tiny = changed("tiny", lambda c: [a.update(bbox=[1, 1, 1, 1], area=1) for a in c["annotations"]])
+    other = changed("other", lambda c: c["categories"][0].update(name="pink"))
+    no_area = changed("no_area", lambda c: c["annotations"][0].pop("area"))
+    for override, words in (
+        (f"{key}.val_json=", f"needs two datasets: give {key}.val_json too"),
+        (f"{key}.train_json={one}", "needs 2 images with an object .* 1 looked at 1 are so"),
+        (f"{key}.train_json={empty}", "has no annotations"),
+        (
+            f"{key}.train_json={tiny}",
+            "needs 2 images with an object .* 6 looked at 0 are so; give .* larger image size",
+        ),
+        (f"{key}.train_json={other}", "have different categories"),
+        (f"{key}.train_json={tmp_path}/none.json", "cannot be read"),
+        (f"{key}.train_images={tmp_path}/none", "is not a folder"),
+        (f"{key}.val_images={scenes[2][1]}", "6 of 6 images of .* are not in"),
+        (f"{key}.image_size=60", "image size, 60, is no multiple of the backbone's patch, 8"),
+        (f"{key}.train_limit=1", "needs 2 images"),
+        (f"{key}.metric=ap", "detection_probe.metric is 'ap'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(scenes, tmp_path / "run", override)
+    no_val = [scenes[0], (no_area, scenes[0][1]), scenes[2]]
+    with pytest.raises(UserError, match='has no "area"'):
+        run(no_val, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"settings": 1, "start": {"box_ap": "x"}, "lower_line": null, "probes": []}']
+)
+def test_a_damaged_record_is_told(scenes, tmp_path, text):
+    hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(UserError, match="is damaged .*; remove it"):
+        hook.read_record(2)
+
+
+def test_values_of_other_images_are_not_gone_on_with(scenes, tmp_path, told):
+    run(scenes, tmp_path, "train.max_iter=2")
+    run(scenes, tmp_path, "train.detection_probe.train_limit=4", resume=True)
+    found = record(tmp_path)
+    assert [probe["step"] for probe in found["probes"]] == [2, 4] and found["start"] is None
+    assert any("its values begin anew" in text for text in told)

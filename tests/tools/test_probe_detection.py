@@ -1,0 +1,44 @@
+"""projects/CropField/tools/probe_detection.py."""
+
+import json
+
+import pytest
+import torch
+
+from pretrain.errors import UserError
+from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import write_backbone
+
+
+def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys):
+    files = []
+    for patch in (8, 16):
+        torch.manual_seed(patch)
+        backbone = VisionTransformer(patch_size=patch, embed_dim=32, depth=2, num_heads=2, field_size=4)
+        files.append(tmp_path / f"{patch}.safetensors")
+        write_backbone(files[-1], backbone.state_dict(), backbone.facts)
+    data = []
+    for split in ("train", "val"):
+        data += [f"--{split}-json={small_coco / 'labels.json'}", f"--{split}-images={small_coco}"]
+    options = [*data, "--image-size", "64", "--device", "cpu"]
+    output = tmp_path / "probes.json"
+    run_tool("probe_detection", *files, *options, "--output", output)
+    names = [*map(str, files), "colours and positions (patches of 8)", "colours and positions (patches of 16)"]
+    rows = json.loads(output.read_text())["backbones"]
+    assert [row["backbone"] for row in rows] == names
+    printed = capsys.readouterr().out
+    for row in rows:
+        (line,) = [line for line in printed.splitlines() if line.startswith(row["backbone"])]
+        assert line.split()[-4:] == [f"{value:.2f}" for value in list(row.values())[1:]]
+        assert 0 < row["patch_box_iou"] <= 100
+    run_tool("probe_detection", files[1], *options)  # a file has the same figures alone
+    assert [line for line in printed.splitlines() if names[1] in line][0] in capsys.readouterr().out
+
+    for extra, words in (
+        ([], "exists; choose another"),
+        (["--output", tmp_path / "new.json", "--image-size", "60"], "is no multiple of the backbone's patch, 8"),
+        (["--output", tmp_path / "new.json", "--train-json", tmp_path / "no.json"], "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run_tool("probe_detection", *files, *options, "--output", output, *extra)
+    assert not (tmp_path / "new.json").exists()
