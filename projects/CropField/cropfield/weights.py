@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cropfield.categories import in_metadata, other_classes, places, reorder
-from pretrain.engine.addresses import local_file
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 from pretrain.models.weight_layouts import abbreviated, backbone_file
@@ -46,6 +45,8 @@ def load_weights(
     Raises:
         UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector, or has other classes.
     """
+    from pretrain.engine.addresses import local_file  # here: a package that only wants the backbone needs no engine
+
     tensors, metadata = content or read_tensors(local_file(path))
     state = {name.removeprefix("model."): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
