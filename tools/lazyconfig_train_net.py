@@ -120,7 +120,7 @@ def check(cfg, args) -> dict | None:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
     if args.eval_only:
         refuse_finished(output_path(cfg.train.output_dir), RUN, "choose another train.output_dir for the evaluation")
-    elif not args.resume:
+    elif not getattr(args, "resume", False):  # who only checks a config need not say
         advice = "add --resume to go on with it, or choose another train.output_dir"
         refuse_finished(output_path(cfg.train.output_dir), RUN, advice)
     if args.eval_only and not cfg.train.init_checkpoint:
@@ -137,7 +137,8 @@ def check(cfg, args) -> dict | None:
         evaluator = build(cfg, "dataloader.evaluator")
         check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
     check_classes(cfg, model, known)
-    state = check_resume(cfg, model, known) if args.resume and not args.eval_only else None
+    resume = getattr(args, "resume", False) and not args.eval_only
+    state = check_resume(cfg, model, known) if resume else None
     if cfg.train.init_checkpoint:
         fill(cfg, model, args.eval_only)
     if not args.eval_only and uses_cache(cfg):

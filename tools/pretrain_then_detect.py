@@ -62,16 +62,22 @@ def make_stages(args: argparse.Namespace):
     )
 
 
+def check_inputs(args: argparse.Namespace, stages) -> None:
+    """Everything that can be known to fail, before the first stage."""
+    from cropfield.halves import check_chain
+
+    check_chain(stages[0], stages[-1], args.images, dataset_of(args))
+
+
 def main() -> None:
     args = parse_args()
     stages = make_stages(args)
     from cropfield.commands import in_words
-    from cropfield.halves import check_chain
     from cropfield.stages import Chain
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
-    check_chain(stages[0], stages[-1], args.images, dataset_of(args))
+    check_inputs(args, stages)
     chain = Chain(args.output)
     chain.check(list(stages))
     with passing_on(lambda: None) as signals:  # between stages; within one the chain sees to it

@@ -111,10 +111,7 @@ ACCEPTED = {  # change, and what is said of it
     "sizes with a decimal point": (every("images", "width", float), "decimal point"),
     "iscrowd as false": (annotations(iscrowd=False), ""),
     "ignore null": (annotations(ignore=None), '"ignore" is null'),
-    "no iscrowd and no area": (without("iscrowd", "area"), '4 annotations without "iscrowd" (taken as single objects)'),
-    "no area beside run lengths": (both(masks(False), without("area")), '4 annotations without "area" (taken'),
-    "no area beside compressed ones": (both(masks(True), without("area")), '4 annotations without "area" (taken'),
-    "one area null": (first(area=None), '1 annotations without "area" (taken'),
+    "no iscrowd": (without("iscrowd"), '4 annotations without "iscrowd" (taken as single objects)'),
     "run lengths": (masks(compressed=False), ""),
     "compressed run lengths": (masks(compressed=True), ""),
     "boxes of zeros beside polygons": (annotations(bbox=[0, 0, 0, 0]), "taken from the masks"),
@@ -239,7 +236,9 @@ def test_what_cannot_be_mended_is_refused_by_its_place(write, variant):
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("values", [{"area": 0}, {"area": -1200}, {"area": 0, "segmentation": runs(96, True)}])
+@pytest.mark.parametrize(
+    "values", [{"area": None}, {"area": 0}, {"area": -1200}, {"area": 0, "segmentation": runs(96, True)}]
+)
 def test_areas_that_would_make_objects_small_are_refused_where_ap_is_measured(write, values):
     json_file = write(first(**values))
     with pytest.raises(UserError, match=r"annotations\[0\]"):
@@ -270,17 +269,11 @@ def test_boxes_that_are_corners_are_asked_about(write, caplog):
     assert "4 boxes that reach beyond their image (clipped; are they the corners x0, y0, x1, y1?)" in caplog.text
 
 
-def test_an_area_that_is_absent_is_the_masks_or_the_boxs(write):
-    def change(coco):
-        without("area")(coco)
-        first(segmentation=[[8, 20, 38, 20, 38, 60, 8, 60], [1, 1, 3, 1, 3, 3]])(coco)
-        coco["annotations"][1]["segmentation"] = runs(128, compressed=True)
-        coco["annotations"][2]["segmentation"] = runs(96, compressed=False)
-        coco["annotations"][3]["segmentation"] = []
-        coco["annotations"][3]["bbox"] = [8, 20, 10, 2.5]
-
-    areas = [annotation["area"] for annotation in read_coco_file(write(change))["annotations"]]
-    assert areas == [1202, 1200, 1200, 25]
+def test_an_absent_area_is_refused_where_ap_is_measured_only(write):
+    json_file = write(without("area"))
+    read_coco_file(json_file)
+    with pytest.raises(UserError, match=r'annotations\[0\] has no "area"'):
+        check_can_be_evaluated(json_file)
 
 
 def test_categories_of_one_name_are_told_apart(write, caplog):

@@ -188,16 +188,10 @@ def _name_categories(checked: CheckedCoco) -> None:
 
 
 def _fill_in(checked: CheckedCoco, sizes: dict) -> None:
-    """What COCO's AP needs of every annotation and training does not: iscrowd and area."""
     for annotation in checked.content.annotations:
-        if annotation.image_id not in sizes:
-            continue
-        if annotation.iscrowd is UNSET:
+        if annotation.image_id in sizes and annotation.iscrowd is UNSET:
             annotation.iscrowd = 0
             checked.repaired['annotations without "iscrowd" (taken as single objects)'] += 1
-        if annotation.area is UNSET or annotation.area is None:
-            annotation.area = area_of(annotation)
-            checked.repaired['annotations without "area" (taken from the mask, else from the box)'] += 1
 
 
 def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) -> str | None:
@@ -205,6 +199,11 @@ def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) ->
         if annotation.image_id not in sizes:
             continue
         area, (_, _, width, height) = annotation.area, annotation.bbox
+        if area is UNSET or area is None:
+            return (
+                f'{json_file}: annotations[{place}] has no "area", by which COCO\'s AP tells small objects from large '
+                "ones; write square pixels into every annotation: those of the mask, or of the box where there is none"
+            )
         if area < 0 or (area == 0 and width * height >= 1 and not _is_a_line(annotation)):
             return (
                 f"{json_file}: annotations[{place}].area is {area:g}, and its box {width:g} x {height:g}; COCO's AP "
