@@ -6,6 +6,7 @@ bicubic, with the conventions of `F.interpolate(..., mode="bicubic", align_corne
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ def sample_pos_embed(pos_embed: Tensor, boxes: Tensor | None, grid: tuple[int, i
     Raises:
         ValueError: the field is neither square nor given with its two sides.
     """
-    with torch.autocast(pos_embed.device.type, enabled=False):
+    kind = pos_embed.device.type
+    with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
         field = as_grid(pos_embed)
         field = field.to(torch.promote_types(field.dtype, torch.float32))
         h, w, dim = field.shape

@@ -101,8 +101,11 @@ class VisionTransformer(nn.Module):
         return self.patch_embed(images)
 
     def sample_positions(self, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings of crops at `boxes` (B, 4) of the field -> (B, H*W, D); None is the whole field, once."""
-        return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), boxes, grid)
+        """Position embeddings of crops at `boxes` (B, 4) of the field -> (B, H*W, D); None is the whole field, once.
+
+        They are sampled in float32 and have the field's type: a backbone in half precision stays in it.
+        """
+        return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), boxes, grid).to(self.pos_embed.dtype)
 
     def with_class_token(self, patches: Tensor) -> Tensor:
         """(B, N, D) -> (B, 1 + N, D), or unchanged in a backbone without class token."""

@@ -116,6 +116,19 @@ def test_hooks_and_other_layers_see_what_follows_the_heads_and_the_hidden_layer(
     torch.testing.assert_close(seen["blocks.1.ls2"], gamma * seen["blocks.1.mlp.fc2"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_half_precision_and_the_meta_device(dtype, class_token):
+    backbone, images = randomized(class_token=class_token).eval(), torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        expected = backbone(images)[1]
+        found = backbone.to(dtype)(images.to(dtype))[1]
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0)
+        shape = backbone.to("meta")(images.to("meta", dtype))[1]
+        assert shape.shape == expected.shape and shape.dtype == dtype
+
+
 def test_a_layer_in_the_projections_place_is_trained():
     """Low-rank adapters replace `attn.proj` and `fc2`; past them their parameters would get no gradient."""
 

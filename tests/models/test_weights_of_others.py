@@ -128,8 +128,10 @@ def test_a_part_of_queries_keys_and_values_is_not_enough(tmp_path, damage):
     state = of_transformers(timm_vit())
     name = "encoder.layer.1.attention.attention.key.weight"
     value = state.pop(name)
-    if damage != "absent":
-        state[name] = value[1:] if damage == "misshapen" else torch.tensor(1.0)
+    if damage == "misshapen":
+        state[name] = value[1:]
+    if damage == "flat":
+        state |= {name.replace("key", part): torch.tensor(1.0) for part in ("query", "key", "value")}
     with pytest.raises(UserError, match="no plain ViT: it also has blocks.1.attn"):
         read_backbone(saved(tmp_path, state))
 

@@ -3,13 +3,12 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
 
 from cropfield.coco_files import mended_copy
 from pretrain.data.coco import CocoFile, Image
 from pretrain.errors import UserError
 
-Paths = str | os.PathLike | Sequence[str | os.PathLike]
+Paths = str | os.PathLike | list[str]
 
 
 def several(paths: Paths) -> list[str]:
