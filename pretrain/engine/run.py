@@ -56,6 +56,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         open_output(output)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
+    if kinds := getattr(loader.source, "kinds", ""):
+        logger.info(f"images by the kind of file: {kinds}")
     resolve_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
     if comm.is_main_process():
@@ -114,8 +116,6 @@ def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     if cfg.optimizer.lr is None:
         cfg.optimizer.lr = scaled_lr(cfg.train.base_lr, batch_size)
         lr_rule = f"rule: {cfg.train.base_lr:.3g} * sqrt({batch_size} / 1024)"
-    if kinds := getattr(loader.source, "kinds", ""):
-        logger.info(f"images by the kind of file: {kinds}")
     logger.info(
         f"{images:,} images, batch size {batch_size}: {cfg.train.max_iter:,} steps ({length}), "
         f"{cfg.train.max_iter * batch_size / images:.1f} epochs; "
