@@ -152,7 +152,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     write_backbone(path, tensors, {"num_heads": "3"})
     good, (right, facts) = path.read_bytes(), read_tensors(path)
-    assert facts == {"num_heads": "3"}
+    assert facts["num_heads"] == "3"
     draw, noticed = random.Random(0), 0
     for _ in range(400):
         bad, place = bytearray(good), draw.randrange(8 * len(good))

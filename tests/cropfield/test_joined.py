@@ -84,9 +84,9 @@ def test_what_cannot_be_joined(write, tmp_path):
         dataset_name([a, str(tmp_path / "absent.json")], a_images, "")
     with pytest.raises(UserError, match="nothing fits .*x"):
         dataset_name(str(tmp_path / "x*.json"), a_images, "")
-    same = [{"id": 9, "name": "cat"}, {"id": 4, "name": "cat"}]
-    (d, d_images), (e, e_images) = write("d", 9, same), write("e", 9, same)
-    with pytest.raises(UserError, match="two categories 'cat'"):
+    twice = [[{"id": 9, "name": "cat"}, {"id": other, "name": "cat"}] for other in (4, 5)]
+    (d, d_images), (e, e_images) = write("d", 9, twice[0]), write("e", 9, twice[1])
+    with pytest.raises(UserError, match=r"different categories \(cat \(id 4\), cat \(id 5\) in"):
         dataset_name([d, e], [d_images, e_images], "")
 
 

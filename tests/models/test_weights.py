@@ -35,7 +35,7 @@ def test_files_hold_names_and_metadata(tmp_path):
     write_backbone(tmp_path / "a.safetensors", state, {"method": "x"})
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
         metadata = file.metadata()
-        assert int(metadata.pop("crc32"), 16) and metadata == {"method": "x"}
+        assert int(metadata.pop("crc32"), 16) and metadata == {"method": "x", "format": "pt"}
         assert torch.equal(file.get_tensor("pos_embed"), state["pos_embed"])
     write_backbone(tmp_path / "b.pth", state, {"method": "x"})
     content = torch.load(tmp_path / "b.pth", weights_only=True)

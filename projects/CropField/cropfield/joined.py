@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import Counter
 
 from cropfield.coco_files import mended_copy
 from pretrain.data.coco import CocoFile, Image
@@ -82,12 +81,10 @@ def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) ->
 
 
 def check_same_names(path: str, first: CocoFile, other_path: str, other: CocoFile) -> None:
-    """Raise UserError unless both files have the same names of categories, each once."""
-    names, others = ([category.name for category in content.categories] for content in (first, other))
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"{path} has two categories {twice[0]!r}, so files cannot be joined by names; rename one")
-    if Counter(names) != Counter(others):
-        differing = sorted(set(names) ^ set(others)) or others
+    """Raise UserError unless both files have the same names of categories, which are unique in each."""
+    names, others = ({category.name for category in content.categories} for content in (first, other))
+    if names != others:
+        differing = sorted(names ^ others)
         raise UserError(
             f"{other_path} and {path} are to be one dataset and have different categories "
             f"({', '.join(differing[:8])} in one of them only); write the same "
