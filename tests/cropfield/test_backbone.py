@@ -99,10 +99,11 @@ def test_plain_backbone_pads_to_whole_patches():
     assert backbone(batch.tensor)["last_feat"].shape == (1, 32, 5, 3)
 
 
-def test_outputs_are_the_maps_of_their_blocks():
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_outputs_are_the_maps_of_their_blocks(final_norm):
     """Each is what a backbone that ends there gives; several put together by channel, in the order asked for."""
     images = torch.randn(2, 3, 24, 16)
-    whole = make(out_features={"early": 0, "both": [2, 0], "last": -1})
+    whole = make(out_features={"early": 0, "both": [2, 0], "last": -1}, final_norm=final_norm)
     found = whole(images)
     assert {name: shape.channels for name, shape in whole.output_shape().items()} == {
         "early": 32,
@@ -110,7 +111,7 @@ def test_outputs_are_the_maps_of_their_blocks():
         "last": 32,
     }
     for depth, name in ((1, "early"), (3, "last")):
-        short = make(depth=depth)
+        short = make(depth=depth, final_norm=final_norm)
         short.load_state_dict({k: v for k, v in whole.state_dict().items() if k in short.state_dict()})
         torch.testing.assert_close(found[name], short(images)["last_feat"])
     torch.testing.assert_close(found["both"], torch.cat([found["last"], found["early"]], dim=1))

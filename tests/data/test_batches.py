@@ -229,3 +229,14 @@ def test_values_out_of_range_are_refused_at_once():
         with pytest.raises(ValueError, match=f"start_step {start_step}, rank {rank} of 2"):
             loader(batch_size=4).batches(start_step, rank, 2)
     loader(batch_size=1, num_workers=0, seed=0)  # the least that there is
+
+
+def test_each_step_draws_crops_plan_and_masks_anew():
+    """Of one picture, so that nothing else differs."""
+    masks = CropMasks((4, 4), ratio=(0.25, 0.25), content_share=1, position_share=0)
+    steps = list(islice(loader(Pictures(1), masks=masks).batches(), 20))
+    for key, least in (("global_image_boxes", 20), ("global_boxes", 20), ("content_masks", 8)):
+        assert len({step[key][0].numpy().tobytes() for step in steps}) >= least, key
+    mixed = islice(loader(Pictures(1)).batches(), 20)
+    kinds = {step["content_masks"].any(1).numpy().tobytes() for step in mixed}
+    assert len(kinds) > 10  # of the 70 ways to have half of the crops

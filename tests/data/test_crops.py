@@ -281,3 +281,49 @@ def test_the_defaults_are_dinov2s():
     assert (crops.num_local, crops.local_size, crops.local_scale) == (8, 96, (0.05, 0.32))
     assert (crops.aspect, crops.flip, crops.scale_distribution) == (ASPECT, 0.5, "beta")
     assert MultiCrop(num_global=1, num_local=0, global_size=1, local_size=1).num_global == 1  # the least that there is
+
+
+# --- many images: what is drawn anew, and for what
+
+
+def crops_of(image: np.ndarray, count: int = 300, **options) -> dict[str, np.ndarray]:
+    """Boxes of `count` calls, each with a generator of its own: (count, crops, 4)."""
+    crops = MultiCrop(8, local_size=8, num_local=3, photometric=PLAIN, **options)
+    samples = [crops(image, np.random.default_rng(seed)) for seed in range(count)]
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0] if key.endswith("boxes")}
+
+
+def areas(boxes: np.ndarray) -> np.ndarray:
+    return np.abs((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
+
+
+def test_global_and_local_crops_have_their_own_ranges_of_area():
+    boxes = crops_of(ramps(150, 200))
+    large, small = areas(boxes["global_image_boxes"]), areas(boxes["local_image_boxes"])
+    assert 0.31 < large.min() < 0.4 and 0.8 < large.max() <= 1
+    assert 0.045 < small.min() < 0.07 and 0.28 < small.max() < 0.33
+
+
+@pytest.mark.parametrize(
+    "distribution, mean, deviation", [("beta", 0.429, 0.128), ("uniform", 0.6, 0.231), ("constant", 1.0, 0.0)]
+)
+def test_each_image_has_a_scale_of_its_own(distribution, mean, deviation):
+    """Crops that reach around the whole image: the area of their rectangle in the field is s itself."""
+    options = dict(global_scale=(1, 1), aspect=(1, 1), scale_distribution=distribution)
+    boxes = crops_of(ramps(40, 40), **options)["global_boxes"]
+    scales = np.array([surround(of_image).prod() for of_image in boxes])
+    assert abs(scales.mean() - mean) < 0.05 and abs(scales.std() - deviation) < 0.03
+
+
+def test_each_crop_is_flipped_by_itself():
+    boxes = crops_of(ramps(40, 40), flip=0.5)
+    flipped = np.concatenate([b[..., 0] > b[..., 2] for b in (boxes["global_boxes"], boxes["local_boxes"])], axis=1)
+    assert (abs(flipped.mean(axis=0) - 0.5) < 0.12).all()  # four standard deviations
+    assert (flipped.all(axis=1) | ~flipped.any(axis=1)).mean() < 0.15  # 1/16 of the images
+
+
+def test_aspects_are_log_uniform():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_resized_crop_box(3000, 3000, (0.05, 0.1), ASPECT, rng) for _ in range(4000)])
+    logs = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])) / np.log(ASPECT[1])
+    assert abs(logs.mean()) < 0.04 and abs(logs.std() - 3**-0.5) < 0.03

@@ -194,3 +194,10 @@ def test_the_defaults_are_the_papers():
     masks = CropMasks((6, 6))
     assert (masks.ratio, masks.content_share, masks.position_share) == ((0.1, 0.5), 0.5, 0.5)
     assert masks.samplers == {CONTENT: box_mask, POSITION: cross_mask}
+
+
+def test_ratios_are_drawn_within_their_strata():
+    masks = CropMasks((14, 14), content_share=1, position_share=0)
+    counts = np.array([masks.plan(1, np.random.default_rng(seed))[1][0] for seed in range(300)])
+    assert counts.min() < 0.12 * 196 and counts.max() > 0.48 * 196 and len(set(counts)) > 60
+    assert abs(counts.mean() / 196 - 0.3) < 0.03

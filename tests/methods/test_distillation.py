@@ -365,3 +365,16 @@ def test_bad_settings_are_refused_with_a_sentence():
         one_view[name] = one_view[name][:IMAGES]
     with pytest.raises(UserError, match="compares views"):
         make_method()(one_view, 0)
+
+
+def test_under_autocast_positions_and_e_pos_stay_in_float32():
+    method, batch = make_method(), make_batch()
+    masked = method.masked_patches(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens = method.embed(method.student["backbone"], batch["global_crops"], batch["global_boxes"], masked)
+    assert tokens.dtype == torch.float32
+
+
+def test_the_backbone_that_others_see_is_the_teachers():
+    method = make_method()
+    assert method.backbone is method.teacher["backbone"] is not method.student["backbone"]

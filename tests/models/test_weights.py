@@ -6,7 +6,8 @@ from safetensors import safe_open
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.models.weights import fold_layer_scale, resize_field, write_backbone
+from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import fold_layer_scale, load_backbone, resize_field, write_backbone
 
 
 def test_folding_is_gamma_times_the_layer():
@@ -58,3 +59,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(UserError, match="neither .safetensors nor .pth"):
         write_backbone(tmp_path / "a.bin", {}, {})
+
+
+def test_a_field_of_as_many_cells_and_other_sides_is_resized(tmp_path):
+    shape = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2)
+    wide, square = (VisionTransformer(**shape, field_size=size) for size in ((4, 9), (6, 6)))
+    write_backbone(tmp_path / "wide.safetensors", wide.state_dict(), wide.facts)
+    load_backbone(square, tmp_path / "wide.safetensors")
+    torch.testing.assert_close(square.pos_embed, resize_field(wide.pos_embed, (4, 9), (6, 6)))
+    assert not torch.equal(square.pos_embed, wide.pos_embed)
