@@ -10,6 +10,7 @@ from detectron2.utils import comm
 
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
 from cropfield.probe_images import probe_images, tell_of_shared_images
+from pretrain.engine.checkpoint import about
 from pretrain.engine.monitors import due
 from pretrain.errors import UserError
 from pretrain.files import write_json
@@ -143,9 +144,8 @@ class OnlineDetectionProbe(HookBase):
     def keep_best(self, done: int, figures: dict[str, float]) -> None:
         if comm.is_main_process():
             model = self.trainer.model
-            facts = {"method": type(model).__name__, "iteration": str(done), **model.backbone.facts}
             figure = {f"probe/{self.metric}": f"{figures[self.metric]:.4f}"}
-            write_backbone(self.folder / BEST, model.backbone.state_dict(), facts | figure)
+            write_backbone(self.folder / BEST, model.backbone.state_dict(), about(model, done) | figure)
 
     def write_record(self) -> None:
         if comm.is_main_process():
