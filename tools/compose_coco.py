@@ -12,9 +12,6 @@ lengths, exact with holes and occlusion, so Detectron2 needs `INPUT.MASK_FORMAT 
 import argparse
 from pathlib import Path
 
-from lab.compose.dataset import Plan
-from lab.compose.scene import Layout
-from lab.compose.write import compose_dataset
 from pretrain.errors import UserError, run_main
 
 # easy: small pictures, few objects, all seen in training, most of their category's own material. hard: clutter, other
@@ -147,6 +144,10 @@ def check(options: argparse.Namespace) -> None:
 def main() -> None:
     options = parse_args()
     check(options)
+    from lab.compose.dataset import Plan
+    from lab.compose.scene import Layout
+    from lab.compose.write import compose_dataset
+
     layout = Layout(options.size, tuple(options.objects), tuple(options.scale), options.rotation, options.occlusion)
     plan = Plan(
         train=options.train,

@@ -15,11 +15,7 @@ import platform
 import sys
 from pathlib import Path
 
-from cropfield.commands import Commands, in_words
-from cropfield.stages import Chain, Stage
-from pretrain.engine.checkpoint import INITIAL
 from pretrain.errors import run_main
-from pretrain.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STARTS = ("pretrained", "untrained", "scratch")
@@ -33,8 +29,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
+def make_stages(output: Path, seed: int) -> list[tuple]:
     """The commands; those of one tuple run side by side."""
+    from cropfield.commands import Commands
+    from cropfield.stages import Stage
+    from pretrain.engine.checkpoint import INITIAL
+
     commands, data = Commands(REPOSITORY), output / "data"
     compose = (str(REPOSITORY / "tools" / "compose_coco.py"), "--output", str(data), "--seed", str(seed), *SCENES)
     pretrained, backbone = output / "pretrain", output / "backbone.safetensors"
@@ -45,7 +45,7 @@ def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
     starts = dict(zip(STARTS, (str(backbone), str(pretrained / INITIAL), ""), strict=True))
     threads = max(1, (os.cpu_count() or 2) // 2)  # each detector has half of the cores
 
-    def detect(name: str, weights: str) -> Stage:
+    def detect(name: str, weights: str):
         changes = (f"train.init_checkpoint={weights}", f"train.seed={seed + 1}")  # 0 and less: Detectron2 draws one
         return commands.detect(
             "mask_rcnn_cropfield_tiny.py", dataset, output / f"detect_{name}", *changes, threads=threads
@@ -62,6 +62,8 @@ def make_stages(output: Path, seed: int) -> list[tuple[Stage, ...]]:
 def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
     """The comparison's figures, also written to OUTPUT/result.json."""
     import torch
+
+    from pretrain.files import write_json
 
     found = {n: json.loads((output / f"detect_{n}" / "result.json").read_text()) for n in STARTS}
     result = {
@@ -80,6 +82,8 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
 
 def comparison(result: dict) -> str:
     """The figures of all detectors in one line."""
+    from cropfield.commands import in_words
+
     parts = []
     for kind in ("box", "mask"):
         ap = result[f"{kind}_ap"]
@@ -98,6 +102,8 @@ def cpu_model() -> str:
 
 def main() -> None:
     args = parse_args()
+    from cropfield.stages import Chain, Stage
+
     output = args.output.resolve()
     stages = make_stages(output, args.seed)
     chain = Chain(output)

@@ -5,6 +5,7 @@ Needs the standard library only, as the environment may be broken. Exit code 1 i
 Detectron2's table may say that its compiled `_C` is absent: nothing here uses it.
 """
 
+import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -58,4 +59,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

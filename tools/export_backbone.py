@@ -19,9 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
-from pretrain.models.export_formats import FORMATS
-from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
-from pretrain.outputs import refuse_inputs
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -39,7 +36,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=Path, nargs="+", required=True, help="files to write: .safetensors or .pth"
     )
-    parser.add_argument("--format", choices=FORMATS, help="of another library; then --output is one name")
+    parser.add_argument(
+        "--format", choices=("timm", "hf", "detectron2"), help="of another library; then --output is one name"
+    )
     parser.add_argument(
         "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
     )
@@ -49,6 +48,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
+    from pretrain.models.export_formats import FORMATS
+    from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
+    from pretrain.outputs import refuse_inputs
+
     refuse_inputs(options.output, [options.checkpoint])
     if options.format and len(options.output) > 1:
         raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")

@@ -12,32 +12,9 @@ listed in OUTPUT/broken_images.txt.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.config import instantiate
-from detectron2.data import transforms as T
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-
-from cropfield import categories
-from cropfield.coco_files import area_of, decode_mask
-from cropfield.datasets import read_coco_file
-from cropfield.drawing import Instance, draw_instances
-from cropfield.image_ids import ImageIds
-from cropfield.mapper import in_format
-from cropfield.media import Medium, Picture, find_media, frames
-from cropfield.sizes import check_sizes
-from cropfield.weights import load_weights
-from pretrain.data.broken import printable, summarize
-from pretrain.data.decode import BrokenImage
-from pretrain.engine.addresses import local_file
-from pretrain.engine.broken_images import LISTED, write_list
-from pretrain.engine.lazy_config import load_config
-from pretrain.errors import UserError, run_main
-from pretrain.files import read_tensors, write_text
-from pretrain.outputs import open_output, output_path, refuse_occupied
+from pretrain.errors import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -57,140 +34,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-class Detector:
-    """A config's detector with weights, and the reading and resizing of its test data.
-
-    content: of the file `weights`.
-    known: the classes of its outputs, or None where nothing says; see `cropfield.categories`.
-    """
-
-    def __init__(self, cfg, weights: Path, content: tuple[dict, dict], threshold: float, known: list[dict] | None):
-        self.model = instantiate(cfg.model).to(cfg.train.device).eval()
-        number = getattr(self.model, "roi_heads", self.model).num_classes
-        self.categories = known or [{"id": n, "name": str(n)} for n in range(number)]
-        if len(self.categories) != number:
-            raise UserError(
-                f"the file names {len(self.categories)} classes and the detector has {number}; give its own file"
-            )
-        load_weights(self.model, weights, whole=True, content=content)
-        mapper = instantiate(cfg.dataloader.test.mapper)
-        check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
-        self.resize, self.image_format = mapper.augmentations, mapper.image_format
-        self.threshold = threshold
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray, image_id) -> list[dict]:
-        """RGB uint8 (H, W, 3) -> detections in COCO's format, classes counted from 0."""
-        resized = T.AugInput(in_format(image, self.image_format))
-        self.resize(resized)
-        pixels = torch.as_tensor(np.array(resized.image.transpose(2, 0, 1), order="C"))
-        (found,) = self.model([{"image": pixels, "height": image.shape[0], "width": image.shape[1]}])
-        found = found["instances"].to("cpu")
-        return instances_to_coco_json(found[found.scores >= self.threshold], image_id)
-
-
-def choose_categories(weights: Path, metadata: dict, content: dict | None) -> list[dict] | None:
-    """The classes of a detector's outputs: as its weights name them, with the ids of a COCO file where one is given.
-
-    metadata: of the weights.  content: of the COCO file.
-
-    Raises:
-        UserError: the file lacks a class of the weights, or names one twice.
-    """
-    theirs, ours = categories.in_metadata(metadata, weights), categories.of_file(content) if content else None
-    if not theirs or not ours or categories.names_of(theirs) == categories.names_of(ours):
-        return ours or theirs
-    by_name = {category["name"]: category for category in ours}
-    if len(by_name) < len(ours) or not by_name.keys() >= set(categories.names_of(theirs)):
-        raise categories.other_classes(weights, theirs, ours)
-    return [by_name[category["name"]] for category in theirs]
-
-
-def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.ndarray:
-    """The image with boxes, masks, names and scores."""
-    instances = []
-    for detection in detections:
-        x, y, width, height = detection["bbox"]
-        mask = decode_mask(detection.get("segmentation"), *image.shape[:2])
-        category = detection["category_id"]
-        instances.append(Instance((x, y, x + width, y + height), category, names[category], mask, detection["score"]))
-    return draw_instances(image, instances, factor=1)
-
-
-def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: ImageIds, content: dict) -> None:
-    """Add an image, or a video's frames, to the content of predictions.json, and draw it below `output`.
-
-    Raises:
-        BrokenImage: it cannot be read.
-    """
-    names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
-    whole = False
-    try:
-        for name, image in frames(medium):
-            height, width = image.shape[:2]
-            image_id = ids.take(name, height, width)
-            detections = detector(image, image_id)
-            if drawn:
-                drawn.write(picture(image, detections, names))
-            content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-            for detection in detections:
-                detection["category_id"] = detector.categories[detection["category_id"]]["id"]
-                detection |= {"id": len(content["annotations"]) + 1, "area": area_of(detection), "iscrowd": 0}
-                content["annotations"].append(detection)
-        whole = True
-    finally:
-        if drawn:
-            drawn.close(keep=whole)
-
-
-def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector, ids: ImageIds) -> tuple[dict, dict]:
-    """Through all files; returns the content of predictions.json, and why files could not be read, by name.
-
-    Raises:
-        UserError: none could be read.
-    """
-    content, broken = {"images": [], "categories": detector.categories, "annotations": []}, {}
-    for medium in media:
-        try:
-            detect_in(medium, output if pictures else None, detector, ids, content)
-        except BrokenImage as error:
-            broken[error.name] = error.reason
-    if not content["images"]:
-        raise UserError(
-            f"none of the {len(media)} files can be read: {summarize(broken.items())}; mend or replace them"
-        )
-    if broken:
-        write_list(output / LISTED, broken)
-    return content, broken
-
-
 def main() -> None:
     args = parse_args()
-    refuse_occupied(output_path(args.output))
-    media, left_out, again = find_media(args.inputs, args.output)
-    cfg = load_config(args.config_file, args.opts)
-    labels = args.names or cfg.get("dataset", {}).get("train_json")
-    content = read_coco_file(labels) if labels else None
-    weights = read_tensors(local_file(args.weights))
-    known = choose_categories(args.weights, weights[1], content)
-    if known and "roi_heads" in cfg.model and not cfg.get("dataset", {}).get("train_json"):
-        cfg.model.roi_heads.num_classes = len(known)
-    detector = Detector(cfg, args.weights, weights, args.threshold, known)
-    del weights
-    output = open_output(args.output)
-    found, broken = detect(
-        media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
-    )
-    write_text(output / "predictions.json", json.dumps(found) + "\n")
-    if again:
-        names = ", ".join(printable(str(path)) for path in again[:3]) + ", ..." * (len(again) > 3)
-        print(f"given more than once, and counted once: {names} ({len(again)} in all)")
-    for folder in left_out:
-        print(f"left out: {printable(folder)}, which holds a tool's output")
-    if broken:
-        print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
-    place = printable(str(output / "predictions.json"))
-    print(f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}")
+    from cropfield.predict import predict
+
+    predict(args)
 
 
 if __name__ == "__main__":

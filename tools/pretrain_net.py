@@ -10,6 +10,7 @@ Writes to train.output_dir: last.pth (training state), config.yaml, metrics.json
 
 import argparse
 
+from pretrain.engine.arguments import add_processes
 from pretrain.errors import run_main
 
 
@@ -17,15 +18,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig file of configs/pretrain")
     parser.add_argument("--resume", action="store_true", help="go on from train.output_dir/last.pth")
-    several = parser.add_argument_group("several processes")
-    several.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="of this machine; without GPUs, processes on the CPU"
-    )
-    several.add_argument("--num-machines", type=int, default=1, metavar="N", help="that run this command")
-    several.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
-    several.add_argument(
-        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0, where several machines meet"
-    )
+    add_processes(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     return parser.parse_intermixed_args(argv)
 

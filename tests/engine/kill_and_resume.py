@@ -82,7 +82,8 @@ def import_early() -> None:
     """What a run imports only when it needs it, so that not every fork has to."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looks for GPUs without touching them
     load_config(CONFIG, ["train.seed=0"])
-    importlib.import_module("torch.utils.tensorboard")
+    for name in ("torch.utils.tensorboard", "cropfield.checks", "cropfield.run"):
+        importlib.import_module(name)
 
 
 def tool(name: str):

@@ -70,8 +70,7 @@ def run(kind: str, config: Path, overrides: list[str], data: Path, output: Path)
     files = {"json": data / "labels.json", "images": data}
     dataset = [f"dataset.{part}_{what}={path}" for part in ("train", "val") for what, path in files.items()]
     tool = detector_tool()
-    args = tool.default_argument_parser().parse_args(["--config-file", str(config), *dataset, *small])
-    args.card = None
+    args = tool.parse_args(["--config-file", str(config), *dataset, *small])
     tool.check(tool.read_config(args)[0], args)
 
 

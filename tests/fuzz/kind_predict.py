@@ -20,7 +20,8 @@ from harness import Wrong
 from mutations import mutate_bytes, pick
 from PIL import Image
 
-from cropfield.media import is_video
+from cropfield import predict
+from cropfield.media import find_media, is_video
 from pretrain.data.decode import BrokenImage, decode_image
 
 SHARE, SECONDS = 0.5, 40
@@ -40,7 +41,8 @@ def tool():
     spec = importlib.util.spec_from_file_location("predict", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.Detector, module.read_tensors = Stub, lambda path: ({}, {})
+    predict.Detector, predict.read_tensors = Stub, lambda path: ({}, {})
+    predict.choose_categories = lambda *unused: None
     return module
 
 
@@ -118,11 +120,10 @@ def attempt(rng, folder):
         str(Path(module.__file__).parents[1] / "configs/COCO/mask_rcnn_cropfield_tiny.py"),
     ]
     sys.argv += ["--weights", str(folder / "w.pth"), f"--output={output}"]
-    module.choose_categories = lambda *unused: None
     pictures = rng.random() < 0.8
     sys.argv += [] if pictures else ["--no-pictures"]
     args = module.parse_args()
-    found = module.find_media(args.inputs, output)[0]
+    found = find_media(args.inputs, output)[0]
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             module.main()

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import instantiate
 
 from cropfield import CropFieldViT
+from cropfield.recipe import count_passes, fit_schedule
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file
 from pretrain.models.vit import compile_blocks
@@ -201,7 +202,7 @@ def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, small_coco
     some_masks = [*dataset, *(f"dataset.{part}_json={tmp_path}/some.json" for part in ("train", "val"))]
     graphs = []
     compiler = partial(compile_blocks, backend=lambda graph, _: graphs.append(graph) or graph)
-    monkeypatch.setattr("pretrain.models.vit.compile_blocks", compiler)
+    monkeypatch.setattr("cropfield.run.compile_blocks", compiler)
     names = []
     for output, options in ((tmp_path / "eager", []), (tmp_path / "compiled", ["train.compile=True"])):
         with pytest.raises(UserError, match="1 of 4 annotations have no .*use a box-only config"):
@@ -315,7 +316,7 @@ def test_the_schedule_follows_the_batch_size(load_tool, batch, rule, expected, d
     tool = load_tool("lazyconfig_train_net")
     options = [f"dataloader.train.total_batch_size={batch}", f"train.lr_rule={rule}"]
     cfg = tool.load_config(CONFIGS / "mask_rcnn_cropfield_vitb_12ep.py", options)
-    changes = tool.fit_schedule(cfg, options)
+    changes = fit_schedule(cfg, options)
     assert bool(changes) == (batch != 64)
     assert cfg.train.max_iter == expected and cfg.optimizer.lr == pytest.approx(lr)
     steps = cfg.lr_multiplier.scheduler
@@ -330,7 +331,7 @@ def test_what_is_given_by_hand_is_not_rescaled(load_tool):
     tool = load_tool("lazyconfig_train_net")
     options = ["dataloader.train.total_batch_size=16", "train.max_iter=100", "optimizer.lr=1.0"]
     cfg = tool.load_config(CONFIGS / "mask_rcnn_cropfield_vitb_12ep.py", options)
-    (change,) = tool.fit_schedule(cfg, options)
+    (change,) = fit_schedule(cfg, options)
     assert cfg.train.max_iter == 100 and cfg.optimizer.lr == 1.0
     assert "max_iter" not in change and "train.eval_period 5000 -> 20000" in change
 
@@ -341,7 +342,7 @@ def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
     config = str(CONFIGS / f"{family}_cropfield_vitb_12ep.py")
     cfg, changes = tool.read_config(argparse.Namespace(config_file=config, opts=[], card=card))
     assert cfg.model.backbone.net.activation_checkpointing and len(changes) > 1
-    assert tool.count_passes(cfg, 1) * cfg.train.images_per_gpu == cfg.dataloader.train.total_batch_size == 64
+    assert count_passes(cfg, 1) * cfg.train.images_per_gpu == cfg.dataloader.train.total_batch_size == 64
     assert (cfg.optimizer.lr, cfg.train.max_iter) == (3e-4, 22128)
 
 

@@ -1,0 +1,16 @@
+"""Options that the tools have in common. Imports nothing that takes time, so that --help comes at once."""
+
+import argparse
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """--num-gpus and the like; `pretrain.engine.distributed.start` takes their values."""
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="of this machine; without GPUs, processes on the CPU"
+    )
+    several.add_argument("--num-machines", type=int, default=1, metavar="N", help="that run this command")
+    several.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    several.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0, where several machines meet"
+    )

@@ -1,0 +1,80 @@
+"""Everything about a detector's run that can be known to fail before its first iteration."""
+
+import torch
+
+from cropfield import categories
+from cropfield.checkpoint import last_file, read_last
+from cropfield.datasets import check_can_be_evaluated, check_registered, check_same_categories
+from cropfield.forms import Detection
+from cropfield.hooks import check_best_metric
+from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, uses_cache
+from cropfield.results import RESULT
+from cropfield.trial import try_detector
+from pretrain.engine.checkpoint import start_of
+from pretrain.engine.config_values import check_config
+from pretrain.engine.lazy_config import build
+from pretrain.errors import UserError
+from pretrain.outputs import output_path, refuse_finished
+
+RUN = ("last_checkpoint", "model_*.pth", RESULT)  # what a run leaves that another must not replace
+
+
+def check(cfg, args) -> dict | None:
+    """Everything that can be known to fail before the first iteration, as a UserError; the state to resume from."""
+    check_config(cfg, Detection)
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
+    if args.eval_only:
+        refuse_finished(output_path(cfg.train.output_dir), RUN, "choose another train.output_dir for the evaluation")
+    elif not getattr(args, "resume", False):  # who only checks a config need not say
+        advice = "add --resume to go on with it, or choose another train.output_dir"
+        refuse_finished(output_path(cfg.train.output_dir), RUN, advice)
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
+    for part in ("test",) if args.eval_only else ("train", "test"):
+        check_registered(build(cfg, f"dataloader.{part}.dataset.names"))
+    if "dataset" in cfg and cfg.dataset.get("train_json") and cfg.dataset.val_json:
+        check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
+        check_can_be_evaluated(cfg.dataset.val_json)
+    if not args.eval_only:
+        count_passes(cfg, args.num_gpus * args.num_machines)
+    model, known = try_detector(cfg, args.eval_only), dataset_categories(cfg, args.eval_only)
+    if not args.eval_only:
+        evaluator = build(cfg, "dataloader.evaluator")
+        check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
+    check_classes(cfg, model, known)
+    resume = getattr(args, "resume", False) and not args.eval_only
+    state = check_resume(cfg, model, known) if resume else None
+    if cfg.train.init_checkpoint:
+        fill(cfg, model, args.eval_only)
+    if not args.eval_only and uses_cache(cfg):
+        cache = feature_cache(cfg, model, build(cfg, "dataloader.train"))
+        if cfg.train.init_checkpoint:  # without, the weights and so the cache are known later
+            cache.check_disk()
+    return state
+
+
+def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
+    """The last checkpoint's content, or None.
+
+    Raises UserError where it is not of this model and these classes, or leaves nothing to do.
+    """
+    parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
+    state = read_last(cfg.train.output_dir, model, parts)
+    if state is not None:
+        path = last_file(cfg.train.output_dir)
+        categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
+        done, saved = state["trainer"]["iteration"] + 1, state["trainer"].get("batch_size")
+        start_of(path, done, saved, cfg.dataloader.train.total_batch_size, cfg.train.max_iter)
+    return state
+
+
+def check_classes(cfg, model, known: list[dict] | None) -> None:
+    """Raise UserError where the detector has another number of classes than the dataset."""
+    number = getattr(getattr(model, "roi_heads", model), "num_classes", None)
+    if known and number not in (None, len(known)):
+        names = ", ".join(categories.names_of(known)[:20])
+        raise UserError(
+            f"the detector has {number} classes and its dataset {len(known)} ({names}): "
+            "leave num_classes to the config, or give the dataset that it is for"
+        )

@@ -1,0 +1,74 @@
+"""What a detector's config says of its run as a whole: schedule, precision, weights, classes, feature cache."""
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
+
+from cropfield import categories
+from cropfield.feature_cache import FeatureCache
+from cropfield.schedule import BatchRule, passes
+from cropfield.weights import load_weights
+
+
+def fit_schedule(cfg, overrides: list[str]) -> list[str]:
+    """Rescale what is counted in iterations, and the learning rate, to the batch size; what was given by hand stays.
+
+    Returns:
+        what was changed, in words.
+    """
+    reference = cfg.train.get("reference_batch_size")
+    size = cfg.dataloader.train.total_batch_size
+    if not reference or size == reference:
+        return []
+    rule = BatchRule(size, reference, cfg.train.lr_rule)
+    given = {override.partition("=")[0] for override in overrides}
+    changes = []
+    for key in ("train.max_iter", "train.eval_period", "train.checkpointer.period", "optimizer.lr"):
+        if key not in given:
+            old = OmegaConf.select(cfg, key)
+            OmegaConf.update(
+                cfg, key, rule.lr(old) if key == "optimizer.lr" else max(rule.iterations(old), min(old, 1))
+            )
+            changes.append(f"{key} {old:g} -> {OmegaConf.select(cfg, key):g}")
+    steps = cfg.lr_multiplier.get("scheduler", {})
+    if "milestones" in steps:  # shares of num_updates, so nothing but their print changes
+        steps.milestones = [rule.iterations(milestone) for milestone in steps.milestones]
+        steps.num_updates = rule.iterations(steps.num_updates)
+        changes.append(f"decays at {', '.join(map(str, steps.milestones))} of {steps.num_updates}")
+    return [f"batch of {size} instead of {reference} images (train.lr_rule {rule.lr_rule}): {'; '.join(changes)}"]
+
+
+def count_passes(cfg, processes: int) -> int:
+    return passes(cfg.dataloader.train.total_batch_size, processes, cfg.train.get("images_per_gpu", 0))
+
+
+def precision(cfg) -> torch.dtype | None:
+    """The autocast type of training."""
+    return getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
+
+
+def best_metric(cfg) -> tuple[str, int, int]:
+    """The figure that tells the best weights, evaluations to wait for a better one, iterations between them."""
+    patience = cfg.train.get("early_stopping", {}).get("patience", 0)
+    return cfg.train.get("best_metric", "bbox/AP"), patience, cfg.train.eval_period
+
+
+def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
+    """The classes of the detector's outputs: those of the dataset that is trained or evaluated on."""
+    names = instantiate(cfg.dataloader["test" if eval_only else "train"].dataset.names)
+    return categories.of_dataset(names if isinstance(names, str) else names[0])
+
+
+def fill(cfg, model, eval_only: bool = False) -> None:
+    """Load `train.init_checkpoint`."""
+    partial = not eval_only and cfg.train.get("init_partial", False)
+    load_weights(model, cfg.train.init_checkpoint, partial, dataset_categories(cfg, eval_only), whole=eval_only)
+
+
+def uses_cache(cfg) -> bool:
+    return bool(cfg.dataloader.get("feature_cache", {}).get("folder"))
+
+
+def feature_cache(cfg, model, loader) -> FeatureCache:
+    still = instantiate(cfg.dataloader.test.mapper).augmentations
+    return FeatureCache(model, loader, still=still, precision=precision(cfg), **cfg.dataloader.feature_cache)

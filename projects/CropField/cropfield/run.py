@@ -1,0 +1,243 @@
+"""One run of a detector, or a segmentor, from its checked config to its figures."""
+
+import logging
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import default_writers, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.logger import setup_logger
+
+from cropfield.checkpoint import AtomicCheckpointer, last_file
+from cropfield.datasets import num_classes
+from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, Stoppable
+from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, precision, uses_cache
+from cropfield.results import RESULT, write_result
+from cropfield.trainer import DetectionTrainer
+from pretrain.data.broken import BrokenImages, summarize
+from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
+from pretrain.engine.saved_config import as_yaml, warn_of_changes
+from pretrain.engine.signals import StopOnSignal
+from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
+from pretrain.errors import UserError
+from pretrain.files import remove_drafts, write_json, write_text
+from pretrain.models.vit import compile_blocks
+from pretrain.outputs import open_output
+
+logger = logging.getLogger("detectron2")
+HEADLINES = {"bbox": "box AP", "segm": "mask AP", "sem_seg": "mIoU"}
+# SemSegEvaluator's boundary figures stay in the log: with several classes they are differences of labels.
+SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
+
+
+def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> None:
+    """One process of the run.
+
+    Args:
+        args: the command line of tools/lazyconfig_train_net.py.
+        changes: what the batch size has changed in `cfg`, in words.
+        seed: of the run that goes on.
+        states: see `train`.
+    """
+    if comm.is_main_process():
+        open_output(cfg.train.output_dir)
+        remove_drafts(Path(cfg.train.output_dir, "inference"))
+    if cfg.train.seed < 0:
+        cfg.train.seed = comm.shared_random_seed() if seed is None else seed
+    set_up(cfg, args)
+    for change in changes:
+        logger.info("By rule: %s", change)
+    if "dataset" in cfg and cfg.dataset.get("train_json"):
+        masks = instantiate(cfg.dataloader.train.mapper.get("use_instance_mask", False))
+        kind = "with masks" if masks else "boxes only"
+        logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
+    results = evaluate_only(cfg) if args.eval_only else train(cfg, args, states)
+    if comm.is_main_process() and results:
+        found = ", ".join(f"{name} {results[t][name.split()[-1]]:.2f}" for t, name in HEADLINES.items() if t in results)
+        print(f"{found}: {Path(cfg.train.output_dir, RESULT)}", flush=True)
+
+
+def set_up(cfg, args) -> None:
+    """Detectron2's `default_setup`; it also says what a resumed run has changed."""
+    output, rank = cfg.train.output_dir, comm.get_rank()
+    for name in ("fvcore", "detectron2", "cropfield", "pretrain"):
+        setup_logger(output, rank, name=name)
+    logger.info("Rank %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
+    logger.info("Command line: %s\n%s:\n%s", args, args.config_file, Path(args.config_file).read_text())
+    if comm.is_main_process():
+        save_config(cfg, Path(output, "config.yaml"), args.resume)
+    seed_all_rng(cfg.train.seed + rank)
+    torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
+
+
+def save_config(cfg, path: Path, resumed: bool) -> None:
+    """Write config.yaml; first, for a resumed run, log in what it differs from the one that is there."""
+    try:
+        text = as_yaml(cfg)
+    except UserError:  # Detectron2 has said why
+        text = "# this config has parts that YAML cannot hold\n"
+    else:
+        if resumed and path.exists():
+            warn_of_changes(path, text)
+    write_text(path, text)
+
+
+def train(cfg, args, states: list[dict]) -> dict:
+    """Fine-tune, evaluate after the last iteration, return that evaluation.
+
+    states: the one to resume from, where it has been read, which is taken out: it is as large as the training's own.
+    """
+    model = instantiate(cfg.model).to(cfg.train.device)
+    logger.info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    accumulate = count_passes(cfg, comm.get_world_size())
+    batch_size = cfg.dataloader.train.total_batch_size
+    cfg.dataloader.train.total_batch_size //= accumulate
+    np.random.seed(cfg.train.seed)  # a sampler may draw its own seed
+    loader = instantiate(cfg.dataloader.train)
+    resumed = args.resume and last_file(cfg.train.output_dir) is not None
+    if cfg.train.init_checkpoint and not resumed:
+        fill(cfg, model)
+    elif cfg.train.get("freeze_backbone") and not resumed:
+        logger.warning("the frozen backbone is a random one: give its weights as train.init_checkpoint=FILE")
+    ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
+    if cfg.train.get("compile"):
+        compile_blocks(model)
+    parallel = create_ddp_model(model, **cfg.train.ddp)
+    trainer = DetectionTrainer(parallel, loader, optimizer, accumulate, precision(cfg), cfg.train.seed, batch_size)
+    average = {"ema": ema.averaged} if ema else {}
+    known = dataset_categories(cfg)
+    checkpointer = AtomicCheckpointer(parallel, cfg.train.output_dir, categories=known, trainer=trainer, **average)
+    results = {}
+    trainer.register_hooks(make_hooks(cfg, ema, checkpointer, results, hasattr(loader, "broken")))
+    if resumed:
+        checkpointer.resume(states.pop() if states else None)
+    if uses_cache(cfg):
+        feature_cache(cfg, model, loader).attach(model)
+    if not hasattr(loader, "batches"):
+        logger.warning("dataloader.train is not cropfield's: a resumed training sees its data from the beginning")
+    try:
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    except FloatingPointError as error:
+        raise not_finite(error, trainer, checkpointer) from None
+    return results
+
+
+def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict, accounted: bool) -> list:
+    """In order: what an evaluation decides is in the checkpoint that follows it.
+
+    accounted: whether the training's loader keeps an account of broken images.
+    """
+    model = ema.averaged.module if ema else checkpointer.model
+    evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
+    metric, patience, period = best_metric(cfg)
+    main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+    stop = StopOnSignal(periodic.stop)
+    average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        ema,
+        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model, stop)) or results),
+        BestCheckpointer(period, evaluated, metric) if main and period else None,
+        EarlyStopping(metric, patience) if patience else None,
+        periodic if main else None,
+        BrokenImagesReport(Path(cfg.train.output_dir, LISTED), cfg.train.log_period) if accounted else None,
+        average if main and ema else None,
+        PeriodicWriter(make_writers(cfg), cfg.train.log_period) if main else None,
+        stop,
+    ]
+
+
+def make_writers(cfg) -> list:
+    wandb = cfg.train.get("wandb", {})
+    if wandb.get("enabled"):
+        mirror_to_wandb(project=wandb.project, name=wandb.name, dir=cfg.train.output_dir)
+    return default_writers(cfg.train.output_dir, cfg.train.max_iter)
+
+
+def save_average(trainer: DetectionTrainer, evaluated: AtomicCheckpointer) -> None:
+    """model_ema.pth, of a training that has come to its end."""
+    if trainer.iter >= trainer.max_iter:
+        evaluated.save("model_ema", iteration=trainer.iter - 1)
+
+
+def not_finite(error: FloatingPointError, trainer: DetectionTrainer, checkpointer: AtomicCheckpointer) -> UserError:
+    """Keep the weights, which are still those before the bad step, and name the images of that step."""
+    name = f"model_before_{trainer.iter:07d}"
+    checkpointer.save(name, iteration=trainer.iter)
+    files = ", ".join(trainer.batch_files[:8])
+    return UserError(
+        f"{str(error).splitlines()[0]} The step is undone and {name}.pth saved. Its images: {files}. Look at them, or "
+        "lower optimizer.lr; --resume goes on from there"
+    )
+
+
+def evaluate_only(cfg) -> dict:
+    """Evaluate `train.init_checkpoint`; metrics.json gets a line as after training."""
+    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    fill(cfg, model, eval_only=True)
+    results = evaluate(cfg, create_ddp_model(model))
+    if comm.is_main_process():
+        with EventStorage() as storage:
+            storage.put_scalars(**{f"{t}/{k}": v for t, r in results.items() for k, v in r.items()})
+            JSONWriter(os.path.join(cfg.train.output_dir, "metrics.json")).write()
+    return results
+
+
+def evaluate(cfg, model, stop: StopOnSignal | None = None) -> dict:
+    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json.
+
+    stop: of the training that this belongs to. After its last step, when all is saved, a signal ends the evaluation.
+    """
+    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, Stoppable(loader, stop) if stop else loader, evaluator)
+    tell_broken(loader, Path(cfg.train.output_dir, "inference", LISTED))
+    if comm.is_main_process():
+        print_csv_format(results)
+        write_figures(cfg, results)
+    return results
+
+
+def tell_broken(loader, path: Path) -> None:
+    """Log and list the images that an evaluation had to leave out, if its loader keeps an account of them."""
+    found = [*getattr(loader, "broken", BrokenImages(0, 0.0)).reasons.items()]
+    found = {name: reason for part in comm.all_gather(found) for name, reason in part}
+    if found and comm.is_main_process():
+        write_list(path, found)
+        what = f"{len(found)} broken images were left out, and what they show counts as not found"
+        logger.warning("%s: %s; see %s", what, summarize(found.items()), path)
+
+
+def write_figures(cfg, results: dict) -> None:
+    """result.json, replaced as a whole. What cannot be measured (no such object in the dataset) is null."""
+    plain = {task: {k: v if math.isfinite(v) else None for k, v in r.items()} for task, r in results.items()}
+    if "sem_seg" not in plain:
+        write_json(Path(cfg.train.output_dir, RESULT), plain)
+        return
+    write_result(
+        cfg.train.output_dir,
+        protocol="semantic_seg",
+        dataset=Path(cfg.dataset.root).resolve().name if cfg.dataset.classes else "ade20k",
+        model=Path(cfg.train.init_checkpoint).stem or "untrained",
+        metrics={name: value for name, value in plain["sem_seg"].items() if name in SEM_SEG or name.startswith("IoU-")},
+        settings={
+            "command": shlex.join(sys.argv),
+            "iterations": cfg.train.max_iter,
+            "lr": cfg.optimizer.lr,
+            "weight_decay": cfg.optimizer.weight_decay,
+            "frozen": cfg.train.freeze_backbone,
+        },
+    )
