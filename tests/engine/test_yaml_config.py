@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pretrain.engine import yaml_config
 from pretrain.engine.lazy_config import load_config, make
 from pretrain.engine.saved_config import as_yaml
 from pretrain.engine.targets import TARGETS
@@ -22,9 +23,6 @@ UNREADABLE = {
     "circle": "a: &a [*a]",
     "circle of dicts": "a: &a {b: *a}",
     "deep": "a: " + "[" * 1_100,
-    "growing": f"a0: &a0 [{NINE}]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
-    "growing merges": "a0: &a0 {x: 1}\n"
-    + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)),
     "environment": "a: ${oc.env:HOME}",
     "environment with spaces": "a: '${ oc.env : HOME }'",
     "decoder": "a: ${oc.decode:'{}'}",
@@ -49,9 +47,14 @@ UNRESOLVED = {
     "nothing": "model: ${nowhere}",
     "missing": "model: ???",
     "absent": "other: 1",
-    "doubling dicts": "model: {x: '${a0}', y: '${a0}'}\n"
-    + "".join(f"a{i}: {{x: '${{a{i + 1}}}', y: '${{a{i + 1}}}'}}\n" for i in range(30))
-    + "a30: 1\n",
+}
+GROWING = {  # to some thousand values: where nothing stops them a test fails, and does not hang
+    "lists": f"a0: &a0 [{NINE}]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 4)),
+    "merges": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 4)),
+    "references": "model: {x: '${a0}', y: '${a0}'}\n"
+    + "".join(f"a{i}: {{x: '${{a{i + 1}}}', y: '${{a{i + 1}}}'}}\n" for i in range(9))
+    + "a9: 1\n",
 }
 TARGETS_OF_ATTACKS = [
     *"""
@@ -94,6 +97,14 @@ def test_what_is_more_than_plain_values_is_refused(config, name):
 def test_references_that_lead_nowhere_or_grow_are_refused(config, name):
     path = config(UNRESOLVED[name])
     with pytest.raises(UserError, match="model"):
+        plain_part(read_config(path), "model", {VIT}, path)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_what_grows_by_being_written_out_is_counted_first(config, monkeypatch, name):
+    monkeypatch.setattr(yaml_config, "MAX_VALUES", 500)
+    path = config(GROWING[name])
+    with pytest.raises(UserError, match="has more than 500 values, (aliases|references) written out"):
         plain_part(read_config(path), "model", {VIT}, path)
 
 
