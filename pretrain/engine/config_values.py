@@ -124,7 +124,8 @@ def words(hint) -> str:
         return "a list" + (f" (of {words(args[0])})" if args else "")
     if inspect.isclass(kind) and issubclass(kind, os.PathLike):
         return "a path"
-    return WORDS.get(kind) or f"a call that makes a {getattr(kind, '__name__', kind)}"
+    name = str(getattr(kind, "__name__", kind))
+    return WORDS.get(kind) or f"a call that makes {'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _fits_class(value, kind, args: tuple) -> bool:
@@ -175,7 +176,7 @@ def _type_hints(function: Callable) -> dict[str, Any]:
 
 def target_of(call: DictConfig, path: str) -> Callable:
     """What a call calls. Raises UserError where there is no such thing."""
-    target = call["_target_"]
+    target = value_at(call, "_target_", f"{path}_target_")
     if isinstance(target, str):
         try:
             target = locate(target)

@@ -3,6 +3,9 @@ they mean. `pretrain.engine.config_values` reads these forms."""
 
 from typing import Annotated, Any, Required, TypedDict
 
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventWriter
+
 from pretrain.ranges import Count, NotNegative, Positive, Range, Seed, Share, Whole
 
 MaxIter = Annotated[int, Range(1, 10**10)]
@@ -38,9 +41,9 @@ class Train(TypedDict):
     amp: Amp
     log_period: Count
     checkpointer: Checkpointer
-    hooks: list
+    hooks: list[HookBase | None]
     wandb: Wandb
-    writers: list
+    writers: list[EventWriter]
 
 
 class Loaders(TypedDict):

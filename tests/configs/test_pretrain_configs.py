@@ -16,8 +16,10 @@ from PIL import Image
 
 from pretrain.data.images import ImageFolder
 from pretrain.data.masks import CropMasks
+from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain, resolve_length_and_lr
+from pretrain.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.py"))
@@ -256,3 +258,14 @@ def test_a_config_trains_two_steps(name, images, tmp_path):
     assert [line["iteration"] for line in lines] == [0, 1]
     assert all(math.isfinite(line["total_loss"]) for line in lines)
     assert all(line["grad_norm/backbone"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "override, key",
+    [("train.hooks.0=0.5", "train.hooks.0"), ("train.hooks=[1]", "train.hooks.0"), ("train.writers=[x]", "train.writers.0")],
+)  # fmt: skip
+def test_what_is_no_hook_and_no_writer_is_refused(override, key):
+    cfg = load_config(CONFIGS / f"{DEFAULT}.py", ["train.hooks.0=null"], Pretraining)
+    assert cfg.train.hooks[0] is None
+    with pytest.raises(UserError, match=rf"^{key} is .*; give a call that makes an? (HookBase or null|EventWriter)$"):
+        load_config(CONFIGS / f"{DEFAULT}.py", [override], Pretraining)
