@@ -11,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
+from harness import Wrong
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
 
@@ -58,7 +59,8 @@ def attempt(rng: np.random.Generator, folder: Path) -> None:
         run(kind, config, overrides, make_data(folder / "data"), folder / "output")
     except UserError as error:
         if named not in str(error) and "the first step failed" not in str(error) and named != "x.py":
-            raise UserError(f"{folder}: {overrides}, and the sentence names no key: {error}") from error
+            raise Wrong(f"{overrides}, and the sentence names no key: {error}") from error
+        raise UserError(f"{folder}: {error}") from error  # the harness wants a file named
 
 
 def run(kind: str, config: Path, overrides: list[str], data: Path, output: Path) -> None:

@@ -74,7 +74,8 @@ def text(rng, folder):
         picture(folder, name, png())
     lines = ["1.png", "a/2.png", "\xe9.png", *(pick(rng, LINES) for _ in range(3))]
     if rng.random() < 0.5:
-        lines = list(map(str, mutate_tree(lines, rng, hostile=LINES) or []))
+        mutated = mutate_tree(lines, rng, hostile=LINES)
+        lines = list(map(str, mutated if isinstance(mutated, list) else [mutated]))
     data = pick(rng, ("\n", "\r\n", "\r", "\n\n")).join(lines)
     data = data.encode(pick(rng, ("utf-8", "utf-8-sig", "utf-16", "latin-1")), "replace")
     (folder / "list.txt").write_bytes(mutate_bytes(data, rng) if rng.random() < 0.5 else data)
