@@ -90,7 +90,7 @@ def read_torch_file(path: str | Path):
     except pickle.UnpicklingError as error:
         reason = "it could run code" if "weights_only" in str(error).lower() else "it is damaged"
         raise UserError(
-            f"{path} is not a file of tensors only ({reason}): refused; get it again from who made it"
+            f"{path} is not a file of tensors only ({reason}): refused; get it again from whoever made it"
         ) from None
     except Exception as error:  # damaged bytes raise whatever the reader stumbles on
         reason = str(error).partition("\n")[0]
@@ -161,7 +161,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = read_torch_file(path)
     state = dict(_flatten(content)) if isinstance(content, dict) else {}
     if not state:
-        raise UserError(f"{path} holds no tensors by name: it is no checkpoint of a model")
+        raise UserError(f"{path} holds no tensors by name: it is not a checkpoint of a model")
     metadata = content.get("metadata")
     return state, metadata if isinstance(metadata, dict) else {}
 

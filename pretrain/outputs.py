@@ -63,10 +63,10 @@ def _leave_nothing(process: int, folder: Path, made: list[Path]) -> None:
                 part.rmdir()
 
 
-def output_path(folder) -> Path:
-    """A folder as a config or command line names it; a number is a name too. Raises UserError for anything else."""
+def output_path(folder, name: str = "the output folder") -> Path:
+    """A folder as a config or command line gives it under `name`; a number is one too. Raises UserError otherwise."""
     if isinstance(folder, bool) or not isinstance(folder, str | int | os.PathLike) or folder == "":
-        raise UserError(f"the output folder is {folder!r}; give the path of a folder")
+        raise UserError(f"{name} is {folder!r}; give the path of a folder")
     return Path(str(folder) if isinstance(folder, int) else folder)
 
 

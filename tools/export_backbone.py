@@ -58,7 +58,7 @@ def main() -> None:
     file = read_backbone(options.checkpoint)
     state, metadata = file.state, file.metadata
     if "method" not in metadata:
-        raise UserError(f"{options.checkpoint} is no training state; give the last.pth of tools/pretrain_net.py")
+        raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
     if options.fold_layer_scale:
         state = fold_layer_scale(state)
         metadata["layer_scale"] = "folded"

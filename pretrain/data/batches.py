@@ -176,7 +176,10 @@ class CropLoader:
             )
         if any(crops.global_size % side for side in masks.grid):
             grid = f"{masks.grid[0]} x {masks.grid[1]}"
-            raise UserError(f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches")
+            raise UserError(
+                f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches; "
+                "make them agree"
+            )
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.broken = BrokenImages(len(source), max_broken)
@@ -207,8 +210,8 @@ class CropLoader:
         num_parts = world_size * accumulate
         if accumulate < 1 or self.batch_size % num_parts:
             raise UserError(
-                f"batch_size {self.batch_size} does not divide by {world_size} processes x {accumulate} accumulated "
-                "batches: change one"
+                f"dataloader.train.batch_size {self.batch_size} does not divide by {world_size} processes x "
+                f"train.accumulate {accumulate}; change one of them"
             )
         if not 0 <= rank < world_size or start_step < 0:
             raise ValueError(f"start_step {start_step}, rank {rank} of {world_size}")

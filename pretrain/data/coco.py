@@ -86,7 +86,7 @@ def read_image_names(file: str | os.PathLike) -> list[str]:
             os.fsencode(name)
         except UnicodeEncodeError:
             raise UserError(
-                f"{file}: images[{place}].file_name is {name!r}, as no file is called; correct it"
+                f"{file}: images[{place}].file_name is {name!r}, which cannot be a file's name; correct it"
             ) from None
     return names
 
@@ -118,7 +118,9 @@ def _decode_unusual(file: str | os.PathLike, data: bytes, kind: type[Content]) -
         raise UserError(f"{file}: {_in_words(str(error), content)}") from None
     except UnicodeEncodeError as error:
         half = json.dumps(error.object[error.start])
-        raise UserError(f"{file} holds half a character, {half}, in a key or for an object; write it again") from None
+        raise UserError(
+            f"{file} holds a lone surrogate, {half}, in a key or in place of an object; write it again"
+        ) from None
 
 
 def _oddity(data: bytes) -> str:
@@ -135,11 +137,11 @@ def _plain(file: str | os.PathLike, data: bytes):
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not text in UTF-8 (byte {error.start}); save it as UTF-8") from None
     except ValueError as error:
-        raise UserError(f"{file} is not whole JSON ({error}); copy or write it again") from None
+        raise UserError(f"{file} is not complete JSON ({error}); copy or write it again") from None
 
 
 def _too_deep(file: str | os.PathLike) -> UserError:
-    return UserError(f"{file} is nested too deep for a COCO annotation file; write it again")
+    return UserError(f"{file} is nested too deeply for a COCO annotation file; write it again")
 
 
 # --- faults in words

@@ -74,7 +74,9 @@ def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], 
     """
 
     def fail(error: OSError):
-        raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): mend its permissions") from error
+        raise UserError(
+            f"folder {error.filename} cannot be read ({error.strerror}): correct its permissions"
+        ) from error
 
     top = os.path.join(root, "")
     names, seen, folders = [], {os.path.realpath(root)}, {}

@@ -100,20 +100,22 @@ def open_source(
         return CocoJson(path, images, index)
     if is_file and kind.endswith(".txt"):
         return ImageList(path, images)
-    problem = "is no kind of image source" if os.path.exists(path) else "does not exist"
+    problem = "is not a kind of image source" if os.path.exists(path) else "does not exist"
     raise UserError(
-        f"{path} {problem}: give a folder of images, a .txt with one path a line, a COCO .json, or .tar shards"
+        f"{path} {problem}: give a folder of images, a .txt with one path per line, a COCO .json, or .tar shards"
     )
 
 
 def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder | JoinedSources:
     if not roots or not all(isinstance(root, str | os.PathLike) for root in roots):
-        raise UserError(f"{roots} is no list of image sources: give folders, files or patterns, at least one")
+        raise UserError(f"{roots} is not a list of image sources: give folders, files or patterns, at least one")
     if index is not None and len(roots) > 1:
         raise UserError(f"index={index} keeps the list of one source, and {len(roots)} are given: leave it out")
     folders = [images] * len(roots) if images is None or isinstance(images, str | os.PathLike) else list(images)
     if len(folders) != len(roots):
-        raise UserError(f"{len(roots)} image sources and {len(folders)} folders in images: give one a source, or null")
+        raise UserError(
+            f"{len(roots)} image sources and {len(folders)} folders in images: give one per source, or null"
+        )
     sources = []
     for root, folder in zip(roots, folders, strict=True):
         kind = os.fspath(root).lower()

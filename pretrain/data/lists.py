@@ -33,11 +33,11 @@ class ImageList(ImageFiles):
                 f"image list {file} cannot be read ({error.strerror}): give a text file of paths"
             ) from error
         except UnicodeDecodeError as error:
-            raise UserError(f"image list {file} is not UTF-8 text: give a text file with one path a line") from error
+            raise UserError(f"image list {file} is not UTF-8 text: give a text file with one path per line") from error
         names = [line.strip() for line in lines if line.strip()]
         root = Path(file).parent if images is None else Path(images)
         if not names:
-            raise UserError(f"image list {file} is empty: give one image path a line, relative to {root}")
+            raise UserError(f"image list {file} is empty: give one image path per line, relative to {root}")
         if not _any_exists(root, names):
             in_classes = [IMAGENET_FILE.sub(r"\1/\g<0>", name) if "/" not in name else name for name in names]
             names = in_classes if _any_exists(root, in_classes) else names

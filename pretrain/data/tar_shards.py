@@ -116,7 +116,7 @@ def _list_shards(shards: list[str], endings: tuple[str, ...]) -> Index:
                 names.append(name)
                 places.append((number, offset, size))
         except OSError as error:
-            raise UserError(f"tar shard {shard} cannot be read ({error.strerror}): mend its permissions") from error
+            raise UserError(f"tar shard {shard} cannot be read ({error.strerror}): correct its permissions") from error
     return Index.of(names, sources, places)
 
 

@@ -39,7 +39,7 @@ def local_file(path: str | Path) -> Path:
         ) from error
     if not found.is_file():
         raise UserError(
-            f"{address}: {kind}:// is no kind of address known here; give https://, detectron2://, hf:// "
+            f"{address}: {kind}:// is not a kind of address known here; give https://, detectron2://, hf:// "
             "or the path of a local file"
         )
     return found

@@ -163,7 +163,7 @@ def restore(
         restore_rng(state["rng"], iteration)
     except STUMBLES as error:
         raise UserError(
-            f"{path}: is no state of a pretraining run: {in_a_line(error)}; go on from another file"
+            f"{path}: is not a state of a pretraining run: {in_a_line(error)}; go on from another file"
         ) from error
     return iteration
 

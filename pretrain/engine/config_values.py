@@ -263,7 +263,9 @@ def _check_value(node: DictConfig, name: str, prefix: str, hint) -> None:
     if not fits(value, hint) and not filled_in_later:
         path, value, hint = _offending(f"{prefix}{name}", value, hint)
         shown = "null" if value is None else repr(value)
-        raise UserError(f"{path} is {shown[:100]}; give {words(hint)}")
+        raw = node._get_node(name)
+        source = f", which {raw._value()} gives," if raw._is_interpolation() else ""
+        raise UserError(f"{path}{source} is {shown[:100]}; give {words(hint)}")
 
 
 def _offending(path: str, value, hint) -> tuple[str, Any, Any]:

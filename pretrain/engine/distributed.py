@@ -110,7 +110,9 @@ def _terminate_children() -> None:
 def check_device(device: str) -> None:
     """Raise UserError if the processes of this run cannot exchange tensors on `device`."""
     if comm.get_world_size() > 1 and dist.get_backend() == "nccl" and not str(device).startswith("cuda"):
-        raise UserError(f"train.device={device}: to run several processes so, hide the GPUs (CUDA_VISIBLE_DEVICES=)")
+        raise UserError(
+            f"train.device={device}: to run several processes on the CPU, hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+        )
 
 
 def data_parallel(model: nn.Module) -> nn.Module:

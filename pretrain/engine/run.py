@@ -43,7 +43,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         SystemExit: a signal stopped the run (`StopOnSignal`); resume goes on.
     """
     check_config(cfg, Pretraining)
-    output = output_path(cfg.train.output_dir)
+    output = output_path(cfg.train.output_dir, "train.output_dir")
     checkpoint = output / LAST
     if checkpoint.exists() and not resume:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
@@ -97,12 +97,14 @@ def check_patches(patch: int, loader: CropLoader) -> None:
     sizes = {"global_size": crops.global_size} | ({"local_size": crops.local_size} if crops.num_local else {})
     for name, size in sizes.items():
         if size % patch:
-            raise UserError(f"dataloader.train.crops.{name}: {size} pixels do not divide into patches of {patch}")
+            raise UserError(
+                f"dataloader.train.crops.{name}: {size} pixels do not divide into patches of {patch}; choose a multiple"
+            )
     side = crops.global_size // patch
     if tuple(masks.grid) != (side, side):
         raise UserError(
             f"dataloader.train.masks.grid: {list(masks.grid)}, and global crops of {crops.global_size} pixels have "
-            f"[{side},{side}] patches of {patch}"
+            f"[{side},{side}] patches of {patch}; give that grid"
         )
 
 

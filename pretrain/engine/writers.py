@@ -99,5 +99,5 @@ def _write_errors_told() -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write the run's figures to train.output_dir: {error.strerror or error}. The last saved checkpoint "
-            "is good: mend the disk, then go on with --resume"
+            "is good: make room or repair the disk, then go on with --resume"
         ) from error

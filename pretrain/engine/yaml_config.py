@@ -93,7 +93,7 @@ def nodes(tree, key: str = "") -> Iterator[tuple[str, object]]:
 def _read_text(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
     return path.read_text(encoding="utf-8")

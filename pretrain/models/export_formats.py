@@ -158,7 +158,7 @@ def write_detectron2(path: Path, file: BackboneFile) -> str:
 
 def _ending(path: Path, ending: str, name: str) -> Path:
     if path.suffix != ending:
-        raise UserError(f"{path}: --format {name} writes a {ending}; give -o a name that ends so")
+        raise UserError(f"{path}: --format {name} writes a {ending}; give -o a name with that ending")
     return path
 
 

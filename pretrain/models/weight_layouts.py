@@ -232,7 +232,8 @@ def _check_plain(path, state: dict[str, Tensor]) -> None:
     other += [n for n in state if n.startswith(_OTHER_EMBEDDINGS) and not n.startswith("patch_embed.proj.")]
     if other:
         raise UserError(
-            f"{path} is no plain ViT: it also has {abbreviated(other)}, and would not compute the same without"
+            f"{path} is not a plain ViT: it also has {abbreviated(other)}, and without them it would compute "
+            "something else"
         )
 
 
@@ -244,7 +245,7 @@ def _check_tensors(path, state: dict[str, Tensor]) -> None:
         dims = 4 if name == PATCH_WEIGHT else 2 if _LINEAR.fullmatch(name) else value.dim()
         if not value.is_floating_point() or not value.numel() or value.dim() != dims:
             kind = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-            raise UserError(f"{path}: {name} is {kind}, which is no weight of a ViT; take the original release")
+            raise UserError(f"{path}: {name} is {kind}, which is not a weight of a ViT; take the original release")
 
 
 def _is_gated(state: dict[str, Tensor]) -> bool:
@@ -287,6 +288,6 @@ def _field_and_slots(path, count: int, recorded: str | None, num_extra: int) -> 
         if height * width == count - num_slots:
             return (height, width), num_slots
     raise UserError(
-        f"{path} has {count} positions, which is no {recorded or 'square'}, with or without a class token's: only "
+        f"{path} has {count} positions, which is not {recorded or 'square'}, with or without a class token's: only "
         "files of tools/export_backbone.py record other shapes than squares; take weights of square images"
     )

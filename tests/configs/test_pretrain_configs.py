@@ -262,8 +262,12 @@ def test_a_config_trains_two_steps(name, images, tmp_path):
 
 @pytest.mark.parametrize(
     "override, key",
-    [("train.hooks.0=0.5", "train.hooks.0"), ("train.hooks=[1]", "train.hooks.0"), ("train.writers=[x]", "train.writers.0")],
-)  # fmt: skip
+    [
+        ("train.hooks.0=0.5", "train.hooks.0"),
+        ("train.hooks=[1]", "train.hooks.0"),
+        ("train.writers=[x]", "train.writers.0"),
+    ],
+)
 def test_what_is_no_hook_and_no_writer_is_refused(override, key):
     cfg = load_config(CONFIGS / f"{DEFAULT}.py", ["train.hooks.0=null"], Pretraining)
     assert cfg.train.hooks[0] is None

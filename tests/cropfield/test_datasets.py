@@ -69,7 +69,7 @@ def test_classes_are_counted_in_the_file(write):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ('{ "images": [', "not whole JSON"),
+        ('{ "images": [', "not complete JSON"),
         ({"images": [], "categories": []}, 'has no "annotations"'),
         (coco(annotations=[]), "has no annotations"),
         (coco(images=[]), 'empty list "images"'),

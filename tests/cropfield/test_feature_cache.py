@@ -223,5 +223,5 @@ def test_a_full_disk_and_a_folder_that_is_none_are_told_before_anything_is_writt
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30 + IMAGES * cache.row_bytes))
     cache.check_disk()
     (tmp_path / "cache").write_text("")
-    with pytest.raises(UserError, match="cache is no folder that can be written"):
+    with pytest.raises(UserError, match="cache is not a folder that can be written"):
         cache.check_disk()

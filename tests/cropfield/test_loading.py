@@ -225,5 +225,5 @@ def test_a_killed_worker_is_one_sentence(tmp_path, train):
 
 
 def test_a_batch_that_processes_cannot_share_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="total_batch_size: 0 images for 1 processes"):
+    with pytest.raises(UserError, match="total_batch_size: 0 images do not divide by 1 processes"):
         build_train_loader(entries(tmp_path, 2), mapper=mapper(True), total_batch_size=0)

@@ -224,7 +224,7 @@ def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatc
         (f"{key}.train_json={tmp_path}/none.json", "cannot be read"),
         (f"{key}.train_images={tmp_path}/none", "is not a folder"),
         (f"{key}.val_images={scenes[2][1]}", "6 of 6 images of .* are not in"),
-        (f"{key}.image_size=60", "image size, 60, is no multiple of the backbone's patch, 8"),
+        (f"{key}.image_size=60", "image size, 60, is not a multiple of the backbone's patch, 8"),
         (f"{key}.train_limit=1", "needs 2 images"),
         (f"{key}.metric=ap", "detection_probe.metric is 'ap'"),
     ):

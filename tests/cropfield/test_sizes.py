@@ -31,9 +31,9 @@ def checked(*overrides):
         (["model.backbone.square_pad=64"], r"train.mapper.augmentations make images of up to 128 x 128"),
         (
             ["model.backbone.square_pad=100"],
-            r"=100 is no multiple of the 8 pixels .* set dataloader.image_size to 96 or 104",
+            r"=100 is not a multiple of the 8 pixels .* set dataloader.image_size to 96 or 104",
         ),
-        (["model.backbone.net.patch_size=14"], r"=128 is no multiple of the 112 pixels .* to 112 or 224"),
+        (["model.backbone.net.patch_size=14"], r"=128 is not a multiple of the 112 pixels .* to 112 or 224"),
         (["model.backbone.net.patch_size=4"], r"strides \[1, 2, 4, 8\], and the detector wants \[8, 16\]"),
         (
             ["model.proposal_generator.anchor_generator.strides=[4,8]"],

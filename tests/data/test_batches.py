@@ -221,9 +221,9 @@ def test_values_out_of_range_are_refused_at_once():
         loader(masks=CropMasks((3, 3)))
     with pytest.raises(UserError, match="source is empty"):
         CropLoader(Pictures(0), MultiCrop(16), CropMasks((4, 4)), 1)
-    with pytest.raises(UserError, match="does not divide by 3 processes x 1"):
+    with pytest.raises(UserError, match="does not divide by 3 processes x train.accumulate 1"):
         loader(batch_size=4).batches(0, 0, 3)
-    with pytest.raises(UserError, match="does not divide by 1 processes x 0"):
+    with pytest.raises(UserError, match="does not divide by 1 processes x train.accumulate 0"):
         loader(batch_size=4).batches(accumulate=0)
     for start_step, rank in ((-1, 0), (0, -1), (0, 2)):
         with pytest.raises(ValueError, match=f"start_step {start_step}, rank {rank} of 2"):

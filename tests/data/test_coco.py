@@ -125,10 +125,10 @@ def test_text_that_other_readers_stumble_over_is_read_and_said(tmp_path, data, s
 @pytest.mark.parametrize(
     "data, said",
     [
-        (b"", "not whole JSON"),
-        (TEXT[:-9].encode(), "not whole JSON"),
-        (b"[" * 100_000, "the content|nested too deep"),
-        (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b", " + TEXT[1:].encode(), "nested too deep"),
+        (b"", "not complete JSON"),
+        (TEXT[:-9].encode(), "not complete JSON"),
+        (b"[" * 100_000, "the content|nested too deeply"),
+        (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b", " + TEXT[1:].encode(), "nested too deeply"),
         (TEXT.replace("cat", "\xe9").encode("latin-1"), "not text in UTF-8"),
         (b"\xff\xd8\xff\xe0", "not text in UTF-8"),
     ],
@@ -145,5 +145,6 @@ def test_pretraining_passes_over_annotations(tmp_path):
 
 @pytest.mark.parametrize("images", ['[{"\\ud800": 1}]', '["\\ud800"]'], ids=["in a key", "for an image"])
 def test_half_a_character_is_named(tmp_path, images):
-    with pytest.raises(UserError, match=r'labels.json holds half a character, "\\ud800", in a key or for an object'):
+    words = r'labels.json holds a lone surrogate, "\\ud800", in a key or in place of an object'
+    with pytest.raises(UserError, match=words):
         read_coco(write(tmp_path, f'{{"images": {images}}}'.encode()))

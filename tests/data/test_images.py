@@ -72,7 +72,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(UserError, match="absent does not exist: give a folder of images, a .txt"):
         open_source(tmp_path / "absent")
     (tmp_path / "x.jpg").touch()
-    with pytest.raises(UserError, match=r"x\.jpg is no kind of image source: give a folder"):
+    with pytest.raises(UserError, match=r"x\.jpg is not a kind of image source: give a folder"):
         open_source(tmp_path / "x.jpg")
     (tmp_path / "x.tgz").touch()
     with pytest.raises(UserError, match="not a plain tar file"):

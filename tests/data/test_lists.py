@@ -94,7 +94,7 @@ def test_coco_gives_the_images_in_the_files_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [', "is not whole JSON"),
+        ('{"images": [', "is not complete JSON"),
         ("[1, 2]", r"the content is \[1, 2\]"),
         ({"annotations": []}, 'has no "images"'),
         ({"images": []}, "lists no images"),

@@ -54,8 +54,8 @@ def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected)
     "roots, images, words",
     [
         (["a", "absent"], None, "absent does not exist"),
-        ([], None, "no list of image sources"),
-        (["a", 5], None, "no list of image sources"),
+        ([], None, "not a list of image sources"),
+        (["a", 5], None, "not a list of image sources"),
         (["a", "b/../a"], None, "b/../a is given twice"),
         (["a", "b"], ["a"], "2 image sources and 1 folders"),
         ("nothing/*.jpg", None, "nothing fits nothing/"),

@@ -65,7 +65,7 @@ def test_without_a_network_it_is_a_sentence(monkeypatch):
 
 @pytest.mark.parametrize("address", ["s3://bucket/w.pth", "gs://bucket/w.pth"])
 def test_other_kinds_are_named(address):
-    with pytest.raises(UserError, match=f"{address}: {address[:2]}:// is no kind of address"):
+    with pytest.raises(UserError, match=f"{address}: {address[:2]}:// is not a kind of address"):
         local_file(address)
 
 

@@ -99,6 +99,7 @@ def config(**changes):
         ({"model__old": float("nan")}, "^model.old is nan; give a finite number"),
         ({"model__old": [{"a": float("inf")}]}, "^model.old.0.a is inf"),
         ({"model___target_": "nowhere.nothing"}, "^model._target_ is 'nowhere.nothing', which is not found"),
+        ({"train__own": 0.5, "model__size": "${train.own}"}, "^model.size, which ..train.own. gives, is 0.5; give"),
         ({"model___target_": "${absent.key}"}, "^model._target_ is .*absent.key.*, which has no value"),
         ({"model__old": {"_target_": 3}}, "^model.old._target_ is 3, which cannot be called"),
     ],

@@ -113,7 +113,7 @@ def test_koleo_looks_for_neighbours_in_one_part_only():
     assert train(accumulate=2)[1][0]["loss_koleo"] < train()[1][0]["loss_koleo"]
     with pytest.raises(UserError, match="lower train.accumulate"):
         train(accumulate=8)
-    with pytest.raises(UserError, match="batch_size 8 does not divide by 1 processes x 3"):
+    with pytest.raises(UserError, match="batch_size 8 does not divide by 1 processes x train.accumulate 3"):
         train(accumulate=3)
 
 

@@ -63,7 +63,7 @@ def test_registers_are_dropped_with_a_word(narrowed, caplog):
 
 def test_what_tensors_do_not_show_is_found_by_its_features(narrowed):
     narrowed.changes = {"act_layer": torch.nn.ReLU}
-    with pytest.raises(UserError, match="timm's vit_base_patch16_224.dino is no plain ViT: its features differ by"):
+    with pytest.raises(UserError, match="timm's vit_base_patch16_224.dino is not a plain ViT: its features differ by"):
         timm_backbone("vit_base_patch16_224.dino")
 
 
@@ -73,7 +73,7 @@ def test_models_that_are_no_plain_vit_get_a_sentence(monkeypatch):
     with pytest.raises(UserError, match="timm has no model vit_bse_patch16_224; did you mean vit_base_patch16_224"):
         timm_backbone("vit_bse_patch16_224")
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: TimmViT(qk_norm=True, **NARROW))
-    with pytest.raises(UserError, match="no plain ViT: it also has blocks.0.attn.q_norm"):
+    with pytest.raises(UserError, match="not a plain ViT: it also has blocks.0.attn.q_norm"):
         timm_backbone("vit_base_patch16_224")
 
 
@@ -82,5 +82,5 @@ def test_weights_that_cannot_be_fetched_get_a_sentence(monkeypatch):
         raise FileNotFoundError("An error happened while trying to locate the file. Check your connection.")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(UserError, match="cannot be had .An error happened.*--weights.*--timm-random"):
+    with pytest.raises(UserError, match="cannot be loaded .An error happened.*--weights.*--timm-random"):
         timm_backbone("vit_base_patch16_224")

@@ -235,13 +235,13 @@ def test_a_norm_after_pooling_is_not_the_backbones(tmp_path):
 )
 def test_what_computes_something_else_is_refused(tmp_path, extra, words):
     state = timm_vit(img_size=96).state_dict() | {extra: torch.zeros(3)}
-    with pytest.raises(UserError, match=f"published.pth is no plain ViT.*{words}"):
+    with pytest.raises(UserError, match=f"published.pth is not a plain ViT.*{words}"):
         read_backbone(saved(tmp_path, state))
 
 
 def test_positions_that_are_no_square(tmp_path):
     state = timm_vit(img_size=(96, 80)).state_dict()
-    with pytest.raises(UserError, match="31 positions, which is no square"):
+    with pytest.raises(UserError, match="31 positions, which is not square"):
         read_backbone(saved(tmp_path, state))
 
 
@@ -331,7 +331,7 @@ def test_heads_of_published_widths():
 def test_tensors_of_no_vit_are_named(tmp_path, name, change):
     state = dict(VisionTransformer(embed_dim=DIM, depth=DEPTH, num_heads=HEADS).state_dict())
     path = saved(tmp_path, state | {"register_tokens": torch.zeros(1, 4, DIM), name: change(state[name])})
-    with pytest.raises(UserError, match=f"published.pth: {name} is .* of shape .*, which is no weight of a ViT"):
+    with pytest.raises(UserError, match=f"published.pth: {name} is .* of shape .*, which is not a weight of a ViT"):
         read_backbone(path)
 
 

@@ -94,7 +94,7 @@ def test_fine_tuning_writes_its_result_and_can_go_on(run_tool, weights, data, tm
 
 def test_bad_input_is_told(run_tool, weights, data, tmp_path):
     start = ["--weights", weights / "stop.safetensors", *options(data, "imagenet"), "--output", tmp_path]
-    with pytest.raises(UserError, match="30 is no multiple of the backbone's patch, 8"):
+    with pytest.raises(UserError, match="30 is not a multiple of the backbone's patch, 8"):
         run_tool("knn", *start, "--image-size", "30")
     with pytest.raises(UserError, match="no class token"):
         run_tool("linear_probe", *start, "--pool", "cls", "--cache", tmp_path)

@@ -39,7 +39,7 @@ def in_metadata(metadata, path: str | Path) -> list[dict] | None:
         found = json.loads(found) if isinstance(found, str) else found  # in safetensors all is text
         return found and [{"id": entry["id"], "name": str(entry["name"])} for entry in found]
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: its list of classes is damaged; get it again from who made it") from None
+        raise UserError(f"{path}: its list of classes is damaged; get it again from whoever made it") from None
 
 
 def names_of(categories: list[dict]) -> list[str]:

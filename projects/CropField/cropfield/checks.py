@@ -25,10 +25,14 @@ def check(cfg, args) -> dict | None:
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
     if args.eval_only:
-        refuse_finished(output_path(cfg.train.output_dir), RUN, "choose another train.output_dir for the evaluation")
+        refuse_finished(
+            output_path(cfg.train.output_dir, "train.output_dir"),
+            RUN,
+            "choose another train.output_dir for the evaluation",
+        )
     elif not getattr(args, "resume", False):  # who only checks a config need not say
         advice = "add --resume to go on with it, or choose another train.output_dir"
-        refuse_finished(output_path(cfg.train.output_dir), RUN, advice)
+        refuse_finished(output_path(cfg.train.output_dir, "train.output_dir"), RUN, advice)
     if args.eval_only and not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights; add train.init_checkpoint=FILE")
     for part in ("test",) if args.eval_only else ("train", "test"):

@@ -158,7 +158,9 @@ class FeatureCache:
         while not where.exists():
             where = where.parent
         if not where.is_dir() or not os.access(where, os.W_OK):
-            raise UserError(f"dataloader.feature_cache.folder: {where} is no folder that can be written; give another")
+            raise UserError(
+                f"dataloader.feature_cache.folder: {where} is not a folder that can be written; give another"
+            )
         size, free = len(self) * self.row_bytes / 1e9, shutil.disk_usage(where).free
         of = f"{len(self.first):,} images" + (f", {self.views} views each," if self.views > 1 else "")
         logger.info("features of %s: %.3g GB in %s, of which %.3g are to be computed", of, size, self.path, need / 1e9)

@@ -47,7 +47,7 @@ def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
         )
     wrong = [(p, e, h) for p, (e, h) in pairs if (e.width, e.height) != _upright(h)]
     if wrong:
-        raise UserError(f"{json_file}: {_mismatch(*wrong[0])}; {len(wrong)} of {len(entries)} images are so")
+        raise UserError(f"{json_file}: {_mismatch(*wrong[0])}; {len(wrong)} of {len(entries)} images are like this")
     return sum(orientation not in (0, 1) and (orientation < 5 or w == h) for w, h, orientation in headers)
 
 

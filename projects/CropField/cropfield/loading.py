@@ -168,7 +168,10 @@ def build_train_loader(
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
-        raise UserError(f"dataloader.train.total_batch_size: {total_batch_size} images for {processes} processes")
+        raise UserError(
+            f"dataloader.train.total_batch_size: {total_batch_size} images do not divide by {processes} processes; "
+            "choose a multiple"
+        )
     wide = [aspect_ratio_grouping and entry.get("width", 0) > entry.get("height", 0) for entry in dataset]
     entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)
     return TrainLoader(entries, sampler, np.array(wide), total_batch_size // processes, num_workers, max_broken)

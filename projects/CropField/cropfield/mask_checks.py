@@ -113,7 +113,7 @@ def _check_compressed(
         place = places[error.place]
         raise UserError(
             f"{json_file}: annotations[{place}].segmentation.counts, "
-            f"{shown(annotations[place].segmentation.counts)}, is no text that run lengths are compressed to; "
+            f"{shown(annotations[place].segmentation.counts)}, are not compressed run lengths; "
             "write it again with pycocotools"
         ) from None
     empty = []

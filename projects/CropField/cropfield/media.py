@@ -167,7 +167,7 @@ class Picture:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror}") from None
+                raise UserError(f"cannot write {self.path}: {error.strerror}; choose another output folder") from None
             with _in_utf8(self.draft) as draft:
                 self.video = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), rate, bgr.shape[1::-1])
         self.video.write(bgr)
@@ -181,5 +181,8 @@ class Picture:
             try:
                 os.replace(self.draft, self.path)
             except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror}; is there space on the disk?") from None
+                raise UserError(
+                    f"cannot write {self.path}: {error.strerror}; "
+                    "make room on the disk, or choose another output folder"
+                ) from None
         self.draft.unlink(missing_ok=True)

@@ -123,7 +123,7 @@ def probe_images(
             two training images, no object at a patch's centre, or `size` does not divide into patches.
     """
     if size % patch or size < patch:
-        raise UserError(f"the detection probe's image size, {size}, is no multiple of the backbone's patch, {patch}")
+        raise UserError(f"the detection probe's image size, {size}, is not a multiple of the backbone's patch, {patch}")
     for json_file, folder in (train, val):
         check_coco_file(json_file, folder)
     check_same_categories(train[0], val[0])

@@ -28,8 +28,8 @@ def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> No
     if square and unit and square % unit:
         near = [number for number in (square // unit * unit, (square // unit + 1) * unit) if number]
         raise UserError(
-            f"model.backbone.square_pad={square} is no multiple of the {unit} pixels that this backbone's patches and "
-            f"strides ask for; set dataloader.image_size to {' or '.join(map(str, near))}"
+            f"model.backbone.square_pad={square} is not a multiple of the {unit} pixels that this backbone's patches "
+            f"and strides ask for; set dataloader.image_size to {' or '.join(map(str, near))}"
         )
     height, width = largest(augmentations)
     if square and max(height, width) > square:

@@ -135,7 +135,7 @@ def read_run_config(folder: Path) -> RunConfig:
                     f"{path}: {key} is {str(value)[:20]}, and nothing larger than {limit:,} is built; correct it"
                 )
     if not all(type(value) is int and value >= 0 for value in numbers) or batch_size not in range(1, MAX_BATCH):
-        raise UserError(f"{path}: a seed or the batch size is no sensible whole number; the config is damaged")
+        raise UserError(f"{path}: a seed or the batch size is not a sensible whole number; the config is damaged")
     if not all(isinstance(part, dict) for part in (model, *data.values())):
         raise UserError(f"{path}: model, source, crops or masks is a value and no call; the config is damaged")
     return RunConfig(path, model, data, tuple(numbers), batch_size)

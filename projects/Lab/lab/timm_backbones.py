@@ -49,8 +49,8 @@ def _create(name: str, pretrained: bool) -> TimmViT:
     except (OSError, RuntimeError) as error:  # no connection, no such tag
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
-            f"the weights of timm's {name} cannot be had ({reason}); copy their file here and give it as --weights, or "
-            "take untrained ones with --timm-random"
+            f"the weights of timm's {name} cannot be loaded ({reason}); copy their file here and give it as --weights, "
+            "or take untrained ones with --timm-random"
         ) from error
     if not isinstance(model, TimmViT):
         raise UserError(
@@ -84,5 +84,5 @@ def _check_features(backbone: VisionTransformer, model: TimmViT, file: BackboneF
     apart = (backbone(ours)[1] - expected).norm() / expected.norm()
     if not apart < 1e-3:
         raise UserError(
-            f"timm's {file.path.split()[-1]} is no plain ViT: its features differ by {apart:.1%} from one's"
+            f"timm's {file.path.split()[-1]} is not a plain ViT: its features differ by {apart:.1%} from one's"
         )

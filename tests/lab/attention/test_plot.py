@@ -39,5 +39,5 @@ def test_what_is_no_result_of_attention_gets_a_sentence(tmp_path):
     with pytest.raises(UserError, match="is a result of knn"):
         read_layers(result(tmp_path, protocol="knn"))
     (tmp_path / "result.json").write_text("[1]")
-    with pytest.raises(UserError, match="is no result"):
+    with pytest.raises(UserError, match="is not a result"):
         read_layers(tmp_path)

@@ -146,7 +146,7 @@ def test_page_is_well_formed_and_every_link_leads_somewhere(page):
 def test_somebodys_own_page_stays(folder):
     render(folder), render(folder)  # its own may be made anew
     (folder / "report.html").write_text("my own page")
-    with pytest.raises(UserError, match=r"report\.html exists and is no report of this tool"):
+    with pytest.raises(UserError, match=r"report\.html exists and is not a report of this tool"):
         render(folder)
     assert (folder / "report.html").read_text() == "my own page"
 

@@ -34,7 +34,7 @@ def check_size(size: int, patch_size: int, name: str) -> None:
     if size < 2 * patch_size or size % patch_size:
         near = max(2, round(size / patch_size)) * patch_size
         raise UserError(
-            f"{name} has patches of {patch_size} pixels and --image-size {size} is no multiple; take {near}"
+            f"{name} has patches of {patch_size} pixels and --image-size {size} is not a multiple; take {near}"
         )
 
 

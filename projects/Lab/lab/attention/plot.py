@@ -55,7 +55,7 @@ def read_layers(folder: Path) -> dict:
     except OSError as error:
         raise UserError(f"there is no result {path}; run attention_stats.py --output {folder} first") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of an evaluation; run attention_stats.py again") from error
+        raise UserError(f"{path} is not a result of an evaluation; run attention_stats.py again") from error
     return {key: result.get(key) for key in ("model", "dataset")} | {"settings": result.get("settings", {})} | layers
 
 

@@ -105,7 +105,7 @@ def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], 
     UserError: no folder, no sub-folder with images, or no file with transparency anywhere.
     """
     if not folder.is_dir():
-        raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder a category.")
+        raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder per category.")
     categories, skipped = {}, []
     for category in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         for path in image_files(category):

@@ -42,7 +42,9 @@ def load_backbone_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> V
     """The backbone on its device. Raises UserError, also for an image size that does not divide into its patches."""
     backbone = load_backbone(args, drop_path_rate)
     if args.image_size % backbone.patch_size:
-        raise UserError(f"--image-size {args.image_size} is no multiple of the backbone's patch, {backbone.patch_size}")
+        raise UserError(
+            f"--image-size {args.image_size} is not a multiple of the backbone's patch, {backbone.patch_size}"
+        )
     return backbone
 
 

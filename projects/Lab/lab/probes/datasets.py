@@ -151,7 +151,7 @@ def clevr_split(root: str | Path, split: str, question: str) -> LabelledImages:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); give the folder CLEVR_v1.0") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is no CLEVR scene file ({error}); unpack it again") from error
+        raise UserError(f"{file} is not a CLEVR scene file ({error}); unpack it again") from error
     label_of, names, labels = count_label if question == "count" else distance_label, [], []
     for index, scene in enumerate(scenes):
         try:

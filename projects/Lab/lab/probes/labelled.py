@@ -53,11 +53,11 @@ def label_by_folder(source: ImageFiles, classes: list[str] | None = None, nested
     """
     names = [source.name(index) for index in range(len(source))]
     if loose := [name for name in names if "/" not in name]:
-        raise UserError(f"{source.root}: {loose[0]} lies in no sub-folder; give a folder with a sub-folder a class")
+        raise UserError(f"{source.root}: {loose[0]} lies in no sub-folder; give a folder with one sub-folder per class")
     folders = [name.rpartition("/")[0] if nested else name.partition("/")[0] for name in names]
     classes = sorted(set(folders)) if classes is None else classes
     if len(classes) < 2:
-        raise UserError(f"{source.root}: only one class, {classes[0]}; give two sub-folders or more, one a class")
+        raise UserError(f"{source.root}: only one class, {classes[0]}; give two sub-folders or more, one per class")
     return LabelledImages(source, class_indices(folders, classes, source.root), classes)
 
 

@@ -57,7 +57,7 @@ class OnlineKnn(HookBase):
     def before_train(self) -> None:
         patch, size = self.trainer.model.backbone.patch_size, self.reading["image_size"]
         if self.period and size % patch:
-            raise UserError(f"train.knn.image_size: {size} is no multiple of the patch, {patch}")
+            raise UserError(f"train.knn.image_size: {size} is not a multiple of the patch, {patch}")
         if self.period and self.trainer.iter == 0:
             self.evaluate("at the start")
 

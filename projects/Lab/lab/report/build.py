@@ -77,7 +77,9 @@ def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None,
 def refuse_other_page(path: Path) -> None:
     """Raise UserError where `path` is somebody's own file and not a report of before."""
     if path.is_file() and MARK not in path.read_bytes()[:2000]:
-        raise UserError(f"{path} exists and is no report of this tool, so it stays; rename it, and call the tool again")
+        raise UserError(
+            f"{path} exists and is not a report of this tool, so it stays; rename it, and call the tool again"
+        )
 
 
 def render(run: RunFiles, made: dict) -> str:

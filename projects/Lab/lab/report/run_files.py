@@ -161,7 +161,7 @@ def _read(path: Path, most: int) -> bytes | None:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise UserError("is no regular file")
+            raise UserError("is not a regular file")
         if status.st_size > most:
             raise UserError(f"has {status.st_size / MB:,.0f} MB, more than the {most / MB:,.2g} MB that are read")
         return path.read_bytes()

@@ -51,7 +51,9 @@ def class_names(classes: str) -> list[str]:
         names = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read the class names {classes}: {reason}; give a text file, one name a line") from None
+        raise UserError(
+            f"cannot read the class names {classes}: {reason}; give a text file, one name per line"
+        ) from None
     if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
         raise UserError(f"{classes} has {len(set(names))} different names in {len(names)} lines; give 2 to {IGNORE}")
     return names

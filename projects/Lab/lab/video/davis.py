@@ -93,7 +93,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
         image = Image.open(path, formats=safe_formats())
         mode, mask = image.mode, np.array(image)
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} is no readable annotation ({error}); get it again") from None
+        raise UserError(f"{path} is not a readable annotation ({error}); get it again") from None
     if mode not in ("P", "L"):
         raise UserError(f"{path} has the colour mode {mode}; an annotation is an indexed PNG whose pixels are numbers")
     mask[mask == VOID] = 0
