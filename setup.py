@@ -9,6 +9,7 @@ HERE = Path(__file__).resolve().parent
 ROOTS = {"pretrain": ".", "cropfield": "projects/CropField", "stop": "projects/StoP", "lab": "projects/Lab"}
 # An installed `cropfield` holds these folders as the checkout does, so that configs and tools find one another in both.
 BESIDE = ("configs", "tools", *(f"projects/{name}/configs" for name in ("CropField", "StoP", "Lab")))
+COMMANDS = ("pretrain", "export", "train", "detect", "predict")
 
 
 def packages() -> list[str]:
@@ -30,11 +31,7 @@ setup(
         **{f"cropfield.{name}": name for name in ("configs", "tools", "projects")},
     },
     package_data={"": ["py.typed", "*.yaml"], "lab": ["tables/papers/*", "report/*.j2"]},
-    entry_points={
-        "console_scripts": [
-            f"cropfield-{name} = cropfield.console:{name}" for name in ("pretrain", "export", "train", "detect", "predict")
-        ]
-    },
+    entry_points={"console_scripts": [f"cropfield-{name} = cropfield.console:{name}" for name in COMMANDS]},
     # Detectron2 has no current release on the Python registry, so it is not listed here: see docs/getting-started.md.
     install_requires=[
         "torch>=2.4",

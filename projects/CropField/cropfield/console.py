@@ -1,6 +1,6 @@
 """The commands of an installed package: the scripts of tools/, with configs by their names.
 
-    cropfield-train --config-file COCO/mask_rcnn_cropfield_vits_12ep.py train.init_checkpoint=backbone.safetensors
+cropfield-train --config-file COCO/mask_rcnn_cropfield_vits_12ep.py train.init_checkpoint=backbone.safetensors
 """
 
 import runpy
