@@ -5,29 +5,10 @@ cropfield-train --config-file COCO/mask_rcnn_cropfield_vits_12ep.py train.init_c
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 from pretrain.errors import run_main
-
-
-def pretrain() -> None:
-    run_tool("pretrain_net")
-
-
-def export() -> None:
-    run_tool("export_backbone")
-
-
-def train() -> None:
-    run_tool("lazyconfig_train_net")
-
-
-def detect() -> None:
-    run_tool("pretrain_then_detect")
-
-
-def predict() -> None:
-    run_tool("predict")
 
 
 def run_tool(name: str) -> None:
@@ -55,3 +36,10 @@ def with_files(arguments: list[str]) -> list[str]:
     return [
         str(get_config_file(word)) if before in options and not Path(word).exists() else word for before, word in pairs
     ]
+
+
+pretrain = partial(run_tool, "pretrain_net")
+export = partial(run_tool, "export_backbone")
+train = partial(run_tool, "lazyconfig_train_net")
+detect = partial(run_tool, "pretrain_then_detect")
+predict = partial(run_tool, "predict")
