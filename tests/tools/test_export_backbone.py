@@ -237,9 +237,8 @@ def test_a_file_says_where_it_comes_from(checkpoint, tmp_path, capsys):
         capsys.readouterr()
         run_tool(str(tmp_path / name))
         first, *lines = capsys.readouterr().out.splitlines()
-        assert (
-            f"{name}: a ViT of 3 blocks of 48 channels, patches of 16 pixels, 50 x 50 positions, 0.2 M param" in first
-        )
+        shape = "3 blocks of 48 channels, patches of 16 pixels, 50 x 50 positions, 0.2 M parameters"
+        assert first == f"{tmp_path / name}: a ViT of {shape}"
         said = {"method: SelfDistillation", "iteration: 3", "data: photos, more.txt", "started_from: vit.safetensors"}
         assert said | {"license: CC-BY-4.0", "num_heads: 3"} <= {line.strip() for line in lines}
         assert not any("/home/me" in line for line in lines), "folders of the disk are nobody's business"
