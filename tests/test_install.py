@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cropfield
 from cropfield.console import with_files
 from pretrain.errors import UserError
 
@@ -69,3 +70,12 @@ def test_commands_know_configs_by_name_and_prefer_files(tmp_path, monkeypatch):
     assert with_files(words) == words
     with pytest.raises(UserError, match=r"no config COCO/mask_rcnn_cropfield_tinny.py; did you mean COCO/mask_rcnn"):
         with_files(["--config-file", "COCO/mask_rcnn_cropfield_tinny.py"])
+
+
+def test_the_version_is_the_packages_everywhere():
+    said = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert said.stdout.split()[-1] == cropfield.__version__
+    assert f"\nversion: {cropfield.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{cropfield.__version__}}}" in (ROOT / "README.md").read_text()
