@@ -38,7 +38,8 @@ lint: $(INSTALLED)  ## check style
 
 docs: $(MKDOCS)  ## the manual as a site, build/docs/site/index.html; a warning fails
 	rm -rf build/docs && mkdir -p build/docs/pages
-	find $(PAGES) -type f ! -name '*.py*' ! -name '*.typed' -exec cp --parents -t build/docs/pages {} +
+	find $(PAGES) -type f \( -name '*.md' -o ! -path '*/*' -o -path 'docs/*' -o -path 'examples/*' \) ! -path '*/__pycache__/*' \
+		-exec cp --parents -t build/docs/pages {} +
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR)/$(MKDOCS) $(PY) -m mkdocs build --strict
 
 doctor: $(INSTALLED)  ## what is installed, what will run, what is missing and how to mend it
