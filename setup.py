@@ -30,8 +30,8 @@ setup(
         **{name: f"{root}/{name}" for name, root in ROOTS.items()},
         **{f"cropfield.{name}": name for name in ("configs", "tools", "projects")},
     },
-    package_data={"": ["py.typed", "*.yaml"], "lab": ["tables/papers/*", "report/*.j2"]},
-    entry_points={"console_scripts": [f"cropfield-{name} = cropfield.console:{name}" for name in COMMANDS]},
+    package_data={"": ["*.yaml"], "lab": ["tables/papers/*", "report/*.j2"]},
+    entry_points={"console_scripts": [f"cropfield-{name} = lab.console:{name}" for name in COMMANDS]},
     # Detectron2 has no current release on the Python registry, so it is not listed here: see docs/getting-started.md.
     install_requires=[
         "torch>=2.4",

@@ -22,7 +22,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-
 from pretrain.errors import UserError, run_main
 
 

@@ -20,6 +20,7 @@ def test_a_file_becomes_the_backbone_that_wrote_it(layer_scale, suffix, tmp_path
     path = tmp_path / f"backbone.{suffix}"
     write_backbone(path, backbone.state_dict(), backbone.facts)
     loaded = load_pretrained(path, class_token=True, final_norm=True)
+    assert loaded.state_dict().keys() == backbone.state_dict().keys()
     assert not loaded.training and all(parameter.requires_grad for parameter in loaded.parameters())
     images = torch.randn(2, 3, 24, 40)
     with torch.no_grad():
@@ -37,5 +38,7 @@ def test_a_detectors_backbone_is_without_class_token_and_norm(tmp_path):
 def test_configs_by_name():
     assert get_config("COCO/mask_rcnn_cropfield_tiny.py", ["train.max_iter=7"]).train.max_iter == 7
     assert get_config("projects/CropField/configs/faster_rcnn_cropfield_vits.yaml").MODEL.CROPFIELD.DEPTH == 12
-    with pytest.raises(UserError, match="no config COCO/rcnn.py"):
-        get_config("COCO/rcnn.py")
+    with pytest.raises(
+        UserError, match=r"no config COCO/mask_rcnn_cropfield_tinny.py; did you mean COCO/mask_rcnn_cropfield_tiny.py"
+    ):
+        get_config("COCO/mask_rcnn_cropfield_tinny.py")

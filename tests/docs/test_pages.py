@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
-from cropfield import add_cropfield_config, console
+from cropfield import add_cropfield_config
+from lab import console
 from pretrain.engine.lazy_config import check_key, load_config
 from pretrain.errors import UserError
 
