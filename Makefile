@@ -10,11 +10,13 @@ UV := $(VENV)/bin/uv
 INSTALLED := $(VENV)/.installed
 BUSY := $(VENV)/.installing
 MUTATION := $(VENV)/mutation
+MKDOCS := $(VENV)/mkdocs
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE CITATION.cff docs configs projects examples
 # Somebody's own Detectron2, built from source (its distribution is called detectron2), stays as it is.
 OWN_DETECTRON2 = $(PY) -W ignore -c 'import importlib.metadata as m; m.version("detectron2"); import detectron2.engine'
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test mutate lint doctor repair lock clean
+.PHONY: help .venv demo test mutate lint docs doctor repair lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +36,12 @@ lint: $(INSTALLED)  ## check style
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+docs: $(MKDOCS)  ## the manual as a site, build/docs/site/index.html; a warning fails
+	rm -rf build/docs && mkdir -p build/docs/pages
+	find $(PAGES) -type f \( -name '*.md' -o ! -path '*/*' -o -path 'docs/*' -o -path 'examples/*' \) ! -path '*/__pycache__/*' \
+		-exec cp --parents -t build/docs/pages {} +
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR)/$(MKDOCS) $(PY) -m mkdocs build --strict
+
 doctor: $(INSTALLED)  ## what is installed, what will run, what is missing and how to mend it
 	$(PY) tools/doctor.py
 
@@ -41,9 +49,11 @@ repair:  ## install everything anew into .venv
 	@mkdir -p $(VENV) && touch $(BUSY) && rm -f $(INSTALLED)
 	@$(MAKE) --no-print-directory $(INSTALLED)
 
-lock: $(UV)  ## renew requirements/base.txt from base.in; ARGS=--upgrade for newer versions
+lock: $(UV)  ## renew requirements/{base,mkdocs}.txt; ARGS=--upgrade for newer versions
 	$(UV) pip compile --python $(PY) --generate-hashes --custom-compile-command "make lock" $(ARGS) \
 		--quiet --output-file requirements/base.txt requirements/base.in
+	$(UV) pip compile --python $(PY) --generate-hashes --custom-compile-command "make lock" $(ARGS) \
+		--quiet --output-file requirements/mkdocs.txt requirements/mkdocs.in
 
 clean:  ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
@@ -71,6 +81,6 @@ $(INSTALLED): requirements/base.txt requirements/detectron2.txt setup.py | $(UV)
 	@rm -f $(BUSY)
 	@touch $(INSTALLED)
 
-$(MUTATION): requirements/mutation.txt | $(INSTALLED)
-	$(UV) pip install --python $(PY) --target $@ --no-deps --require-hashes -r requirements/mutation.txt
+$(MUTATION) $(MKDOCS): $(VENV)/%: requirements/%.txt | $(INSTALLED)
+	$(UV) pip install --python $(PY) --target $@ --no-deps --require-hashes -r $<
 	@touch $@

@@ -43,7 +43,8 @@ def xformers_problem(has_cuda: bool) -> str:
 
 def main() -> int:
     warnings.simplefilter("ignore")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `pretrain` may be what is not installed
+    if (Path(__file__).resolve().parents[1] / "setup.py").exists():  # a checkout, and `pretrain` may not be installed
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     problems = [(f"wrong: {n}: {error}", OTHERS.get(n, REPAIR)) for n in NEEDED if (error := load(n)[1])]
     attention, collect_env = load("pretrain.models.attention")[0], load("detectron2.utils.collect_env")[0]
     if slower := xformers_problem(bool(attention) and attention.torch.cuda.is_available()):

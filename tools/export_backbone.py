@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Take the teacher's backbone out of a pretraining checkpoint.
+"""Take the teacher's backbone out of a pretraining checkpoint; without -o, show what any weight file says of itself.
 
-    tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors
+    tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors --license CC-BY-4.0
+    tools/export_backbone.py vits16.safetensors
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16_timm.safetensors --format timm
 
@@ -10,15 +11,17 @@ Detectron2's own ViT has no LayerScale and needs --fold-layer-scale, which chang
 
 --format timm, hf (a folder) or detectron2 writes what these load by their own means, and prints the lines that do it.
 
+A file says its method, steps and shape, the names of the images' folder and of weights that the run started from, where
+config.yaml lies beside the checkpoint, and its license, where you give one.
+
 The position field is kept as it is. timm would resample it with antialiasing, where torch and Detectron2 do not, so
 for timm at another size than the field's own add --image-size HxW: the field is then sampled for that size, exactly.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
-from pretrain.errors import UserError, run_main
+from pretrain.errors import run_main
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -32,53 +35,26 @@ def image_size(text: str) -> tuple[int, int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py")
-    parser.add_argument(
-        "-o", "--output", type=Path, nargs="+", required=True, help="files to write: .safetensors or .pth"
-    )
-    parser.add_argument(
-        "--format", choices=("timm", "hf", "detectron2"), help="of another library; then --output is one name"
-    )
+    parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py; any weights without -o")
+    parser.add_argument("-o", "--output", type=Path, nargs="+", help="files to write: .safetensors or .pth")
+    formats = ("timm", "hf", "detectron2")  # of pretrain.models.export_formats
+    parser.add_argument("--format", choices=formats, help="of another library; then --output is one name")
     parser.add_argument(
         "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
     )
     parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
-    return parser.parse_args(argv)
+    parser.add_argument("--license", metavar="TEXT", help="of the weights, to be said by the files")
+    args = parser.parse_args(argv)
+    if not args.output and (args.format or args.fold_layer_scale or args.image_size or args.license):
+        parser.error("nothing is written without -o FILE")
+    return args
 
 
 def main() -> None:
     options = parse_args()
-    from pretrain.models.export_formats import FORMATS
-    from pretrain.models.weights import fold_layer_scale, read_backbone, resize_field, write_backbone
-    from pretrain.outputs import refuse_inputs
+    from pretrain.engine.export import export
 
-    refuse_inputs(options.output, [options.checkpoint])
-    if options.format and len(options.output) > 1:
-        raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
-    file = read_backbone(options.checkpoint)
-    state, metadata = file.state, file.metadata
-    if "method" not in metadata:
-        raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
-    if options.fold_layer_scale:
-        state = fold_layer_scale(state)
-        metadata["layer_scale"] = "folded"
-    if options.image_size:
-        patch = int(metadata["patch_size"])
-        if any(side < patch or side % patch for side in options.image_size):
-            raise UserError(f"--image-size: both sides must be multiples of the patch, {patch} pixels")
-        grid = tuple(side // patch for side in options.image_size)
-        state["pos_embed"] = resize_field(state["pos_embed"], file.field_size, grid)
-        metadata["field_size"] = f"{grid[0]}x{grid[1]}"
-    if options.format:
-        size = tuple(int(side) for side in metadata["field_size"].split("x"))
-        lines = FORMATS[options.format](options.output[0], replace(file, state=state, field_size=size))
-        print(f"{options.output[0]}: load it with\n\n{lines}")
-        return
-    count = sum(tensor.numel() for tensor in state.values())
-    facts = ", ".join(f"{name} {value}" for name, value in metadata.items())
-    for path in options.output:
-        write_backbone(path, state, metadata)
-        print(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+    export(options)
 
 
 if __name__ == "__main__":

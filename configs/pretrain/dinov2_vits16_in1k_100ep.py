@@ -11,7 +11,7 @@ of 50 x 50 whole, they would train little of it but the cells under those 14 x 1
 a finer grid, would find next to nothing between them. KoLeo has DINOv2's weight: the paper names 1 for its own loss.
 
 Length and learning rate: as cropfield_vits16_in1k_100ep.py, 250,200 steps and 1.41e-3. Cost, computed and not measured
-(formula in README.md): 118 GFLOP an image, 61 TFLOP a step, 1.52e19 FLOP.
+(formula in docs/cost.md): 118 GFLOP an image, 61 TFLOP a step, 1.52e19 FLOP.
 """
 
 from .cropfield_vits16_in1k_100ep import dataloader, lr_multiplier, model, optimizer, train, weight_decay

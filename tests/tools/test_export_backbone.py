@@ -219,3 +219,38 @@ def test_wrong_options_get_a_sentence(checkpoint, capsys):
         run_tool(str(checkpoint), "-o", path, "--image-size", "large")
     assert "not HEIGHTxWIDTH" in capsys.readouterr().err
     assert not Path(path).exists()
+
+
+CONFIG = """
+dataloader: {train: {source: {root: [/home/me/photos, more.txt]}}}
+model: {init: hf://owner/name/vit.safetensors}
+"""
+
+
+def test_a_file_says_where_it_comes_from(checkpoint, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "last.pth").write_bytes(checkpoint.read_bytes())
+    (run / "config.yaml").write_text(CONFIG)
+    for name in ("b.safetensors", "b.pth"):
+        run_tool(str(run / "last.pth"), "-o", str(tmp_path / name), "--license", "CC-BY-4.0")
+        capsys.readouterr()
+        run_tool(str(tmp_path / name))
+        first, *lines = capsys.readouterr().out.splitlines()
+        shape = "3 blocks of 48 channels, patches of 16 pixels, 50 x 50 positions, 0.2 M parameters"
+        assert first == f"{tmp_path / name}: a ViT of {shape}"
+        said = {"method: SelfDistillation", "iteration: 3", "data: photos, more.txt", "started_from: vit.safetensors"}
+        assert said | {"license: CC-BY-4.0", "num_heads: 3"} <= {line.strip() for line in lines}
+        assert not any("/home/me" in line for line in lines), "folders of the disk are nobody's business"
+
+
+def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):
+    state = VisionTransformer(**SHAPE).state_dict()
+    torch.save({"model": state, "metadata": {"note": "\x1b[31mred\n"}}, tmp_path / "bare.pth")
+    run_tool(str(tmp_path / "bare.pth"))
+    out = capsys.readouterr().out
+    assert "3 blocks of 48 channels" in out and "license: not said" in out
+    assert "\x1b" not in out and "\\x1b[31mred\\n" in out
+    with pytest.raises(SystemExit):
+        run_tool(str(tmp_path / "bare.pth"), "--license", "MIT")
+    assert "without -o" in capsys.readouterr().err

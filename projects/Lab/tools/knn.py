@@ -3,7 +3,7 @@
 
     projects/Lab/tools/knn.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output knn
 
-Uses the features that linear_probe.py has kept, and keeps its own for it. docs/evaluation_probes.md has more.
+Uses the features that linear_probe.py has kept, and keeps its own for it. docs/reproduce/probes.md has more.
 """
 
 import argparse

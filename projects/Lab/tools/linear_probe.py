@@ -7,7 +7,7 @@
 
 Features are computed once and kept; then all classifiers of the sweep are trained together. The best on the validation
 images counts, as in VISSL, which is a little optimistic. --logistic fits logistic regressions instead, as StoP's
-release does with 1% of the labels. docs/evaluation_probes.md has the command for each table.
+release does with 1% of the labels. docs/reproduce/probes.md has the command for each table.
 """
 
 import time

@@ -7,7 +7,7 @@
 
 --weights is any file that holds a plain ViT: an exported backbone, a training state, published weights. Writes
 OUTPUT/result.json and OUTPUT/masks, which DAVIS's own evaluation reads as well (--results_path OUTPUT/masks). The
-defaults are the protocol of DINO, which StoP's Tables 3 and 16 follow. See docs/evaluation_video.md.
+defaults are the protocol of DINO, which StoP's Tables 3 and 16 follow. See docs/reproduce/video.md.
 """
 
 import argparse

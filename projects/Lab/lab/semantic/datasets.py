@@ -94,7 +94,7 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
         if not folder.is_dir():
             raise UserError(
                 f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder that holds ADEChallengeData2016, "
-                "or dataset.root to a folder in its layout (docs/evaluation_ade20k.md)"
+                "or dataset.root to a folder in its layout (docs/reproduce/ade20k.md)"
             )
     pictures, truths = ({p.stem for p in f.glob(f"*.{e}")} for f, e in ((images, "jpg"), (labels, "png")))
     if not pictures:

@@ -35,7 +35,7 @@ def gather(folder: Path) -> tuple[list[Result], list[str]]:
     found = [read_result(path, path.relative_to(folder)) for path in sorted(folder.rglob(RESULT))]
     results = [result for result in found if isinstance(result, Result)]
     if not results:
-        raise UserError(f"there is no usable {RESULT} below {folder}; run an evaluation first, see docs/evaluation.md")
+        raise UserError(f"there is no usable {RESULT} below {folder}; run an evaluation first, see docs/reproduce.md")
     return fold(results), [line for line in found if isinstance(line, str)]
 
 

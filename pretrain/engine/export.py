@@ -1,0 +1,83 @@
+"""A backbone out of a training state, into files that say what they are; and what a file says."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pretrain.engine.yaml_config import read_config
+from pretrain.errors import UserError
+from pretrain.models.export_formats import FORMATS
+from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
+from pretrain.models.weights import describe, fold_layer_scale, read_backbone, resize_field, write_backbone
+from pretrain.outputs import refuse_inputs
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write or show what the command line of tools/export_backbone.py asks for.
+
+    Raises:
+        UserError: the checkpoint is none, or a format cannot hold its backbone.
+    """
+    if not options.output:
+        print(card(read_backbone(options.checkpoint)))
+        return
+    refuse_inputs(options.output, [options.checkpoint])
+    if options.format and len(options.output) > 1:
+        raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
+    file = read_backbone(options.checkpoint)
+    state, metadata = file.state, file.metadata
+    if "method" not in metadata:
+        raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
+    metadata |= of_run(options.checkpoint.parent / "config.yaml")
+    if options.license:
+        metadata["license"] = options.license
+    if options.fold_layer_scale:
+        state = fold_layer_scale(state)
+        metadata["layer_scale"] = "folded"
+    if options.image_size:
+        patch = int(metadata["patch_size"])
+        if any(side < patch or side % patch for side in options.image_size):
+            raise UserError(f"--image-size: both sides must be multiples of the patch, {patch} pixels")
+        grid = tuple(side // patch for side in options.image_size)
+        state["pos_embed"] = resize_field(state["pos_embed"], file.field_size, grid)
+        metadata["field_size"] = f"{grid[0]}x{grid[1]}"
+    if options.format:
+        size = tuple(int(side) for side in metadata["field_size"].split("x"))
+        lines = FORMATS[options.format](options.output[0], replace(file, state=state, field_size=size))
+        print(f"{options.output[0]}: load it with\n\n{lines}")
+        return
+    count = sum(tensor.numel() for tensor in state.values())
+    facts = ", ".join(f"{name} {value}" for name, value in metadata.items())
+    for path in options.output:
+        write_backbone(path, state, metadata)
+        print(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+
+
+def card(file: BackboneFile) -> str:
+    """What the tensors show and the file says, a line each."""
+    found, patch = describe(file.state), file.state[PATCH_WEIGHT].shape[-1]
+    positions = " x ".join(map(str, file.field_size or ())) or "no"
+    count = sum(tensor.numel() for tensor in file.state.values())
+    lines = [
+        f"{file.path}: a ViT of {found['depth']} blocks of {found['width']} channels, patches of {patch} pixels, "
+        f"{positions} positions, {count / 1e6:.1f} M parameters"
+    ]
+    said = {"method": "not said", "iteration": "not said", "data": "not said", "license": "not said"} | file.metadata
+    lines += [f"{name}: {value}"[:200] for name, value in said.items()] + file.notes
+    lines = [line if line.isprintable() else ascii(line)[1:-1] for line in lines]  # a file may hold anything
+    return "\n  ".join(lines)
+
+
+def of_run(config: Path) -> dict[str, str]:
+    """Names of the data and of the weights that a run started from, as far as the config.yaml that it wrote tells."""
+    try:
+        cfg = read_config(config)
+        roots, init = OmegaConf.select(cfg, "dataloader.train.source.root"), OmegaConf.select(cfg, "model.init")
+    except (UserError, OmegaConfBaseException):
+        return {}
+    names = [Path(str(root or "")).name for root in (roots if isinstance(roots, ListConfig) else [roots])]
+    facts = {"data": ", ".join(names), "started_from": Path(str(init or "")).name}
+    return {name: value for name, value in facts.items() if value}
