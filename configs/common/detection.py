@@ -71,6 +71,7 @@ train.images_per_gpu = 0  # images a pass; gradients of several passes add up to
 train.compile = False  # torch.compile, for the backbone's blocks
 train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights
 train.best_metric = "bbox/AP"  # of the evaluations every eval_period, whose best weights are kept as model_best.pth
+train.validation_loss = False  # True: evaluations also log the losses of the validation images, validation/...
 train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: never stop early
 train.wandb = dict(enabled=False, project="cropfield", name=None)
 

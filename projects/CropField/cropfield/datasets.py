@@ -105,6 +105,7 @@ class _Facts(NamedTuple):
     harmless: Counter
     unmeasurable: str | None
     polygons: bool
+    most: int  # objects in one image
     readable: str
 
 
@@ -127,9 +128,15 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
         repaired=checked.repaired,
         harmless=checked.harmless,
         unmeasurable=checked.unmeasurable,
+        most=max(Counter(a.image_id for a in content.annotations if not a.iscrowd).values(), default=0),
         polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
         readable=mended_copy(content, json_file) if checked.repaired else json_file,
     )
+
+
+def most_objects(json_file: Paths) -> int:
+    """Objects in the image that has most, crowds left out."""
+    return max(_facts(file).most for file in several(json_file))
 
 
 def check_registered(name: str) -> None:
