@@ -22,9 +22,11 @@ def files():
             found = box + rng.normal(0, 2, 4)
             detections.append({**about, "bbox": found.tolist(), "score": float(rng.uniform(0.1, 1))})
     images = [{"id": number, "file_name": f"{number}.png", "height": 100, "width": 100} for number in range(1, 9)]
-    return {"images": images, "categories": [{"id": n, "name": str(n)} for n in (1, 2, 3)], "annotations": annotations}, (
-        detections
-    )
+    return {
+        "images": images,
+        "categories": [{"id": n, "name": str(n)} for n in (1, 2, 3)],
+        "annotations": annotations,
+    }, (detections)
 
 
 def average_precision(coco, evaluation, files) -> float:
@@ -56,7 +58,9 @@ def by_image(files):
     """For each image: boxes, classes and scores of detections; boxes and classes of objects. Boxes are corners."""
     truth, detections = files
     for image in truth["images"]:
-        for entries in ([d for d in part if d["image_id"] == image["id"]] for part in (detections, truth["annotations"])):
+        for entries in (
+            [d for d in part if d["image_id"] == image["id"]] for part in (detections, truth["annotations"])
+        ):
             boxes = np.array([entry["bbox"] for entry in entries])
             boxes[:, 2:] += boxes[:, :2]
             classes = np.array([entry["category_id"] - 1 for entry in entries])

@@ -38,7 +38,10 @@ def of_lazy(name: str, *overrides: str) -> tuple:
     return cfg, make({**cfg.model, "_target_": "detectron2.modeling.GeneralizedRCNN"}, name, "")
 
 
-NO_MATTER = {"loss_weight": {"loss_cls": 1.0, "loss_box_reg": 1.0}, "square_pad": None}  # 1 is the default; see _square_pad
+NO_MATTER = {
+    "loss_weight": {"loss_cls": 1.0, "loss_box_reg": 1.0},
+    "square_pad": None,
+}  # 1 is the default; see _square_pad
 
 
 def told(value):

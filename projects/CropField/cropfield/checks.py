@@ -36,7 +36,11 @@ def check(cfg, args) -> dict | None:
     if "dataset" in cfg and cfg.dataset.get("train_json") and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
         check_can_be_evaluated(cfg.dataset.val_json)
-        if cfg.train.get("validation_loss") and has_masks(cfg.dataset.train_json) and not has_masks(cfg.dataset.val_json):
+        if (
+            cfg.train.get("validation_loss")
+            and has_masks(cfg.dataset.train_json)
+            and not has_masks(cfg.dataset.val_json)
+        ):
             raise UserError(f"{cfg.dataset.val_json} has no masks to compare with; leave train.validation_loss False")
     if not args.eval_only:
         count_passes(cfg, args.num_gpus * args.num_machines)

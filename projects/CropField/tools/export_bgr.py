@@ -4,8 +4,8 @@
     projects/CropField/tools/export_bgr.py --config-file projects/CropField/configs/mask_rcnn_cropfield_vits.yaml \
         --weights model_final.pth --output outputs/bgr MODEL.ROI_HEADS.NUM_CLASSES 3
 
-OUTPUT gets config.yaml and model.pth: the same detector with the patch embedding's colours, mean and deviation the other
-way round. `import cropfield` before it is built.
+OUTPUT gets config.yaml and model.pth: the same detector with the patch embedding's colours, mean and deviation the
+other way round. `import cropfield` before it is built.
 """
 
 import argparse
@@ -33,7 +33,9 @@ def export(cfg, weights: Path, output: Path) -> None:
     if cfg.INPUT.FORMAT != "RGB" or len(kernels) != 1:
         raise UserError(f"{weights} with INPUT.FORMAT {cfg.INPUT.FORMAT} is no RGB detector of CropField's; give one")
     state[kernels[0]] = state[kernels[0]].flip(1).contiguous()
-    state = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")} or state
+    state = {
+        name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")
+    } or state
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.FORMAT = "BGR"

@@ -8,9 +8,9 @@ Input `images`: (B, 3, H, W) float32 RGB, normalised as the config says; any B. 
 (B, D, H/p, W/p), or with --pyramid the maps of the whole backbone, each under its name. The size is fixed: the position
 field is sampled for it and lies in the file as a constant.
 
-With --detector the whole of an R-CNN: `image`, one (3, h, w) float32 with values 0 to 255 in the config's channel order,
-resized as the config does, of any size up to its square_pad, to `boxes` (N, 4) as x0, y0, x1, y1 in that image, `scores`,
-`classes` and `masks` (N, 1, 28, 28), each inside its box. Needs `pip install onnx onnxscript onnxruntime`.
+With --detector the whole of an R-CNN: `image`, one (3, h, w) float32 with values 0 to 255 in the config's channel
+order, resized as the config does, of any size up to its square_pad, to `boxes` (N, 4) as x0, y0, x1, y1 in that image,
+`scores`, `classes` and `masks` (N, 1, 28, 28), each inside its box. Needs `pip install onnx onnxscript onnxruntime`.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def check(model: nn.Module, draft: Path, images: list[Tensor], path: Path) -> fl
 
 @torch.no_grad()
 def compare(model: nn.Module, path: Path, images: Tensor) -> float:
-    """Largest difference between torch's and onnxruntime's outputs, relative to the largest value; inf: other shapes."""
+    """Largest difference between torch's and onnxruntime's outputs, relative to the largest; inf: other shapes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
