@@ -16,10 +16,10 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE CITATION.cff
 OWN_DETECTRON2 = $(PY) -W ignore -c 'import importlib.metadata as m; m.version("detectron2"); import detectron2.engine'
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test mutate lint docs doctor repair lock clean
+.PHONY: help .venv demo test test-clients mutate lint docs doctor repair lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .venv: $(INSTALLED)  ## create the environment, or bring it up to date
 
@@ -28,6 +28,9 @@ demo: $(INSTALLED)  ## from images to COCO AP on this machine; writes outputs/de
 
 test: $(INSTALLED)  ## run the tests, on one thread unless OMP_NUM_THREADS says otherwise
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest $(ARGS)
+
+test-clients: $(INSTALLED)  ## try the packages of others, each in an environment of its own; ARGS=NAME for one
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) tests/clients/run.py $(ARGS)
 
 mutate: $(MUTATION)  ## break the code in 300 places and see whether the tests notice; goes on where it stopped
 	PYTHONPATH=$(CURDIR)/$(MUTATION) nice -n 10 $(PY) tests/mutation/run.py $(ARGS)

@@ -15,20 +15,28 @@ from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
 from cropfield.loading import build_test_loader, build_train_loader
 from cropfield.mapper import ImageMapper, ResizeScale, ResizeShortestEdge
 from cropfield.schedule import layer_decay
+from pretrain.data.decode import MAX_PIXELS
 from pretrain.engine.devices import bf16_pays, default_device
 
-dataset = dict(train_json="", train_images="", val_json="", val_images="")
+dataset = dict(train_json="", train_images="", val_json="", val_images="", max_pixels=MAX_PIXELS)
 
 dataloader = model_zoo.get_config("common/data/coco.py").dataloader
 dataloader.train.dataset.names = L(dataset_name)(
-    json_file="${dataset.train_json}", images="${dataset.train_images}", otherwise="coco_2017_train"
+    json_file="${dataset.train_json}",
+    images="${dataset.train_images}",
+    otherwise="coco_2017_train",
+    max_pixels="${dataset.max_pixels}",
 )
 dataloader.test.dataset.names = L(dataset_name)(
-    json_file="${dataset.val_json}", images="${dataset.val_images}", otherwise="coco_2017_val"
+    json_file="${dataset.val_json}",
+    images="${dataset.val_images}",
+    otherwise="coco_2017_val",
+    max_pixels="${dataset.max_pixels}",
 )
 # Images are read as in pretraining; broken ones are skipped, counted and listed, up to dataloader.train.max_broken.
 dataloader.train._target_, dataloader.test._target_ = build_train_loader, build_test_loader
 dataloader.train.mapper._target_ = dataloader.test.mapper._target_ = ImageMapper
+dataloader.train.mapper.max_pixels = dataloader.test.mapper.max_pixels = "${dataset.max_pixels}"
 dataloader.train.mapper.image_format = "RGB"
 # Polygons and run lengths alike; cropping changes boxes. A dataset without masks trains a detector of boxes.
 dataloader.train.mapper.instance_mask_format = "bitmask"
@@ -71,6 +79,7 @@ train.images_per_gpu = 0  # images a pass; gradients of several passes add up to
 train.compile = False  # torch.compile, for the backbone's blocks
 train.ema = dict(enabled=False, decay=0.999)  # evaluates and keeps the average of the weights
 train.best_metric = "bbox/AP"  # of the evaluations every eval_period, whose best weights are kept as model_best.pth
+train.validation_loss = False  # True: evaluations also log the losses of the validation images, validation/...
 train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: never stop early
 train.wandb = dict(enabled=False, project="cropfield", name=None)
 

@@ -64,7 +64,7 @@ def decode_image(
     data = source if is_bytes else _read(source, name)
     if not data:
         raise BrokenImage(name, "empty file")
-    image = _open(data, name)
+    image = _open(data, name, max_pixels)
     if image.width * image.height > max_pixels:
         raise BrokenImage(name, "too many pixels")
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _jpeg_is_whole(data):
@@ -91,8 +91,9 @@ def _read(path: str | os.PathLike, name: str) -> bytes:
         raise BrokenImage(name, "cannot be read") from error
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """Read the header only."""
+    lift_pillows_limit(max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of size, which `decode_image` judges
@@ -103,6 +104,12 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise BrokenImage(name, "zero size" if _has_no_pixels(data) else "not an image") from error
     except Exception as error:  # a hostile header can make a parser raise anything
         raise BrokenImage(name, _decoder_reason(error)) from error
+
+
+def lift_pillows_limit(max_pixels: int) -> None:
+    """Have Pillow open images of so many pixels; whether they are too many is then for who opens them to judge."""
+    if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def extra_endings() -> tuple[str, ...]:

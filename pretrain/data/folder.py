@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import decode_image, extra_endings
+from pretrain.data.decode import MAX_PIXELS, decode_image, extra_endings
 from pretrain.data.index import Index, Names, cached_index, stamp
 from pretrain.errors import UserError
 
@@ -18,8 +18,11 @@ ENDINGS += extra_endings()
 class ImageFiles:
     """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards.
 
+    max_pixels: of an image, see `decode_image`.
     kinds: for people, how many images are of which kind of file and what was left out, where that was counted.
     """
+
+    max_pixels = MAX_PIXELS
 
     def __init__(self, root: str | os.PathLike, names: Names, kinds: str = ""):
         self.root, self._names, self.kinds = Path(root), names, kinds
@@ -34,7 +37,7 @@ class ImageFiles:
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         name = self.name(index)
-        return decode_image(self.root / name, name, min_pixels=min_pixels)
+        return decode_image(self.root / name, name, self.max_pixels, min_pixels)
 
 
 class ImageFolder(ImageFiles):

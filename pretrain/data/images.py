@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
 from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
 from pretrain.data.index import Names
 from pretrain.data.lists import CocoJson, ImageList
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
+from pretrain.ranges import Count
 
 __all__ = ["BrokenImage", "CocoJson", "ENDINGS", "ImageFolder", "ImageList", "TarShards", "decode_image", "open_source"]
 
@@ -67,6 +68,7 @@ def open_source(
     images: str | os.PathLike | list[str | None] | None = None,
     endings: tuple[str, ...] = ENDINGS,
     index: str | os.PathLike | None = None,
+    max_pixels: Count = MAX_PIXELS,
 ) -> ImageFolder | ImageList | CocoJson | TarShards | ImageFiles | JoinedSources:
     """The source that lies at `root`, in a config or on the command line (dataloader.train.source.root=...):
 
@@ -80,9 +82,21 @@ def open_source(
     images: the folder that the paths in a .txt or .json are relative to; None is that file's own folder; for a list, a
     list of as many, null where there is none. endings: which
     files count as images, in folders and shards. index: a file to keep the list of a large source in; None is one in
-    the user's cache folder (`pretrain.data.index`).
+    the user's cache folder (`pretrain.data.index`). max_pixels: larger images count as broken.
     Raises `UserError` when it is none of these, or as the source that it is.
     """
+    source = _source(root, images, endings, index)
+    _limit(source, max_pixels)
+    return source
+
+
+def _limit(source, max_pixels: int) -> None:
+    source.max_pixels = max_pixels
+    for part in getattr(source, "sources", ()):
+        _limit(part, max_pixels)
+
+
+def _source(root, images, endings: tuple[str, ...], index):
     if not isinstance(root, str | os.PathLike):
         return _joined(list(root), images, endings, index)
     path = os.fspath(root)

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from pretrain.data.decode import MAX_BYTES, BrokenImage, decode_image
+from pretrain.data.decode import MAX_BYTES, MAX_PIXELS, BrokenImage, decode_image
 from pretrain.data.folder import ENDINGS
 from pretrain.data.index import Index, cached_index, stamp
 from pretrain.errors import UserError
@@ -44,6 +44,8 @@ class TarShards:
     keep the places in, see `pretrain.data.index`.
     Raises `UserError` when a shard is missing, compressed, damaged or cut off, or when none holds an image.
     """
+
+    max_pixels = MAX_PIXELS
 
     def __init__(self, pattern: str, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None):
         self.shards = expand(os.fspath(pattern))
@@ -83,7 +85,7 @@ class TarShards:
             raise BrokenImage(name, "cannot be read") from error
         if len(data) < size:
             raise BrokenImage(name, "truncated")
-        return decode_image(data, name, min_pixels=min_pixels)
+        return decode_image(data, name, self.max_pixels, min_pixels)
 
 
 def expand(pattern: str) -> list[str]:

@@ -22,7 +22,7 @@ class Layout:
     @classmethod
     def of(cls, groups: list[Tensor]) -> "Layout":
         """Of batches of sequences, each (B_g, L_g, ...)."""
-        return cls(tuple((len(group), group.shape[1]) for group in groups))
+        return cls(tuple(tuple(group.shape[:2]) for group in groups))  # len() would fix the batch size of an export
 
     @property
     def num_tokens(self) -> int:

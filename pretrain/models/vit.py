@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
         """(B, N, D) -> (B, 1 + N, D), or unchanged in a backbone without class token."""
         if self.cls_token is None:
             return patches
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
 
     def embed(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
         """Content plus positions, after the class token if there is one: (B, 3, H*p, W*p) -> (B, [1 +] H*W, D)"""

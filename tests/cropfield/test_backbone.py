@@ -137,3 +137,13 @@ def test_a_frozen_backbone_stores_nothing_and_stays_as_it_is():
             counts.append((len(stored), features.requires_grad))
         assert counts[0][0] > 0 and counts[1] == (0, False)
         assert torch.equal(frozen(images)["last_feat"], free.eval()(images)["last_feat"])
+
+
+def test_linear_layers_in_eight_bits():
+    net = CropFieldViT(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4, layer_scale=0.7).eval()
+    images = torch.randn(2, 3, 32, 48)
+    small = torch.ao.quantization.quantize_dynamic(net, {torch.nn.Linear}, dtype=torch.qint8)
+    assert isinstance(small.blocks[0].mlp.fc2, torch.ao.nn.quantized.dynamic.Linear)
+    with torch.no_grad():
+        features, rounded = net(images)["last_feat"], small(images)["last_feat"]
+    assert 0 < (rounded - features).abs().max() < 0.05 * features.abs().max()

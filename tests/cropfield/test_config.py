@@ -73,4 +73,5 @@ def test_the_defaults_are_vit_b16s_and_vitdets_pyramid():
         LAYER_SCALE=1e-5, FINAL_NORM=False, CLASS_TOKEN=False, ACTIVATION_CHECKPOINTING=False,
         OUT_FEATURE="last_feat", OUT_BLOCKS=[-1], FROZEN=False, SQUARE_PAD=0,
         FPN_CHANNELS=256, FPN_SCALE_FACTORS=[4.0, 2.0, 1.0, 0.5], FPN_NORM="LN", FPN_TOP_LEVEL=True,
+        CANONICAL_BOX_SIZE=224,
     )  # fmt: skip

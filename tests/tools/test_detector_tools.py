@@ -68,6 +68,56 @@ def test_onnx_features_are_torchs(run_tool, tmp_path, capsys):
         torch.testing.assert_close(torch.from_numpy(features), net.eval()(images)["last_feat"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.fixture
+def detector(tmp_path):
+    """A config, weights and the module of a tiny detector that finds something everywhere."""
+    options = ["model.backbone.net.depth=1", "model.roi_heads.box_predictor.test_score_thresh=0.013"]
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(CONFIG), options)
+    model = instantiate(cfg.model).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
+    return ["--config-file", CONFIG, "--weights", tmp_path / "model_final.pth", *options], model
+
+
+def test_a_traced_detector_finds_the_same_at_other_sizes(detector, load_tool):
+    model = load_tool("export_onnx").Detections(detector[1])
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (255 * torch.rand(3, 96, 128),), check_trace=False)
+        for size in ((128, 80), (64, 64)):
+            image = 255 * torch.rand(3, *size)
+            found = model(image)
+            assert len(found[0]) > 0
+            for ours, theirs in zip(found, traced(image), strict=True):
+                torch.testing.assert_close(theirs, ours)
+
+
+@pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_the_detector_in_onnxruntime_finds_what_it_finds_here(detector, run_tool, tmp_path):
+    options, model = detector
+    run_tool("export_onnx", "--detector", *options, "-o", tmp_path / "detector.onnx")
+    import onnxruntime
+
+    session, counts = onnxruntime.InferenceSession(str(tmp_path / "detector.onnx")), []
+    for size in ((96, 128), (128, 72)):
+        image = 255 * torch.rand(3, *size)
+        boxes, scores, classes, masks = session.run(None, {"image": image.numpy()})
+        with torch.no_grad():
+            (found,) = model.inference([{"image": image}], do_postprocess=False)
+        counts.append(len(found))
+        torch.testing.assert_close(torch.from_numpy(boxes), found.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(scores), found.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(masks), found.pred_masks, atol=1e-5, rtol=1e-4)
+        assert (classes == found.pred_classes.numpy()).all()
+    assert min(counts) > 0
+
+
+def test_a_detector_without_a_square_is_refused(detector, load_tool, tmp_path):
+    model = detector[1]
+    model.backbone._square_pad = 0
+    tool = load_tool("export_onnx")
+    with pytest.raises(UserError, match="square_pad is 0"):
+        tool.write_detector(tool.Detections(model), tmp_path / "x.onnx")
+
+
 def test_without_onnx_there_is_a_sentence(run_tool, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):

@@ -108,10 +108,14 @@ def test_passes_average_best_weights_and_an_early_end(train_net, dataset_of_boxe
         "train.eval_period=1",
         "train.ema.enabled=True",
         "train.early_stopping.patience=2",
+        "train.validation_loss=True",
     ]
     train_net(*TINY, *dataset_of_boxes, *options, f"train.output_dir={tmp_path}")
     log = (tmp_path / "log.txt").read_text()
     assert "2 classes, boxes only" in log and "has not risen above" in log
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    curve = [line["validation/total_loss"] for line in lines if "validation/total_loss" in line]
+    assert curve and curve == pytest.approx([curve[0]] * len(curve), rel=1e-3)  # nothing is learnt
     assert set(read(tmp_path / "result.json")) == {"bbox"}
     final, best, average = (
         torch.load(tmp_path / f"model_{name}.pth", weights_only=True) for name in ("final", "best", "ema")

@@ -16,41 +16,32 @@ from pretrain.models.weights import write_backbone
 STOCK = Path(detectron2.__file__).parents[1] / "tools" / "train_net.py"
 CONFIG = Path(cropfield.__file__).parents[1] / "configs" / "retinanet_cropfield_vits.yaml"
 
-# What a user's environment module looks like: our keys, their dataset.
-ENVIRONMENT = """
-from cropfield.environment import setup_environment as add_cropfield
-from detectron2.data.datasets import register_coco_instances
-
-
-def setup_environment():
-    add_cropfield()
-    register_coco_instances("small", {{}}, "{folder}/labels.json", "{folder}")
-"""
 # Both runs in one process, because starting one takes longer than they do.
 TWICE = """
 import runpy, sys
-tool, *arguments = sys.argv[1:]
+arguments = sys.argv[1:]
 for mode in ([], ["--eval-only"]):
-    sys.argv = [tool, *mode, *arguments]
-    runpy.run_path(tool, run_name="__main__")
+    sys.argv = ["train_net", *mode, *arguments]
+    runpy.run_module("tools.train_net", run_name="__main__")
     arguments = [a.replace("backbone.pth", "model_final.pth") for a in arguments]
 """
 
 
 @pytest.mark.skipif(not STOCK.is_file(), reason="this Detectron2 comes without its tools")
 def test_it_trains_and_evaluates(small_coco, tmp_path):
-    (tmp_path / "environment.py").write_text(ENVIRONMENT.format(folder=small_coco))
     net = CropFieldViT(embed_dim=32, depth=1, num_heads=2, field_size=(4, 4))
     write_backbone(tmp_path / "backbone.pth", net.state_dict(), {})
     options = (
-        f"OUTPUT_DIR {tmp_path} MODEL.WEIGHTS {tmp_path}/backbone.pth MODEL.DEVICE cpu DATASETS.TRAIN ('small',) "
-        "DATASETS.TEST ('small',) MODEL.CROPFIELD.EMBED_DIM 32 MODEL.CROPFIELD.DEPTH 1 MODEL.CROPFIELD.NUM_HEADS 2 "
+        f"OUTPUT_DIR {tmp_path} MODEL.WEIGHTS {tmp_path}/backbone.pth MODEL.DEVICE cpu DATASETS.TRAIN ('own_train',) "
+        "DATASETS.TEST ('own_val',) MODEL.CROPFIELD.EMBED_DIM 32 MODEL.CROPFIELD.DEPTH 1 MODEL.CROPFIELD.NUM_HEADS 2 "
         "MODEL.CROPFIELD.FIELD_SIZE [4,4] MODEL.CROPFIELD.SQUARE_PAD 0 MODEL.RETINANET.NUM_CLASSES 2 "
         "MODEL.RETINANET.SCORE_THRESH_TEST 0.0 INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96 SOLVER.BASE_LR 0.0 "
         "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0"
     )
-    command = [sys.executable, "-W", "ignore", "-c", TWICE, str(STOCK), "--config-file", str(CONFIG), *options.split()]
-    here = os.environ | {"DETECTRON2_ENV_MODULE": str(tmp_path / "environment.py")}
+    command = [sys.executable, "-W", "ignore", "-c", TWICE, "--config-file", str(CONFIG), *options.split()]
+    data = {f"CROPFIELD_{split}_JSON": f"{small_coco}/labels.json" for split in ("TRAIN", "VAL")}
+    data |= {f"CROPFIELD_{split}_IMAGES": str(small_coco) for split in ("TRAIN", "VAL")}
+    here = os.environ | data | {"DETECTRON2_ENV_MODULE": "cropfield.environment"}
     done = subprocess.run(command, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]

@@ -4,7 +4,7 @@ import torch
 
 from cropfield import categories
 from cropfield.checkpoint import last_file, read_last
-from cropfield.datasets import check_can_be_evaluated, check_registered, check_same_categories
+from cropfield.datasets import check_can_be_evaluated, check_registered, check_same_categories, has_masks
 from cropfield.forms import Detection
 from cropfield.hooks import check_best_metric
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, uses_cache
@@ -40,6 +40,12 @@ def check(cfg, args) -> dict | None:
     if "dataset" in cfg and cfg.dataset.get("train_json") and cfg.dataset.val_json:
         check_same_categories(cfg.dataset.train_json, cfg.dataset.val_json)
         check_can_be_evaluated(cfg.dataset.val_json)
+        if (
+            cfg.train.get("validation_loss")
+            and has_masks(cfg.dataset.train_json)
+            and not has_masks(cfg.dataset.val_json)
+        ):
+            raise UserError(f"{cfg.dataset.val_json} has no masks to compare with; leave train.validation_loss False")
     if not args.eval_only:
         count_passes(cfg, args.num_gpus * args.num_machines)
     model, known = try_detector(cfg, args.eval_only), dataset_categories(cfg, args.eval_only)

@@ -4,10 +4,11 @@ import math
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT
+from pretrain.errors import UserError
 
 
 def add_cropfield_config(cfg: CfgNode) -> None:
@@ -33,6 +34,19 @@ def add_cropfield_config(cfg: CfgNode) -> None:
     node.FPN_SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
     node.FPN_NORM = "LN"
     node.FPN_TOP_LEVEL = True  # one more level, by max pooling, for the RPN
+    node.CANONICAL_BOX_SIZE = 224  # pixels; boxes of this size are pooled from p4 (CropFieldROIHeads)
+
+
+def read_keys(cfg: CfgNode) -> CfgNode:
+    """MODEL.CROPFIELD with the defaults of whatever `cfg`, a project's own or an older one, lacks. Raises UserError."""
+    defaults = CfgNode({"MODEL": CfgNode()})
+    add_cropfield_config(defaults)
+    keys, given = defaults.MODEL.CROPFIELD, cfg.MODEL.get("CROPFIELD", {})
+    unknown = ", ".join(sorted(given.keys() - keys.keys()))
+    if unknown:
+        raise UserError(f"MODEL.CROPFIELD has no key {unknown}; it has {', '.join(keys)}")
+    keys.update(given)
+    return keys
 
 
 @BACKBONE_REGISTRY.register()
@@ -42,7 +56,7 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
     Args:
         input_shape: what Detectron2 passes; images have three channels in any case.
     """
-    node = cfg.MODEL.CROPFIELD
+    node = read_keys(cfg)
     return CropFieldViT(
         patch_size=node.PATCH_SIZE,
         embed_dim=node.EMBED_DIM,
@@ -64,7 +78,7 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldFeaturePyramid:
     """The backbone under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
-    node = cfg.MODEL.CROPFIELD
+    node = read_keys(cfg)
     return CropFieldFeaturePyramid(
         net=build_cropfield_vit_backbone(cfg, input_shape),
         in_feature=node.OUT_FEATURE,
@@ -74,6 +88,19 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
         norm=node.FPN_NORM,
         square_pad=node.SQUARE_PAD,
     )
+
+
+@ROI_HEADS_REGISTRY.register()
+class CropFieldROIHeads(StandardROIHeads):
+    """Detectron2's, with MODEL.CROPFIELD.CANONICAL_BOX_SIZE, which yaml has no key for."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super().from_config(cfg, input_shape)
+        for name in ("box_pooler", "mask_pooler"):
+            if parts.get(name) is not None:
+                parts[name].canonical_box_size = read_keys(cfg).CANONICAL_BOX_SIZE
+        return parts
 
 
 def _max_pool_over(stride: float) -> LastLevelMaxPool:

@@ -20,12 +20,14 @@ from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import has_mask
 from pretrain.data.coco import Image
+from pretrain.data.decode import MAX_PIXELS
 from pretrain.errors import UserError
+from pretrain.ranges import Count
 
 logger = logging.getLogger(__name__)
 
 
-def dataset_name(json_file: Paths, images: Paths, otherwise: str) -> str:
+def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Count = MAX_PIXELS) -> str:
     """The name under which Detectron2 knows the dataset; registers and checks it on the first call.
 
     Args:
@@ -33,6 +35,7 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str) -> str:
             one dataset of them, see `cropfield.joined`.
         images: folder that the file names in `json_file` are relative to; of several, one for all or one for each.
         otherwise: name of a registered dataset.
+        max_pixels: of an image.
 
     Raises:
         UserError: the dataset cannot be trained on or evaluated; see `check_coco_file`.
@@ -45,7 +48,7 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str) -> str:
     name = f"{Path(files[0]).stem}-{'' if is_one else f'and-{len(files) - 1}-more-'}{digest}"
     if name not in DatasetCatalog.list():
         for file, folder in zip(files, folders, strict=True):
-            check_coco_file(file, folder)
+            check_coco_file(file, folder, max_pixels)
         readable = _facts(files[0]).readable if is_one else _join(files, folders)
         register_coco_instances(name, {}, readable, folders[0] if is_one else "")
         MetadataCatalog.get(name).thing_classes = class_names(json_file)
@@ -105,6 +108,7 @@ class _Facts(NamedTuple):
     harmless: Counter
     unmeasurable: str | None
     polygons: bool
+    most: int  # objects in one image
     readable: str
 
 
@@ -127,9 +131,15 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
         repaired=checked.repaired,
         harmless=checked.harmless,
         unmeasurable=checked.unmeasurable,
+        most=max(Counter(a.image_id for a in content.annotations if not a.iscrowd).values(), default=0),
         polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
         readable=mended_copy(content, json_file) if checked.repaired else json_file,
     )
+
+
+def most_objects(json_file: Paths) -> int:
+    """Objects in the image that has most, crowds left out."""
+    return max(_facts(file).most for file in several(json_file))
 
 
 def check_registered(name: str) -> None:
@@ -168,7 +178,7 @@ def read_coco_file(json_file: Paths) -> dict:
     return content | {"images": [], "annotations": []} if is_several(json_file) else content
 
 
-def check_coco_file(json_file: str, images: str) -> Counter:
+def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -> Counter:
     """Check a COCO-format dataset before any work is done with it.
 
     What cannot be trained on raises; what is mended, and what training merely skips or clips, is counted and logged.
@@ -183,7 +193,7 @@ def check_coco_file(json_file: str, images: str) -> Counter:
     facts = _facts(json_file)
     faults = facts.repaired + facts.harmless
     if comm.is_main_process():  # the others would read the same headers
-        turned = check_image_files(json_file, facts.images, images)
+        turned = check_image_files(json_file, facts.images, images, max_pixels)
         if turned:
             words = "images that EXIF turns, whose sizes do not tell if boxes are of the upright image (taken as such)"
             faults[words] = turned

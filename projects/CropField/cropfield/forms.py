@@ -46,6 +46,7 @@ class Train(TypedDict, total=False):
     compile: bool
     ema: Ema
     best_metric: str
+    validation_loss: bool
     early_stopping: EarlyStopping
     wandb: Wandb
 

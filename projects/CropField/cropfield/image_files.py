@@ -4,19 +4,20 @@ import os
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
 from PIL import Image as Pillow
 
 from pretrain.data.coco import Image
-from pretrain.data.decode import MAX_PIXELS, safe_formats
+from pretrain.data.decode import MAX_PIXELS, lift_pillows_limit, safe_formats
 from pretrain.data.orientation import orientation_in_file
 from pretrain.errors import UserError
 
 READERS = 8  # threads: mostly they wait for the disk
 
 
-def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
+def check_image_files(json_file: str, entries: list[Image], folder: str, max_pixels: int = MAX_PIXELS) -> int:
     """Look for each file below `folder` and compare its header with the entry.
 
     Returns:
@@ -36,14 +37,17 @@ def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
         warnings.simplefilter("ignore")  # of odd metadata
-        headers = list(pool.map(_header, [os.path.join(folder, entry.file_name) for entry in entries]))
+        lift_pillows_limit(max_pixels)
+        paths = [os.path.join(folder, entry.file_name) for entry in entries]
+        headers = list(pool.map(partial(_header, max_pixels=max_pixels), paths))
     pairs = list(enumerate(zip(entries, headers, strict=True)))
     unreadable = [(place, entry) for place, (entry, header) in pairs if header is None]
     if unreadable:
         place, entry = unreadable[0]
         raise UserError(
             f"{len(unreadable)} of {len(entries)} images of {json_file} cannot be read as images, "
-            f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them"
+            f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them, or raise "
+            f"dataset.max_pixels={max_pixels} where they are larger"
         )
     wrong = [(p, e, h) for p, (e, h) in pairs if (e.width, e.height) != _upright(h)]
     if wrong:
@@ -51,12 +55,12 @@ def check_image_files(json_file: str, entries: list[Image], folder: str) -> int:
     return sum(orientation not in (0, 1) and (orientation < 5 or w == h) for w, h, orientation in headers)
 
 
-def _header(path: str) -> tuple[int, int, int] | None:
-    """-> stored width and height, EXIF orientation (1 where there is none); None: not an image."""
+def _header(path: str, max_pixels: int) -> tuple[int, int, int] | None:
+    """-> stored width and height, EXIF orientation (1 where there is none); None: not an image, or too large."""
     try:
         with Pillow.open(path, formats=safe_formats()) as image:
             orientation = orientation_in_file(image)
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 return None
             # Pillow gives the size of a TIFF upright.
             size = image.size[::-1] if image.format == "TIFF" and orientation >= 5 else image.size

@@ -10,7 +10,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
-from pretrain.data.decode import BrokenImage, decode_image, safe_formats
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image, safe_formats
 from pretrain.errors import UserError
 from pretrain.ranges import Count, Pixels, Positive
 
@@ -19,7 +19,14 @@ class ImageMapper(DatasetMapper):
     """`DatasetMapper` that reads images as pretraining does: see `decode_image`. Its arguments are Detectron2's.
 
     An image without objects keeps empty boxes, classes and, where there are masks, masks.
+
+    Args:
+        max_pixels: larger images count as broken.
     """
+
+    def __init__(self, *args, max_pixels: Count = MAX_PIXELS, **options):
+        super().__init__(*args, **options)
+        self.max_pixels = max_pixels
 
     def __call__(self, entry: dict, image: np.ndarray | None = None) -> dict:
         """An entry of a Detectron2 dataset -> what its models take: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
@@ -31,7 +38,7 @@ class ImageMapper(DatasetMapper):
             UserError: the image is not of the size that the dataset gives.
         """
         entry = copy.deepcopy(entry)
-        image = in_format(decode_image(entry["file_name"]) if image is None else image, self.image_format)
+        image = in_format(self.read(entry["file_name"]) if image is None else image, self.image_format)
         check_size(entry, image)
         labels = read_labels(entry.pop("sem_seg_file_name")) if "sem_seg_file_name" in entry else None
         augmented = T.AugInput(image, sem_seg=labels)
@@ -50,6 +57,10 @@ class ImageMapper(DatasetMapper):
         elif entry.pop("annotations", None) is not None:
             entry["instances"] = self.no_objects(shape)
         return entry
+
+    def read(self, path: str) -> np.ndarray:
+        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+        return decode_image(path, max_pixels=self.max_pixels)
 
     def no_objects(self, shape: tuple[int, int]) -> Instances:
         """The objects of an image (height, width) that shows none."""

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
 from pretrain.data.folder import ENDINGS, list_folder
 from pretrain.errors import UserError
 from pretrain.files import replacing
@@ -86,11 +86,11 @@ def _picture_name(place: Path) -> Path:
     return place if place.suffix.lower() in DRAWN else place.with_suffix(".png")
 
 
-def frames(medium: Medium) -> Iterator[tuple[str, np.ndarray]]:
+def frames(medium: Medium, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
     """Names and RGB pictures of one image, or of a video's frames. Raises `BrokenImage`."""
     name = str(medium.path)
     if not medium.is_video:
-        yield name, decode_image(medium.path)
+        yield name, decode_image(medium.path, max_pixels=max_pixels)
         return
     count = 0
     with _open_video(medium.path) as video:

@@ -20,7 +20,7 @@ from cropfield.media import Medium, Picture, find_media, frames
 from cropfield.sizes import check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.broken import printable, summarize
-from pretrain.data.decode import BrokenImage
+from pretrain.data.decode import MAX_PIXELS, BrokenImage
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
@@ -81,7 +81,7 @@ class Detector:
         mapper = instantiate(cfg.dataloader.test.mapper)
         check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
-        self.threshold = threshold
+        self.threshold, self.max_pixels = threshold, getattr(mapper, "max_pixels", MAX_PIXELS)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, image_id) -> list[dict]:
@@ -131,7 +131,7 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
     names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
     whole = False
     try:
-        for name, image in frames(medium):
+        for name, image in frames(medium, detector.max_pixels):
             height, width = image.shape[:2]
             image_id = ids.take(name, height, width)
             detections = detector(image, image_id)

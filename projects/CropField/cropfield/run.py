@@ -25,6 +25,7 @@ from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicC
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, precision, uses_cache
 from cropfield.results import RESULT, write_result
 from cropfield.trainer import DetectionTrainer
+from cropfield.validation import mean_losses, validation_loader, warn_of_limits
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
@@ -62,6 +63,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
         masks = instantiate(cfg.dataloader.train.mapper.get("use_instance_mask", False))
         kind = "with masks" if masks else "boxes only"
         logger.info("%s: %d classes, %s", cfg.dataset.train_json, num_classes(cfg.dataset.train_json, 0), kind)
+    warn_of_limits(cfg)
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args, states)
     if comm.is_main_process() and results:
         found = ", ".join(f"{name} {results[t][name.split()[-1]]:.2f}" for t, name in HEADLINES.items() if t in results)
@@ -145,12 +147,18 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     metric, patience, period = best_metric(cfg)
     main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
     stop = StopOnSignal(periodic.stop)
+    losses = validation_loader(cfg) if cfg.train.get("validation_loss") else None
+
+    def measure() -> dict:
+        results.update(evaluate(cfg, model, stop))
+        return results if losses is None else results | {"validation": mean_losses(model, losses)}
+
     average = hooks.CallbackHook(after_train=lambda trainer: save_average(trainer, evaluated))
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         ema,
-        hooks.EvalHook(period, lambda: results.update(evaluate(cfg, model, stop)) or results),
+        hooks.EvalHook(period, measure),
         BestCheckpointer(period, evaluated, metric) if main and period else None,
         EarlyStopping(metric, patience) if patience else None,
         periodic if main else None,

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Export a detector's backbone as an ONNX model and check it in onnxruntime.
+"""Export a detector, or its backbone, as an ONNX model and check it in onnxruntime.
 
     projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \
         --weights backbone.safetensors -o vits16.onnx --image-size 1024x1024
 
 Input `images`: (B, 3, H, W) float32 RGB, normalised as the config says; any B. Output: the backbone's feature map
 (B, D, H/p, W/p), or with --pyramid the maps of the whole backbone, each under its name. The size is fixed: the position
-field is sampled for it and lies in the file as a constant. Needs `pip install onnx onnxscript onnxruntime`.
+field is sampled for it and lies in the file as a constant.
+
+With --detector the whole of an R-CNN: `image`, one (3, h, w) float32 with values 0 to 255 in the config's channel
+order, resized as the config does, of any size up to its square_pad, to `boxes` (N, 4) as x0, y0, x1, y1 in that image,
+`scores`, `classes` and `masks` (N, 1, 28, 28), each inside its box. Needs `pip install onnx onnxscript onnxruntime`.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
 
 from cropfield.weights import load_weights
@@ -37,6 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
     parser.add_argument("--pyramid", action="store_true", help="the backbone with its pyramid, not only the backbone")
+    parser.add_argument("--detector", action="store_true", help="the whole detector, for images of any size")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
@@ -53,6 +59,21 @@ class Maps(nn.Module):
         return tuple(features[name] for name in self.names)
 
 
+class Detections(nn.Module):
+    """A detector as a function of one image (3, h, w), before masks are pasted into it."""
+
+    def __init__(self, detector: GeneralizedRCNN):
+        super().__init__()
+        self.detector = detector
+        heads = getattr(detector, "roi_heads", None)
+        self.names = ["boxes", "scores", "classes", *(["masks"] if getattr(heads, "mask_on", False) else [])]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (found,) = self.detector.inference([{"image": image}], do_postprocess=False)
+        parts = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        return (*parts, found.pred_masks) if "masks" in self.names else parts
+
+
 def check_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -66,32 +87,53 @@ def write_onnx(model: Maps, height: int, width: int, path: Path) -> float:
         UserError: onnxruntime's features are others, or the file cannot be written.
     """
     images = torch.randn(2, 3, height, width)
+    options = {"dynamo": True, "dynamic_shapes": {"images": {0: torch.export.Dim("batch")}}}
+    with replacing(path) as draft:
+        program = export(model, images, "images", **options)
+        program.save(str(draft), external_data=False)
+        return check(model, draft, [images[:1], images], path)
+
+
+def write_detector(model: Detections, path: Path) -> float:
+    """As `write_onnx`; checked at two sizes. Detectron2's heads are traced: torch.export cannot take their branches."""
+    if not isinstance(model.detector, GeneralizedRCNN):
+        raise UserError(f"--detector takes R-CNNs, not a {type(model.detector).__name__}; export its backbone")
+    square = model.detector.backbone.padding_constraints.get("square_size", 0)
+    if not square:
+        raise UserError("model.backbone.square_pad is 0, and a detector for any size needs one, such as 1024")
+    sizes = [(square, square * 3 // 4), (square // 2, square)]
+    images = [255 * torch.rand(3, *size) for size in sizes]
+    with replacing(path) as draft:
+        options = {"dynamo": False, "dynamic_axes": {"image": {1: "height", 2: "width"}}, "opset_version": 17}
+        export(model, images[0], "image", f=str(draft), **options)
+        return check(model, draft, images, path)
+
+
+def export(model: nn.Module, example: Tensor, name: str, **options):
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's, about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        dynamic = {"images": {0: torch.export.Dim("batch")}}
-        program = torch.onnx.export(
-            model, (images,), dynamo=True, input_names=["images"], output_names=model.names, dynamic_shapes=dynamic
-        )
-    with replacing(path) as draft:
-        program.save(str(draft), external_data=False)
-        difference = max(compare(model, draft, images[:count]) for count in (1, 2))
-        if not difference < TOLERANCE:
-            raise UserError(f"{path}: onnxruntime's features differ by {difference:.1e}; try other package versions")
+        return torch.onnx.export(model, (example,), input_names=[name], output_names=model.names, **options)
+
+
+def check(model: nn.Module, draft: Path, images: list[Tensor], path: Path) -> float:
+    difference = max(compare(model, draft, some) for some in images)
+    if not difference < TOLERANCE:
+        raise UserError(f"{path}: onnxruntime's outputs differ by {difference:.1e}; try other package versions")
     return difference
 
 
 @torch.no_grad()
-def compare(model: Maps, path: Path, images: Tensor) -> float:
-    """Largest difference between torch's and onnxruntime's maps, relative to the largest feature."""
+def compare(model: nn.Module, path: Path, images: Tensor) -> float:
+    """Largest difference between torch's and onnxruntime's outputs, relative to the largest; inf: other shapes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs = session.run(model.names, {"images": images.numpy()})
-    return max(
-        float((ours - torch.from_numpy(other)).abs().max() / ours.abs().max())
-        for ours, other in zip(model(images), theirs, strict=True)
-    )
+    theirs = session.run(model.names, {session.get_inputs()[0].name: images.numpy()})
+    pairs = [(ours, torch.from_numpy(other)) for ours, other in zip(model(images), theirs, strict=True)]
+    if any(ours.shape != other.shape for ours, other in pairs):
+        return float("inf")
+    return max((float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs if len(a)), default=0.0)
 
 
 def main() -> None:
@@ -103,7 +145,11 @@ def main() -> None:
     except ValueError:
         raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
     detector = instantiate(load_config(args.config_file, args.opts).model).eval()
-    load_weights(detector, args.weights)
+    load_weights(detector, args.weights, whole=args.detector)
+    if args.detector:
+        difference = write_detector(Detections(detector).eval(), args.output)
+        print(f"{args.output}: the detector; onnxruntime differs by at most {difference:.1e} of the largest value")
+        return
     backbone = detector.backbone if args.pyramid else detector.backbone.net
     divisor = backbone.size_divisibility
     if height % divisor or width % divisor:

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Export a yaml detector for programs that give it BGR pixels whatever INPUT.FORMAT says, such as sahi.
+
+    projects/CropField/tools/export_bgr.py --config-file projects/CropField/configs/mask_rcnn_cropfield_vits.yaml \
+        --weights model_final.pth --output outputs/bgr MODEL.ROI_HEADS.NUM_CLASSES 3
+
+OUTPUT gets config.yaml and model.pth: the same detector with the patch embedding's colours, mean and deviation the
+other way round. `import cropfield` before it is built.
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import UserError, run_main
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="a detector's checkpoint")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_intermixed_args(argv)
+
+
+def export(cfg, weights: Path, output: Path) -> None:
+    """Raises UserError where the weights are no detector's or the detector takes BGR already."""
+    from pretrain.files import read_tensors, write_text, write_torch_file
+    from pretrain.outputs import open_output
+
+    state, metadata = read_tensors(weights)
+    kernels = [name for name in state if name.endswith("backbone.net.patch_embed.proj.weight")]
+    if cfg.INPUT.FORMAT != "RGB" or len(kernels) != 1:
+        raise UserError(f"{weights} with INPUT.FORMAT {cfg.INPUT.FORMAT} is no RGB detector of CropField's; give one")
+    state[kernels[0]] = state[kernels[0]].flip(1).contiguous()
+    state = {
+        name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")
+    } or state
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.FORMAT = "BGR"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = cfg.MODEL.PIXEL_MEAN[::-1], cfg.MODEL.PIXEL_STD[::-1]
+    output = open_output(output)
+    cfg.MODEL.WEIGHTS = str((output / "model.pth").resolve())
+    write_torch_file(output / "model.pth", {"model": state, "metadata": metadata})
+    write_text(output / "config.yaml", cfg.dump())
+
+
+def main() -> None:
+    args = parse_args()
+    from detectron2.config import get_cfg
+
+    from cropfield import add_cropfield_config
+    from pretrain.outputs import output_path, refuse_occupied
+
+    refuse_occupied(output_path(args.output))
+    cfg = get_cfg()
+    if "CROPFIELD" not in cfg.MODEL:
+        add_cropfield_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    export(cfg, args.weights, args.output)
+    print(f"{args.output}: config.yaml and model.pth, for BGR pixels")
+
+
+if __name__ == "__main__":
+    run_main(main)
