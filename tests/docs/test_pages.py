@@ -76,8 +76,8 @@ def options_of():
         raise Parser(parser)
 
     def options(path: Path) -> set[str]:
-        if path not in known and "parse" not in path.read_text():
-            known[path] = set()
+        if path.name == "doctor.py":  # which takes none
+            return set()
         if path not in known:
             spec = importlib.util.spec_from_file_location(f"documented_{path.stem}", path)
             tool = importlib.util.module_from_spec(spec)
