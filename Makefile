@@ -45,7 +45,7 @@ docs: $(MKDOCS)  ## the manual as a site, build/docs/site/index.html; a warning 
 		-exec cp --parents -t build/docs/pages {} +
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR)/$(MKDOCS) $(PY) -m mkdocs build --strict
 
-doctor: $(INSTALLED)  ## what is installed, what will run, what is missing and how to mend it
+doctor: $(INSTALLED)  ## what is installed, what will run, what is missing and how to repair it
 	$(PY) tools/doctor.py
 
 repair:  ## install everything anew into .venv

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one sentence each, no traceback."""
+"""Errors that the user can fix: one sentence each, no traceback."""
 
 import os
 import sys

@@ -104,7 +104,7 @@ class BatchDataset(Dataset):
             else:
                 sample = self.crops(image, random_stream(self.seed, CROPS, position))
                 return sample | {"index": np.int64(index)}
-        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files")
+        raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Repair or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict:
         """What the masks make of these places: one generator for the step's plan, one for each crop."""

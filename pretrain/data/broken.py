@@ -60,7 +60,7 @@ class BrokenImages:
         if beyond_doubt or len(self) > self.max_share * self.num_images:
             raise UserError(
                 f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: {self.summary()}. "
-                f"max_broken allows a share of {self.max_share:g}: mend or remove the files, or raise it"
+                f"max_broken allows a share of {self.max_share:g}: repair or remove the files, or raise it"
             )
 
     def counts(self) -> Counter[str]:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class BrokenImagesReport(HookBase):
     """Brings the processes' accounts together every `period` steps, where the limit is checked over all of them, and
     lists the broken images in `path`: "reason <tab> name" a line. What is listed there already, by the part of the run
-    before a resume, stays in the list but does not count towards the limit: it may have been mended since.
+    before a resume, stays in the list but does not count towards the limit: it may have been repaired since.
     """
 
     def __init__(self, path: Path, period: int):

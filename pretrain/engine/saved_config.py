@@ -27,7 +27,7 @@ def as_yaml(cfg: DictConfig) -> str:
         LazyConfig.save(cfg, str(file))
         text = file.read_text() if file.exists() else ""
     if not text.endswith("\n"):  # LazyConfig logs what goes wrong in writing, and goes on
-        raise UserError("the config cannot be saved as YAML: the reason is in the log above; mend it and start again")
+        raise UserError("the config cannot be saved as YAML: the reason is in the log above; repair it and start again")
     return text
 
 

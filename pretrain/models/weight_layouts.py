@@ -152,7 +152,7 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
     if num_heads and state[PATCH_WEIGHT].shape[0] % num_heads:
-        raise UserError(f"{path} says that it has {num_heads} heads, which do not divide its width; export it again")
+        raise UserError(f"{path} records {num_heads} heads, which do not divide its width; export it again")
     return BackboneFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
@@ -163,7 +163,7 @@ def _check_metadata(path, metadata: dict[str, str]) -> None:
     ):
         if name in metadata and not re.fullmatch(form, str(metadata[name]), re.ASCII):
             raise UserError(
-                f"{path} says of itself that {name} is {str(metadata[name])[:40]!r}, which is none, such as {example}; "
+                f"{path} records {name} as {str(metadata[name])[:40]!r}, which is not valid (an example is {example}); "
                 "export it again with tools/export_backbone.py"
             )
 

@@ -71,7 +71,7 @@ def test_the_last_checkpoint_lies_beside_its_pointer(checkpointer, tmp_path, tex
 @pytest.mark.parametrize(
     "state", [[], {"model": None}, {"model": {"weight": 3}}, {"model": {}, "trainer": 3}, {"model": {1: torch.ones(1)}}]
 )
-def test_a_state_of_another_form_is_the_users_to_mend(checkpointer, tmp_path, state):
+def test_a_state_of_another_form_is_the_users_to_fix(checkpointer, tmp_path, state):
     torch.save(state, tmp_path / "run" / "model.pth")
     (tmp_path / "run" / "last_checkpoint").write_text("model.pth")
     with pytest.raises(UserError, match=r"model\.pth"):

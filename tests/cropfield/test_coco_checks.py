@@ -284,6 +284,6 @@ def test_categories_of_one_name_are_told_apart(write, caplog):
 
     json_file = write(change)
     name = dataset_name(json_file, json_file.rsplit("/", 1)[0], otherwise="")
-    DatasetCatalog.get(name)  # which takes the names from the mended file
+    DatasetCatalog.get(name)  # which takes the names from the repaired file
     assert MetadataCatalog.get(name).thing_classes == ["a (id 3) (id 1)", "a (id 2)", "a (id 3) (id 3)"]
     assert "4 categories with the name of another one (told apart by their ids)" in caplog.text

@@ -125,7 +125,7 @@ def test_a_file_that_hotcoco_cannot_read_at_all(tmp_path, monkeypatch):
         def COCO(path):
             raise ValueError("no")
 
-    monkeypatch.setattr("cropfield.evaluation.mended_copy", lambda *unused: "copy")
+    monkeypatch.setattr("cropfield.evaluation.repaired_copy", lambda *unused: "copy")
     monkeypatch.setattr("cropfield.evaluation.checked_coco", lambda file: SimpleNamespace(content=None))
     with pytest.raises(UserError, match=r"hotcoco cannot read labels.json \(no\)"):
         readable_by(Strict, "labels.json")

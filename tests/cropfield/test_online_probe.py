@@ -218,7 +218,7 @@ def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatc
         (f"{key}.train_json={empty}", "has no annotations"),
         (
             f"{key}.train_json={tiny}",
-            "needs 2 images with an object .* 6 looked at 0 are so; give .* larger image size",
+            "needs 2 images with an object .* 6 it looked at 0 qualify; give .* larger image size",
         ),
         (f"{key}.train_json={other}", "have different categories"),
         (f"{key}.train_json={tmp_path}/none.json", "cannot be read"),

@@ -37,7 +37,7 @@ def test_the_log_is_not_flooded(caplog):
 def test_one_more_than_the_share_of_the_source_is_too_many():
     account = BrokenImages(50, 0.2)
     account.note(broken(*range(10)), np.arange(10, 50))
-    with pytest.raises(UserError, match=r"50 images are broken, 11 so far: 11 truncated \(0.jpg\).*mend or remove"):
+    with pytest.raises(UserError, match=r"50 images are broken, 11 so far: 11 truncated \(0.jpg\).*repair or remove"):
         account.note(broken(10), NONE)
 
 

@@ -103,21 +103,21 @@ def attempt(rng, folder):
         pretrain(str(path))
         return
     name = dataset_name(str(path), str(folder), otherwise="")
-    mended = read_coco_file(str(path))
+    repaired = read_coco_file(str(path))
     faults = check_coco_file(str(path), str(folder))
     if plain:
-        account_for(content, mended, faults)
+        account_for(content, repaired, faults)
     if untouched and plain:
-        unchanged(before, mended, faults)
+        unchanged(before, repaired, faults)
     train(name, str(path))
-    draw(mended, folder, rng)
+    draw(repaired, folder, rng)
     try:
         check_can_be_evaluated(str(path))
     except UserError:
         if untouched and plain:
             raise
         return
-    evaluate(MetadataCatalog.get(name).json_file, any(a.get("segmentation") for a in mended["annotations"]))
+    evaluate(MetadataCatalog.get(name).json_file, any(a.get("segmentation") for a in repaired["annotations"]))
 
 
 def pretrain(path: str) -> None:
@@ -127,19 +127,19 @@ def pretrain(path: str) -> None:
             source.load(index)
 
 
-def unchanged(before: dict, mended: dict, faults: dict) -> None:
+def unchanged(before: dict, repaired: dict, faults: dict) -> None:
     """A good file stays as it is, and nothing is said of it but its crowds."""
     crowds = sum(annotation["iscrowd"] for annotation in before["annotations"])
     said = [count for words, count in faults.items() if count != crowds or "iscrowd" not in words]
-    if said or json.loads(json.dumps(mended["annotations"])) != before["annotations"]:
+    if said or json.loads(json.dumps(repaired["annotations"])) != before["annotations"]:
         raise Wrong(f"a good file was changed: {faults}")
 
 
-def account_for(content: dict, mended: dict, faults: dict) -> None:
+def account_for(content: dict, repaired: dict, faults: dict) -> None:
     """Nothing goes in silence."""
     removed = sum(count for words, count in faults.items() if "annotations" in words or "boxes" in words)
     for part in ("images", "categories", "annotations"):
-        lost = len(content[part]) - len(mended[part])
+        lost = len(content[part]) - len(repaired[part])
         if lost and (part != "annotations" or lost > removed):
             raise Wrong(f"{lost} of {len(content[part])} {part} are gone, said was {dict(faults)}")
 

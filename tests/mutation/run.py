@@ -56,7 +56,7 @@ def handmade() -> list[dict]:
     for entry in read("handmade.toml"):
         source, old = (ROOT / entry["file"]).read_text(), entry["old"]
         if (times := source.count(old)) != 1:
-            sys.exit(f"handmade.toml: {old!r} is {times} times in {entry['file']} and not once; mend the entry")
+            sys.exit(f"handmade.toml: {old!r} is {times} times in {entry['file']} and not once; repair the entry")
         found.append(entry | {"where": "by hand", "code": source.replace(old, entry["new"])})
     return found
 
@@ -183,7 +183,7 @@ def green(tree: Path, test: str) -> float:
     """Seconds that a test file or folder takes while nothing is broken."""
     result = run_tests(tree, [test], 600)
     if result["outcome"] != "survived":
-        sys.exit(f"{test} is red before anything was broken ({result['by']}); mend it first")
+        sys.exit(f"{test} is red before anything was broken ({result['by']}); repair it first")
     return result["seconds"]
 
 

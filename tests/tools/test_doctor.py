@@ -24,7 +24,7 @@ def run_bare(*options, path=""):
     return subprocess.run(command, capture_output=True, text=True, env={"PATH": "", "PYTHONPATH": str(path)})
 
 
-def test_an_empty_environment_is_described_and_told_how_to_mend():
+def test_an_empty_environment_is_described_and_told_how_to_repair():
     done = run_bare("-I")
     assert done.returncode == 1 and not done.stderr
     for name in ("torch", "detectron2.engine", "cropfield", "pycocotools"):

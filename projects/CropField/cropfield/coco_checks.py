@@ -1,4 +1,4 @@
-"""A COCO file's content, whole: what can be mended without a doubt is, what cannot be trained on is refused.
+"""A COCO file's content, whole: what can be repaired without a doubt is, what cannot be trained on is refused.
 
 `pretrain.data.coco` holds the types; here is what takes more than one value to judge. Images are not looked at, see
 `cropfield.image_files`.
@@ -20,7 +20,7 @@ NUMERAL = re.compile("-?[0-9]{1,18}")  # fits into 64 bits
 
 @dataclass
 class CheckedCoco:
-    """repaired: what was mended, in words -> how often; a file that it is not empty for is not to be read by others.
+    """repaired: what was repaired, in words -> how often; a file that it is not empty for is not to be read by others.
     harmless: what training skips or clips. unmeasurable: why COCO's AP cannot be computed, or None.
     """
 
@@ -31,7 +31,7 @@ class CheckedCoco:
 
 
 def checked_coco(json_file: str) -> CheckedCoco:
-    """Read, mend and check a COCO annotation file.
+    """Read, repair and check a COCO annotation file.
 
     Raises:
         UserError: it cannot be trained on; see `pretrain.data.coco.read_coco` for types and ranges. Here: empty lists,

@@ -86,7 +86,7 @@ def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def mended_copy(content: CocoFile, json_file: str) -> str:
+def repaired_copy(content: CocoFile, json_file: str) -> str:
     """Write `content` where Detectron2 and COCO's measures can read it -> path: in the user's cache, or in a temporary
     folder where that cannot be written. Named by what it holds, so processes that write at once write the same."""
     try:

@@ -15,7 +15,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils import comm
 
 from cropfield.coco_checks import checked_coco
-from cropfield.coco_files import mended_copy
+from cropfield.coco_files import repaired_copy
 from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import has_mask
@@ -99,7 +99,7 @@ def class_names(json_file: Paths) -> list[str]:
 
 
 class _Facts(NamedTuple):
-    """What is asked of an annotation file, so that it is read once. readable: itself, or its mended copy."""
+    """What is asked of an annotation file, so that it is read once. readable: itself, or its repaired copy."""
 
     class_names: tuple[str, ...]
     masks: tuple[int, int]  # annotations with a mask, annotations
@@ -133,7 +133,7 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
         unmeasurable=checked.unmeasurable,
         most=max(Counter(a.image_id for a in content.annotations if not a.iscrowd).values(), default=0),
         polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
-        readable=mended_copy(content, json_file) if checked.repaired else json_file,
+        readable=repaired_copy(content, json_file) if checked.repaired else json_file,
     )
 
 
@@ -170,7 +170,7 @@ def check_can_be_evaluated(json_file: Paths) -> None:
 
 
 def read_coco_file(json_file: Paths) -> dict:
-    """A COCO annotation file's content, mended and checked, as plain dicts; UserError as from `checked_coco`.
+    """A COCO annotation file's content, repaired and checked, as plain dicts; UserError as from `checked_coco`.
 
     Of several the first one's categories and nothing else: images have other numbers in each.
     """
@@ -181,10 +181,10 @@ def read_coco_file(json_file: Paths) -> dict:
 def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -> Counter:
     """Check a COCO-format dataset before any work is done with it.
 
-    What cannot be trained on raises; what is mended, and what training merely skips or clips, is counted and logged.
+    What cannot be trained on raises; what is repaired, and what training merely skips or clips, is counted and logged.
 
     Returns:
-        counts of what was mended and of harmless faults, by their description.
+        counts of what was repaired and of harmless faults, by their description.
 
     Raises:
         UserError: see `cropfield.coco_checks.checked_coco` and `cropfield.image_files.check_image_files`.
@@ -202,5 +202,5 @@ def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -
     for fault, count in faults.items():
         logger.warning("%s: %d %s", json_file, count, fault)
     if facts.repaired:
-        logger.warning("%s: trained and measured on a mended copy, %s", json_file, facts.readable)
+        logger.warning("%s: trained and measured on a repaired copy, %s", json_file, facts.readable)
     return faults

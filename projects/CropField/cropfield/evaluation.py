@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.evaluation import COCOEvaluator
 
 from cropfield.coco_checks import checked_coco
-from cropfield.coco_files import mended_copy
+from cropfield.coco_files import repaired_copy
 from pretrain.errors import UserError
 
 
@@ -68,12 +68,12 @@ def readable_by(hotcoco, json_file: str) -> str:
         hotcoco.COCO(json_file)
         return json_file
     except ValueError:
-        copy = mended_copy(checked_coco(json_file).content, json_file)
+        copy = repaired_copy(checked_coco(json_file).content, json_file)
     try:
         hotcoco.COCO(copy)
         return copy
     except ValueError as error:
         raise UserError(
-            f"hotcoco cannot read {json_file} ({error}); mend that, or leave dataloader.evaluator as it was, which is "
+            f"hotcoco cannot read {json_file} ({error}); repair that, or keep the default dataloader.evaluator, which is "
             "pycocotools"
         ) from None

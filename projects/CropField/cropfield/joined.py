@@ -3,7 +3,7 @@
 import glob
 import os
 
-from cropfield.coco_files import mended_copy
+from cropfield.coco_files import repaired_copy
 from pretrain.data.coco import CocoFile, Image
 from pretrain.errors import UserError
 
@@ -77,7 +77,7 @@ def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) ->
                 annotation.category_id = categories[annotation.category_id]
                 annotation.id = len(joined.annotations) + 1
                 joined.annotations.append(annotation)
-    return mended_copy(joined, json_files[0])
+    return repaired_copy(joined, json_files[0])
 
 
 def check_same_names(path: str, first: CocoFile, other_path: str, other: CocoFile) -> None:

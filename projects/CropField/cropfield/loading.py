@@ -59,7 +59,7 @@ class ReadEntries(Dataset):
                 skipped.append((broken.name, broken.reason))
             except UserError as found:
                 return {ACCOUNT: (None, skipped, str(found))}
-        error = f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Mend or remove the files"
+        error = f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Repair or remove the files"
         return {ACCOUNT: (None, skipped, error if others else None)}
 
 

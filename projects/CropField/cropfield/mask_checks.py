@@ -15,11 +15,11 @@ BATCH = 10_000  # compressed masks at once
 def check_masks(
     json_file: str, annotations: list[Annotation], sizes: dict[int, tuple[int, int]], repaired: Counter
 ) -> list[int]:
-    """Refuse damaged masks; mend what is plain: rings without area beside whole ones, boxes of no area beside masks.
+    """Refuse damaged masks; repair what is plain: rings without area beside whole ones, boxes of no area beside masks.
 
     Args:
         sizes: width and height of each image by its id; annotations of other images are passed over.
-        repaired: what was mended is counted there, in words.
+        repaired: what was repaired is counted there, in words.
 
     Returns:
         places of the annotations whose run lengths have no pixel.

@@ -162,7 +162,7 @@ def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector
             broken[error.name] = error.reason
     if not content["images"]:
         raise UserError(
-            f"none of the {len(media)} files can be read: {summarize(broken.items())}; mend or replace them"
+            f"none of the {len(media)} files can be read: {summarize(broken.items())}; repair or replace them"
         )
     if broken:
         write_list(output / LISTED, broken)

@@ -133,7 +133,7 @@ def probe_images(
         if len(images.with_objects) < least:
             raise UserError(
                 f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of "
-                f"{len(images)} looked at {len(images.with_objects)} are so; give more images, or a larger image size"
+                f"the {len(images)} it looked at {len(images.with_objects)} qualify; give more images, or a larger image size"
             )
     return found[0], found[1]
 

@@ -54,7 +54,7 @@ def _create(name: str, pretrained: bool) -> TimmViT:
         ) from error
     if not isinstance(model, TimmViT):
         raise UserError(
-            f"timm's {name} is a {type(model).__name__}, and no plain ViT; take one of timm's vit_* or deit*"
+            f"timm's {name} is a {type(model).__name__}, not a plain ViT; take one of timm's vit_* or deit*"
         )
     return model
 

@@ -68,6 +68,6 @@ def test_scale_is_relative_to_the_image():
     assert mask.any(1).sum() == pytest.approx(16, abs=1)
 
 
-def test_objects_too_large_for_the_image_are_the_users_to_mend():
+def test_objects_too_large_for_the_image_are_the_users_to_fix():
     with pytest.raises(UserError, match="--scale"):
         compose_scene(kit(block()), layout(scale=(1, 1), rotation=0, occlusion=0), np.random.default_rng(0))

@@ -259,7 +259,7 @@ def test_a_broken_file_is_an_absent_one(folder):
     assert "Only one of the two detectors" in text and "21.4" in text
 
 
-def test_a_missing_folder_is_the_users_to_mend(tmp_path):
+def test_a_missing_folder_is_the_users_to_fix(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         render(tmp_path / "absent")
 
