@@ -214,7 +214,7 @@ def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatc
     no_area = changed("no_area", lambda c: c["annotations"][0].pop("area"))
     for override, words in (
         (f"{key}.val_json=", f"needs two datasets: give {key}.val_json too"),
-        (f"{key}.train_json={one}", "needs 2 images with an object .* 1 looked at 1 are so"),
+        (f"{key}.train_json={one}", "needs 2 images with an object .* 1 it looked at 1 qualify"),
         (f"{key}.train_json={empty}", "has no annotations"),
         (
             f"{key}.train_json={tiny}",

@@ -74,6 +74,6 @@ def readable_by(hotcoco, json_file: str) -> str:
         return copy
     except ValueError as error:
         raise UserError(
-            f"hotcoco cannot read {json_file} ({error}); repair that, or keep the default dataloader.evaluator, which is "
-            "pycocotools"
+            f"hotcoco cannot read {json_file} ({error}); repair that, or keep the default dataloader.evaluator, which "
+            "is pycocotools"
         ) from None

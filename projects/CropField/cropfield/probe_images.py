@@ -132,8 +132,9 @@ def probe_images(
     for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
         if len(images.with_objects) < least:
             raise UserError(
-                f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of "
-                f"the {len(images)} it looked at {len(images.with_objects)} qualify; give more images, or a larger image size"
+                f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of the "
+                f"{len(images)} it looked at {len(images.with_objects)} qualify; give more images, or a larger image "
+                "size"
             )
     return found[0], found[1]
 

@@ -112,5 +112,7 @@ def find_backbone(model: nn.Module) -> nn.Module:
     backbone = getattr(model, "backbone", model)
     net = getattr(backbone, "net", backbone)
     if not hasattr(net, "patch_embed"):
-        raise UserError(f"the detector's backbone is a {type(net).__name__} and not a ViT; a backbone file cannot fill it")
+        raise UserError(
+            f"the detector's backbone is a {type(net).__name__} and not a ViT; a backbone file cannot fill it"
+        )
     return net
