@@ -276,5 +276,5 @@ def test_numbers_that_are_not_finite(tmp_path):
 def test_a_detector_without_a_vit_is_refused(tmp_path):
     detector = nn.Module()
     detector.backbone = nn.Linear(2, 2)
-    with pytest.raises(UserError, match="backbone is a Linear and no ViT"):
+    with pytest.raises(UserError, match="backbone is a Linear and not a ViT"):
         load_weights(detector, file_of(tmp_path, "backbone.pth", pretrained()))

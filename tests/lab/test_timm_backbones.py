@@ -68,7 +68,7 @@ def test_what_tensors_do_not_show_is_found_by_its_features(narrowed):
 
 
 def test_models_that_are_no_plain_vit_get_a_sentence(monkeypatch):
-    with pytest.raises(UserError, match="timm's resnet18 is a ResNet, and no plain ViT"):
+    with pytest.raises(UserError, match="timm's resnet18 is a ResNet, not a plain ViT"):
         timm_backbone("resnet18", pretrained=False)
     with pytest.raises(UserError, match="timm has no model vit_bse_patch16_224; did you mean vit_base_patch16_224"):
         timm_backbone("vit_bse_patch16_224")

@@ -132,7 +132,7 @@ def test_a_part_of_queries_keys_and_values_is_not_enough(tmp_path, damage):
         state[name] = value[1:]
     if damage == "flat":
         state |= {name.replace("key", part): torch.tensor(1.0) for part in ("query", "key", "value")}
-    with pytest.raises(UserError, match="no plain ViT: it also has blocks.1.attn"):
+    with pytest.raises(UserError, match="not a plain ViT: it also has blocks.1.attn"):
         read_backbone(saved(tmp_path, state))
 
 
