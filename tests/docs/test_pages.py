@@ -31,7 +31,9 @@ TOOLS = [*ROOT.glob("tools/*.py"), *ROOT.glob("projects/*/tools/*.py")]
 BY_NAME = {path.name: path for path in TOOLS}
 for _name in ("pretrain", "export", "train", "detect", "predict"):
     BY_NAME[f"cropfield-{_name}"] = ROOT / f"tools/{getattr(console, _name).args[0]}.py"
-SCRIPTS = {f"{path.stem}": path.read_text() for path in ROOT.glob("tests/**/*.py")}
+SCRIPTS = {path.stem: "" for path in ROOT.glob("tests/**/*.py")}
+for _path in ROOT.glob("tests/**/*.py"):
+    SCRIPTS[_path.stem] += _path.read_text()  # several are called run.py
 DETECTRON2S = "tools/train_net.py"  # of which this repository has none
 DAVIS = "--results_path"  # of DAVIS's own evaluation
 COMMAND = re.compile(r"(?:[\w/]*/)?(cropfield-[a-z]+|\w+\.py)\b")
