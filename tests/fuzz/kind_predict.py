@@ -22,7 +22,7 @@ from PIL import Image
 
 from cropfield import predict
 from cropfield.media import find_media, is_video
-from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
 
 SHARE, SECONDS = 0.5, 40
 STEMS = (
@@ -47,7 +47,7 @@ def tool():
 
 
 class Stub:
-    categories = [{"id": 3, "name": "a"}]
+    categories, max_pixels = [{"id": 3, "name": "a"}], MAX_PIXELS
 
     def __init__(self, *unused):
         pass

@@ -80,7 +80,7 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(images, tmp_path):
 def test_half_a_labelled_set_is_refused(images, tmp_path):
     with pytest.raises(UserError, match="train.knn.train and train.knn.val"):
         run(images, tmp_path, f"train.knn.train={images}")
-    with pytest.raises(UserError, match="no multiple of the patch"):
+    with pytest.raises(UserError, match="not a multiple of the patch"):
         run(images, tmp_path, f"train.knn.train={images}", f"train.knn.val={images}", "train.knn.image_size=30")
 
 

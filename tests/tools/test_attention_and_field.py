@@ -78,7 +78,7 @@ def test_wrong_input_gets_a_sentence_before_any_work(weights, small_coco, tmp_pa
     ours, output = weights / "ours.safetensors", ("--output", tmp_path / "none")
     with pytest.raises(UserError, match="does not exist"):
         run_tool("attention_stats", "--weights", ours, "--images", tmp_path / "absent", *output)
-    with pytest.raises(UserError, match="no multiple; take 96"):
+    with pytest.raises(UserError, match="not a multiple; take 96"):
         run_tool("attention_stats", "--weights", ours, "--images", small_coco, "--image-size", "100", *output)
     with pytest.raises(UserError, match="there is no checkpoint"):
         run_tool("attention_stats", "--weights", tmp_path / "absent.pth", "--images", small_coco, *output)

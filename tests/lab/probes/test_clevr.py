@@ -61,5 +61,5 @@ def test_what_is_not_clevr_is_told(tmp_path, tiny_datasets):
         with pytest.raises(UserError, match=r"scenes\[0\] is not as CLEVR's are"):
             clevr_split(tmp_path, "train", question)
     file.write_text("{")
-    with pytest.raises(UserError, match="no CLEVR scene file"):
+    with pytest.raises(UserError, match="not a CLEVR scene file"):
         clevr_split(tmp_path, "train", "dist")

@@ -72,7 +72,7 @@ def test_what_is_refused(davis, tmp_path):
     with pytest.raises(UserError, match="colour mode RGB"):
         read_mask(tmp_path / "colour.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="no readable annotation"):
+    with pytest.raises(UserError, match="not a readable annotation"):
         read_mask(tmp_path / "broken.png")
     with pytest.raises(UserError, match="get the frame again"):
         read_frame(tmp_path / "broken.png")
