@@ -82,7 +82,7 @@ def attempt(rng, folder):
     whole = image if min_pixels is None else decode_image(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        header = _header(str(path))
+        header = _header(str(path), MAX_PIXELS)
     if header is None or _upright(header) != whole.shape[1::-1]:
         raise Wrong(f"the header says {header}, decoded are {whole.shape}")
     if pixels is not None and not np.array_equal(whole, pixels):
