@@ -6,6 +6,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+from pretrain.openmp import choose_waiting
 from pretrain.parent import end_with_parent
 
 
@@ -31,11 +32,11 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     A `UserError` becomes `error: ...` on stderr and exit code 2, Ctrl-C `interrupted` and 130, as shells report it.
     With CROPFIELD_TRACEBACK=1 in the environment it shows where the error came from as well.
-    A command that a chain started ends with it (`pretrain.parent`), and its threads wait without work for a core
-    (`wait_passively`): import torch in `main`, not before.
+    A command that a chain started ends with it (`pretrain.parent`). Import torch in `main`, not before: how its threads
+    wait is chosen here (`pretrain.openmp`).
     """
     end_with_parent()
-    wait_passively()
+    choose_waiting()
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # Detectron2's, on import
     try:
         code = main()
@@ -50,16 +51,6 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
-
-
-def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait for one another; heeded where torch is imported later.
-
-    By default they spin, and where another process wants the core, each parallel piece of work waits for a thread that
-    is not running while the others burn their cores' time. What the environment says already stays.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -1,11 +1,14 @@
-"""What a command does before its work: --help comes at once, and threads wait without burning a core."""
+"""What a command does before its work: --help comes at once, and threads wait as the machine needs it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pretrain.openmp import busy_cores, busy_ticks
 
 TOOLS = sorted((Path(__file__).parents[2] / "tools").glob("*.py"))
 
@@ -34,14 +37,25 @@ except SystemExit as end:
 
 
 MAIN = """
+import pretrain.openmp
 from pretrain.errors import run_main
+pretrain.openmp.busy_cores = lambda: {cores}
 def main():
     import torch
 run_main(main)
 """
 
 
-@pytest.mark.parametrize("said, heard", [({}, "0"), ({"GOMP_SPINCOUNT": "99"}, "99")])
-def test_threads_wait_without_spinning_unless_the_environment_says_otherwise(said, heard):
+@pytest.mark.parametrize("cores, said, heard", [(1.0, {}, "0"), (0.1, {}, None), (1.0, {"GOMP_SPINCOUNT": "99"}, "99")])
+def test_threads_sleep_on_a_busy_machine_unless_the_environment_says_otherwise(cores, said, heard):
     """OpenMP says what it has read: what is set after torch's import comes too late."""
-    assert f"GOMP_SPINCOUNT = '{heard}'" in run(MAIN, OMP_DISPLAY_ENV="VERBOSE", **said)
+    shown = run(MAIN.replace("{cores}", str(cores)), OMP_DISPLAY_ENV="VERBOSE", **said)
+    found = re.search(r"GOMP_SPINCOUNT = '(\d+)'", shown)[1]
+    assert found == heard if heard else int(found) > 1000
+
+
+def test_cores_that_others_use_are_counted():
+    before = "cpu  100 20 30 5000 7 0 3 0 0 0\ncpu0 1 2 3 4\n"
+    after = "cpu  108 20 32 5010 9 0 3 0 0 0\ncpu0 1 2 3 4\n"
+    assert busy_ticks(after) - busy_ticks(before) == 10  # user and system; neither idle nor waiting for the disk
+    assert 0 <= busy_cores() <= 2 * os.cpu_count()
