@@ -8,7 +8,7 @@ OUTPUT, a new or empty folder, gets the pictures and predictions.json with `imag
 `categories` and `annotations` with scores; boxes are [x, y, width, height] in pixels, masks compressed run lengths.
 Class names come with the weights, or from --names, a COCO file, whose ids of categories and images are then used. For a
 detector trained on your own dataset, give the same dataset.train_json as in training. Broken files are left out and
-listed in OUTPUT/broken_images.txt.
+listed in OUTPUT/broken_images.txt. The same command again finds its results in OUTPUT and computes nothing.
 """
 
 import argparse

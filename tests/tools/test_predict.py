@@ -127,6 +127,26 @@ def test_nothing_that_is_there_is_harmed(run_tool, detector, small_coco, tmp_pat
     assert len(json.loads((tmp_path / "a" / "again" / "predictions.json").read_text())["images"]) == 2
 
 
+def test_the_same_command_again_computes_nothing(run_tool, detector, small_coco, tmp_path, capsys, monkeypatch):
+    """And what differs from it in one input, weight or option is refused, not written over."""
+    image = tmp_path / "0.png"
+    shutil.copy(small_coco / "0.png", image)
+    command = ["predict", tmp_path, "--output", tmp_path / "out", "--no-pictures", *detector]
+    run_tool(*command)
+    before, _ = (tmp_path / "out" / "predictions.json").read_bytes(), capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("cropfield.predict.Detector", None)
+        run_tool(*command)
+    assert "done before" in (said := capsys.readouterr().out) and "objects in 1 images" in said
+    for change in (["--threshold", "0.2"], ["model.roi_heads.box_predictor.test_nms_thresh=0.4"]):
+        with pytest.raises(UserError, match="holds predictions.json already"):
+            run_tool(*command, *change)
+    os.utime(image, ns=(0, 0))
+    with pytest.raises(UserError, match="holds predictions.json already"):
+        run_tool(*command)
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
 def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()

@@ -1,7 +1,9 @@
 """Detections in images, folders and videos, drawn and in COCO's format: what tools/predict.py does."""
 
 import argparse
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,12 @@ from pretrain.data.decode import MAX_PIXELS, BrokenImage
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
+from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError
 from pretrain.files import read_tensors, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
+
+PREDICTIONS = "predictions.json"
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -35,9 +40,13 @@ def predict(args: argparse.Namespace) -> None:
     Raises:
         UserError: an input, config, weights or output folder that cannot be used.
     """
-    refuse_occupied(output_path(args.output))
-    media, left_out, again = find_media(args.inputs, args.output)
+    media, left_out, again = find_media(args.inputs, output_path(args.output))
     cfg = load_config(args.config_file, args.opts)
+    request = digest_of(args, media, cfg)
+    if (done := finished(args.output, request)) is not None:
+        print(f"done before, with the same inputs, weights and options: {done}")
+        return
+    refuse_occupied(args.output)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
     content = read_coco_file(labels) if labels else None
     weights = read_tensors(local_file(args.weights))
@@ -50,7 +59,7 @@ def predict(args: argparse.Namespace) -> None:
     found, broken = detect(
         media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
     )
-    write_text(output / "predictions.json", json.dumps(found) + "\n")
+    write_text(output / PREDICTIONS, json.dumps({"info": {"request": request}, **found}) + "\n")
     if again:
         names = ", ".join(printable(str(path)) for path in again[:3]) + ", ..." * (len(again) > 3)
         print(f"given more than once, and counted once: {names} ({len(again)} in all)")
@@ -58,8 +67,30 @@ def predict(args: argparse.Namespace) -> None:
         print(f"left out: {printable(folder)}, which holds a tool's output")
     if broken:
         print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
-    place = printable(str(output / "predictions.json"))
-    print(f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}")
+    print(summary(output, found))
+
+
+def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
+    """What the predictions depend on: config, options, and path, size and time of change of each file that is read."""
+    files = [medium.path for medium in media] + [Path(path) for path in (args.weights, args.names) if path]
+    states = [(path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None for path in files]
+    facts = [args.threshold, args.no_pictures, as_yaml(cfg), [os.path.abspath(path) for path in files], states]
+    return hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()
+
+
+def finished(folder: Path, request: str) -> str | None:
+    """The `summary` of predictions that `folder` holds already, if they answer this very request."""
+    try:
+        found = json.loads((Path(folder) / PREDICTIONS).read_text())
+        return summary(Path(folder), found) if found["info"]["request"] == request else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def summary(output: Path, found: dict) -> str:
+    """Counts of the content of predictions.json, and where it is."""
+    place = printable(str(output / PREDICTIONS))
+    return f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}"
 
 
 class Detector:
