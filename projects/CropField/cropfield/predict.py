@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,24 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
-    """What the predictions depend on: config, options, and path, size and time of change of each file that is read."""
+    """What the predictions depend on: config, options, and paths and bytes of the files that are read."""
     files = [medium.path for medium in media] + [Path(path) for path in (args.weights, args.names) if path]
-    states = [(path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None for path in files]
-    facts = [args.threshold, args.no_pictures, as_yaml(cfg), [os.path.abspath(path) for path in files], states]
-    return hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()
+    facts = [
+        args.threshold,
+        args.no_pictures,
+        as_yaml(cfg),
+        [(os.path.abspath(path), bytes_of(path)) for path in files],
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def bytes_of(path: Path) -> str | None:
+    """A digest of a file; None for one that cannot be read, or a pipe, which can be read once."""
+    with suppress(OSError):
+        if path.is_file():
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def finished(folder: Path, request: str) -> str | None:
