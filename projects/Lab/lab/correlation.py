@@ -1,0 +1,127 @@
+"""Which cheap figure of a backbone foretells its detector's AP: figures of frozen features, and rank correlations."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from scipy import stats
+from tabulate import tabulate
+from torch import Tensor
+
+from cropfield.probe import DetectionProbe, backbone_features
+from cropfield.probe_images import ProbeImages
+from lab.probes.features import own_pool, pooled_layers
+from lab.probes.knn import knn_accuracy
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.decode import decode_image
+from pretrain.methods.feature_statistics import effective_rank
+from pretrain.models.vit import VisionTransformer
+
+CONTEXT = 1.2  # side of an object's square crop, in longer sides of its box
+
+
+def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
+    """A square around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64.
+
+    What lies outside of the image is grey.
+    """
+    crops, classes, names = [], [], list(images.coco.names)
+    for index, image_id in enumerate(images.ids):
+        picture = decode_image(images.path(index))
+        for annotation in images.coco.truth[image_id]:
+            x, y, width, height = annotation["bbox"]
+            scale = size / (CONTEXT * max(width, height))
+            shift = size / 2 - scale * np.array([x + width / 2, y + height / 2])
+            crops.append(
+                cv2.warpAffine(picture, np.array([[scale, 0, shift[0]], [0, scale, shift[1]]]), (size, size),
+                               flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC, borderValue=(128, 128, 128))
+            )  # fmt: skip
+            classes.append(names.index(annotation["category_id"]))
+    pixels = (np.stack(crops) - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(classes)
+
+
+@torch.no_grad()
+def cheap_figures(backbone: VisionTransformer, train: ProbeImages, val: ProbeImages, size: int) -> dict[str, float]:
+    """The detection probe's figures, k-NN accuracy of objects' classes in percent, and their features' effective rank.
+
+    size: pixels of an object's crop, a multiple of the patch.
+    """
+
+    def pooled(images: ProbeImages) -> tuple[Tensor, Tensor]:
+        pixels, classes = object_crops(images, size)
+        found = [pooled_layers(backbone, part, 1, [own_pool(backbone)])[:, 0, 0] for part in pixels.split(64)]
+        return torch.cat(found), classes
+
+    probed = DetectionProbe(train, val).measure(backbone_features(backbone))
+    known, asked = pooled(train), pooled(val)
+    return probed | {"object_knn": 100 * knn_accuracy(*known, *asked), "object_rank": float(effective_rank(asked[0]))}
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of `count` pairs, with an interval of 95%; NaN where there is none."""
+
+    rho: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, x: list[float | None], y: list[float | None]) -> "Correlation":
+        """Of the pairs without None; the interval by Fisher's z with the variance of Bonett and Wright (2000)."""
+        pairs = [pair for pair in zip(x, y, strict=True) if None not in pair]
+        if len(pairs) < 4 or any(len(set(values)) < 2 for values in zip(*pairs, strict=True)):
+            return cls(math.nan, math.nan, math.nan, len(pairs))
+        rho = float(stats.spearmanr(pairs).statistic)
+        z = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))
+        half = 1.96 * math.sqrt((1 + rho**2 / 2) / (len(pairs) - 3))
+        return cls(rho, math.tanh(z - half), math.tanh(z + half), len(pairs))
+
+    def __str__(self) -> str:
+        return f"{self.rho:+.2f} ({self.low:+.2f} to {self.high:+.2f}, n = {self.count})"
+
+
+def table(rows: list[dict], figures: list[str], aps: list[str]) -> str:
+    """Markdown: the correlation of each figure with each AP, then all figures of each backbone."""
+    names = [[figure, *(Correlation.of(column(rows, figure), column(rows, ap)) for ap in aps)] for figure in figures]
+    values = [[row["backbone"], *(row.get(name) for name in (*figures, *aps))] for row in rows]
+    return "\n\n".join(
+        (
+            tabulate(names, ["rank correlation with", *aps], tablefmt="github"),
+            tabulate(values, ["backbone", *figures, *aps], tablefmt="github", floatfmt=".2f", missingval="–"),
+        )
+    )
+
+
+def column(rows: list[dict], name: str) -> list[float | None]:
+    return [row.get(name) for row in rows]
+
+
+def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
+    """A panel for each figure (across) and AP (down), a point for each backbone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shape = dict(figsize=(2.4 * len(figures), 2.4 * len(aps) + 0.4), squeeze=False, layout="constrained")
+    canvas, panels = pyplot.subplots(len(aps), len(figures), sharex="col", sharey="row", **shape)
+    for down, ap in enumerate(aps):
+        panels[down][0].set_ylabel(ap)
+        for across, figure in enumerate(figures):
+            panel = panels[down][across]
+            panel.set_title(f"{Correlation.of(column(rows, figure), column(rows, ap)).rho:+.2f}", fontsize=9)
+            for number, row in enumerate(rows):
+                if None not in (row.get(figure), row.get(ap)):
+                    panel.scatter(row[figure], row[ap], color=f"C{number % 10}", marker="os^D"[number // 10 % 4])
+            panels[-1][across].set_xlabel(figure)
+    handles = [
+        pyplot.Line2D([], [], color=f"C{n % 10}", marker="os^D"[n // 10 % 4], linestyle="", label=row["backbone"])
+        for n, row in enumerate(rows)
+    ]
+    canvas.legend(handles=handles, loc="outside right upper", fontsize=8)
+    canvas.savefig(path, dpi=110)
+    pyplot.close(canvas)

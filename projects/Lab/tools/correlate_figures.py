@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Which cheap figure foretells the AP? Train detectors on ten backbones or more, and correlate.
+
+    projects/Lab/tools/correlate_figures.py outputs/*/last.pth --train-json T.json --train-images T/ \\
+        --val-json V.json --val-images V/ --output outputs/correlation detect.train.max_iter=150
+
+Each backbone gets a frozen detector and a fine-tuned one, with the same config and seed, and the figures that cost no
+training: those of the detection probe, k-NN of objects' classes, their features' effective rank, and the loss, where
+the run's metrics.json lies beside. Backbones should differ in quality: steps, recipes, seeds, untrained ones. Ends with
+OUTPUT/correlation.md (Spearman's rank correlations with 95% intervals), correlation.json and correlation.png.
+Detectors that OUTPUT holds are not trained again; an interrupted call goes on where it stopped.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from pretrain.errors import UserError, run_main
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+MODES = {"frozen AP": "train.freeze_backbone=True", "fine-tuned AP": "train.freeze_backbone=False"}
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("backbones", nargs="+", metavar="BACKBONE", help="weight files; then overrides, detect.KEY=VALUE")
+    for split in ("train", "val"):
+        add(f"--{split}-json", required=True, metavar="FILE", help="COCO-format annotations")
+        add(f"--{split}-images", required=True, metavar="DIR")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="of configs/COCO, or a path")
+    add("--seed", type=int, default=1, help="of the detectors (default 1)")
+    add("--image-size", type=int, default=128, metavar="PX", help="longer side for the probe (default 128)")
+    add("--crop-size", type=int, default=96, metavar="PX", help="an object's crop for k-NN and rank (default 96)")
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = [word for word in args.backbones if "=" in word and not Path(word).exists()]
+    args.backbones = [Path(word) for word in args.backbones if word not in args.overrides]
+    if args.seed < 1:
+        parser.error("--seed: give 1 or more; Detectron2 draws one of its own for 0 and less")
+    return args
+
+
+def names_of(backbones: list[Path]) -> dict[str, Path]:
+    """What to call each file: its folder, or folder and stem where the folder has several."""
+    folders = [path.resolve().parent.name for path in backbones]
+    names = [
+        folder if folders.count(folder) == 1 else f"{folder}-{path.stem}"
+        for folder, path in zip(folders, backbones, strict=True)
+    ]
+    names = [re.sub(r"\W", "-", name) for name in names]
+    if again := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two backbones would be called {again}; give them in folders or under names that differ")
+    return dict(zip(names, backbones, strict=True))
+
+
+def last_loss(backbone: Path) -> float | None:
+    """Of the run in whose folder the file lies; None for untrained values, and where nothing was written."""
+    from pretrain.engine.checkpoint import LAST
+
+    try:
+        lines = (backbone.parent / "metrics.json").read_text().splitlines() if backbone.name == LAST else []
+        return next((entry["total_loss"] for entry in map(json.loads, reversed(lines)) if "total_loss" in entry), None)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def main() -> None:
+    args = parse_args()
+    named = names_of(args.backbones)
+    from cropfield.commands import Commands, override
+    from cropfield.halves import split_overrides
+    from cropfield.probe_images import probe_images
+    from cropfield.stages import Chain
+    from lab.correlation import cheap_figures, plot, table
+    from pretrain.files import write_json, write_text
+    from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
+    from pretrain.outputs import open_output
+
+    output, (_, overrides) = args.output.resolve(), split_overrides(args.overrides)
+    files = {name: read_backbone(path) for name, path in named.items()}
+    patches = {build_backbone(file, None).patch_size for file in files.values()}
+    if len(patches) > 1:
+        raise UserError(f"backbones have patches of {sorted(patches)} pixels; their detectors cannot share a config")
+    dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+    splits = (args.train_json, args.train_images), (args.val_json, args.val_images)
+    images = probe_images(*splits, (300, 100), args.image_size, patches.pop())
+    stages = {}
+    for name, path in named.items():
+        for ap, mode in MODES.items():
+            changes = (override("train.init_checkpoint", path.resolve()), mode, f"train.seed={args.seed}", *overrides)
+            folder = output / f"{name}_{ap.split()[0]}"
+            stages[name, ap] = Commands(REPOSITORY).detect(args.detector, dataset, folder, *changes)
+    chain = Chain(output)
+    chain.check(list(stages.values()))
+    open_output(output)
+    rows = []
+    for name, file in files.items():
+        backbone = build_backbone(file, None)
+        fill_backbone(backbone, file)
+        rows.append({"backbone": name, **cheap_figures(backbone.eval(), *images, args.crop_size)})
+        rows[-1]["loss"] = last_loss(named[name])
+    for (name, ap), stage in stages.items():
+        chain.run(stage)
+        result = json.loads((output / stage.name / "result.json").read_text())
+        next(row for row in rows if row["backbone"] == name)[ap] = result["bbox"]["AP"] or 0.0
+    figures = [name for name in rows[0] if name not in ("backbone", *MODES)]
+    text = table(rows, figures, [*MODES])
+    write_text(output / "correlation.md", text + "\n")
+    write_json(output / "correlation.json", rows)
+    plot(rows, figures, [*MODES], output / "correlation.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    run_main(main)
