@@ -287,8 +287,10 @@ def test_a_backbone_is_not_evaluated(train_net, dataset, tmp_path):
     state = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16).state_dict()
     write_backbone(tmp_path / "backbone.safetensors", state, {"num_heads": "3"})
     weights = f"train.init_checkpoint={tmp_path}/backbone.safetensors"
-    with pytest.raises(UserError, match="holds a backbone only"):
-        train_net("--eval-only", *TINY, *dataset, weights, f"train.output_dir={tmp_path}/out")
+    missing = "train.init_checkpoint=1e9"
+    for given, words in ((weights, "holds a backbone only"), (missing, "there is no checkpoint 1e9")):
+        with pytest.raises(UserError, match=f"^train.init_checkpoint: .*{words}"):
+            train_net("--eval-only", *TINY, *dataset, given, f"train.output_dir={tmp_path}/out")
     assert not (tmp_path / "out").exists()
 
 

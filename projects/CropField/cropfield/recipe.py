@@ -8,6 +8,7 @@ from cropfield import categories
 from cropfield.feature_cache import FeatureCache
 from cropfield.schedule import BatchRule, passes
 from cropfield.weights import load_weights
+from pretrain.errors import UserError
 
 
 def fit_schedule(cfg, overrides: list[str]) -> list[str]:
@@ -60,9 +61,12 @@ def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
 
 
 def fill(cfg, model, eval_only: bool = False) -> None:
-    """Load `train.init_checkpoint`."""
+    """Load `train.init_checkpoint`, which a UserError names."""
     partial = not eval_only and cfg.train.get("init_partial", False)
-    load_weights(model, cfg.train.init_checkpoint, partial, dataset_categories(cfg, eval_only), whole=eval_only)
+    try:
+        load_weights(model, cfg.train.init_checkpoint, partial, dataset_categories(cfg, eval_only), whole=eval_only)
+    except UserError as error:
+        raise UserError(f"train.init_checkpoint: {error}") from error
 
 
 def uses_cache(cfg) -> bool:
