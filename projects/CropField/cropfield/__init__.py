@@ -1,13 +1,35 @@
-"""CropField for Detectron2: the pretrained ViT as a backbone, from LazyConfig files or yaml."""
+"""CropField for Detectron2: the pretrained ViT as a backbone, from LazyConfig files or yaml.
 
-from cropfield.autocast import BFloat16RCNN
-from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
+Importing it registers the builders of yaml configs. All other names are imported when they are first asked for, so that
+an import costs no more than Detectron2's own.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
-from cropfield.model_zoo import get_config, get_config_file, load_pretrained
-from cropfield.weights import load_weights
-from pretrain.models.weights import LoadReport, load_backbone
+
+if TYPE_CHECKING:
+    from cropfield.autocast import BFloat16RCNN
+    from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
+    from cropfield.model_zoo import get_config, get_config_file, load_pretrained
+    from cropfield.weights import load_weights
+    from pretrain.models.weights import LoadReport, load_backbone
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "BFloat16RCNN": "cropfield.autocast",
+    "CropFieldFeaturePyramid": "cropfield.backbone",
+    "CropFieldViT": "cropfield.backbone",
+    "LoadReport": "pretrain.models.weights",
+    "PlainBackbone": "cropfield.backbone",
+    "get_config": "cropfield.model_zoo",
+    "get_config_file": "cropfield.model_zoo",
+    "load_backbone": "pretrain.models.weights",
+    "load_pretrained": "cropfield.model_zoo",
+    "load_weights": "cropfield.weights",
+}
 
 __all__ = [
     "BFloat16RCNN",
@@ -24,3 +46,13 @@ __all__ = [
     "load_pretrained",
     "load_weights",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,14 +1,22 @@
-"""CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY."""
+"""CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY.
+
+The backbone is imported when one is built: `import cropfield` is to cost no more than `import detectron2.engine`.
+"""
+
+from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT
 from pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT
 
 
 def add_cropfield_config(cfg: CfgNode) -> None:
@@ -56,6 +64,8 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
     Args:
         input_shape: what Detectron2 passes; images have three channels in any case.
     """
+    from cropfield.backbone import CropFieldViT
+
     node = read_keys(cfg)
     return CropFieldViT(
         patch_size=node.PATCH_SIZE,
@@ -78,6 +88,8 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldFeaturePyramid:
     """The backbone under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
+    from cropfield.backbone import CropFieldFeaturePyramid
+
     node = read_keys(cfg)
     return CropFieldFeaturePyramid(
         net=build_cropfield_vit_backbone(cfg, input_shape),
