@@ -1,0 +1,118 @@
+"""Features of any images for other programs: safetensors shards with the files' names."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from lab.probes.features import framed_batches
+from lab.probes.framing import FramedImages
+from pretrain.errors import UserError
+from pretrain.files import replacing, write_json
+from pretrain.models.attention import pack
+from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import fingerprint
+
+INDEX = "embeddings.json"
+KINDS = ("cls", "mean", "patches")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to compute.
+
+    kinds: of KINDS: class token (D,), mean of the patch tokens (D,), patch tokens (H, W, D), all after the final norm.
+    image_size: pixels a side, a multiple of the patch.  framing: "centre" or "whole", see `framing.view`.
+    shard: images of a file at most.
+    """
+
+    kinds: tuple[str, ...] = ("cls",)
+    image_size: int = 224
+    framing: str = "centre"
+    dtype: str = "float32"
+    shard: int = 10_000
+
+
+def write_embeddings(
+    backbone: VisionTransformer, source, wanted: Wanted, output: Path, batch_size: int = 64, num_workers: int = 0
+) -> Iterator[tuple[int, float | None]]:
+    """Write the shards that `output` lacks; yields after each the images done, and how many a
+    second, None for a shard that was there.
+
+    Shard k, `embeddings-<k>.safetensors`, holds a tensor for each kind with a row for each readable image, and in its
+    metadata `names` and `broken` as JSON lists. It is written whole or not at all, so a call after an interruption goes
+    on where it stopped. `embeddings.json` says what was asked for.
+
+    Raises:
+        UserError: `output` holds embeddings of another backbone, other images or settings, or cannot be written.
+    """
+    begin(backbone, source, wanted, output)
+    last = (len(source) - 1) // wanted.shard
+    for number in range(last + 1):
+        path = output / f"embeddings-{number:0{max(5, len(str(last)))}}.safetensors"
+        indices = range(number * wanted.shard, min(len(source), (number + 1) * wanted.shard))
+        started, there = time.perf_counter(), path.exists()
+        if not there:
+            tensors, rows = embed(backbone, source, indices, wanted, batch_size, num_workers)
+            names = {"names": [source.name(indices[row]) for row in rows]}
+            names["broken"] = [source.name(index) for index in sorted({*indices} - {indices[row] for row in rows})]
+            metadata = {"format": "pt"} | {key: json.dumps(value) for key, value in names.items()}
+            with replacing(path) as draft:
+                draft.write_bytes(save(tensors, metadata))
+        yield indices[-1] + 1, None if there else len(indices) / (time.perf_counter() - started)
+
+
+def begin(backbone: VisionTransformer, source, wanted: Wanted, output: Path) -> None:
+    """Write down what `output` is for; UserError where it is for something else already, or nothing can be computed."""
+    if wanted.image_size % backbone.patch_size:
+        raise UserError(f"--image-size {wanted.image_size} is not a multiple of the patch, {backbone.patch_size}")
+    if "cls" in wanted.kinds and backbone.cls_token is None:
+        raise UserError("this backbone has no class token; ask for --features mean, patches or both")
+    facts = {"backbone": fingerprint(backbone), "images": len(source), "first": source.name(0)}
+    facts |= {"last": source.name(len(source) - 1), **asdict(wanted), "kinds": list(wanted.kinds)}
+    try:
+        before = json.loads((output / INDEX).read_text())
+    except FileNotFoundError:
+        write_json(output / INDEX, facts)
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{output / INDEX} cannot be read ({error}); choose another --output") from None
+    if before != facts:
+        other = sorted(key for key in facts if not isinstance(before, dict) or before.get(key) != facts[key])
+        raise UserError(f"{output} holds embeddings with other {', '.join(other)}; choose another --output")
+
+
+def embed(
+    backbone: VisionTransformer, source, indices: range, wanted: Wanted, batch_size: int, num_workers: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """A tensor for each kind, on the CPU, a row for each readable image, and these images' places in `indices`."""
+    framed = FramedImages(source, indices, wanted.image_size, wanted.framing)
+    parts, rows = {kind: [] for kind in wanted.kinds}, []
+    for pixels, places in framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers):
+        readable = places >= 0
+        rows += places[readable].tolist()
+        for kind, values in features(backbone, pixels[readable.to(pixels.device)], wanted.kinds).items():
+            parts[kind].append(values.to("cpu", DTYPES[wanted.dtype]))
+    return {kind: torch.cat(values) for kind, values in parts.items()}, rows
+
+
+@torch.no_grad()
+def features(backbone: VisionTransformer, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+    """Normalised images (B, 3, H*p, W*p) -> "cls" (B, D), "mean" (B, D), "patches" (B, H, W, D), those of `kinds`."""
+    height, width = (side // backbone.patch_size for side in images.shape[2:])
+    if not len(images):
+        shapes = {"cls": (), "mean": (), "patches": (height, width)}
+        return {kind: images.new_zeros(0, *shapes[kind], backbone.embed_dim) for kind in kinds}
+    packed, layout = pack([backbone.embed(images)])
+    for block in backbone.blocks:
+        packed = block(packed, layout)
+    (tokens,) = layout.split(backbone.norm(packed))
+    patches = tokens[:, int(backbone.cls_token is not None) :]
+    found = {"cls": tokens[:, 0], "mean": patches.mean(1), "patches": patches.unflatten(1, (height, width))}
+    return {kind: found[kind] for kind in kinds}
