@@ -5,8 +5,9 @@
 
 For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin, the same
 initial values without pretraining. Detectors are trained with the backbone frozen and fine-tuned, with all labels or
-also with few (--labels 0.1 1). Ends with OUTPUT/comparison.md: means with 95% intervals, differences paired by seed,
-and one sentence a task that claims no order which the intervals do not carry; and OUTPUT/comparison.png.
+also with few (--labels 0.1 1); the detection probe of both backbones comes with them. Ends with OUTPUT/comparison.md:
+means with 95% intervals, differences paired by seed, and one sentence a task that claims no order which the intervals do
+not carry; and OUTPUT/comparison.png.
 
 Stages that OUTPUT holds are skipped and interrupted ones go on, so the same call finishes what a kill cut off. More
 seeds later: the same call with a larger --seeds. Overrides say which half they mean: pretrain.KEY=VALUE or
@@ -24,7 +25,8 @@ from pathlib import Path
 from pretrain.errors import UserError, run_main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODES = {"frozen": "train.freeze_backbone=True", "fine-tuned": "train.freeze_backbone=False"}
+DETECTORS = {"frozen": "train.freeze_backbone=True", "fine-tuned": "train.freeze_backbone=False"}
+MODES = (*DETECTORS, "probe")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -44,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="of configs/COCO, or a path",
     )
     add("--seeds", type=int, default=3, metavar="N", help="seeds 1 to N, of pretraining and detectors (default: 3)")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="how detectors are trained (default: both ways)")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is measured (default: all three)")
     add("--labels", type=float, nargs="+", default=[1.0], metavar="SHARE", help="of the training images (default: 1)")
     add("--jobs", type=int, default=1, metavar="N", help="stages side by side, each with its share of cores or a GPU")
     add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
@@ -89,18 +91,24 @@ class Comparison:
             config.resolve(), self.args.images.resolve(), folder, f"train.seed={seed}", *self.for_pretrain
         )
 
-    def detectors(self, config: Path, seed: int) -> Iterator[tuple[str, str, Path, object]]:
-        """(start, task, output folder, stage) of each detector."""
-        from cropfield.commands import override
+    def starts(self, config: Path, seed: int) -> tuple[tuple[str, Path], ...]:
+        """(name, weights): what was pretrained, and its untrained twin."""
         from lab.ablation import PRETRAINED, UNTRAINED
         from pretrain.engine.checkpoint import INITIAL, LAST
 
         run = self.output / f"{config.stem}_seed{seed}"
-        starts = ((PRETRAINED, run / LAST), (UNTRAINED, run / INITIAL))
-        for share, mode, (start, weights) in itertools.product(self.args.labels, self.args.modes, starts):
+        return (PRETRAINED, run / LAST), (UNTRAINED, run / INITIAL)
+
+    def detectors(self, config: Path, seed: int) -> Iterator[tuple[str, str, Path, object]]:
+        """(start, task, output folder, stage) of each detector."""
+        from cropfield.commands import override
+
+        run, starts = self.output / f"{config.stem}_seed{seed}", self.starts(config, seed)
+        modes = [mode for mode in self.args.modes if mode in DETECTORS]
+        for share, mode, (start, weights) in itertools.product(self.args.labels, modes, starts):
             folder = self.output / f"{run.name}_{start}_{mode}_{share:g}"
             dataset = self.dataset | {"train_json": self.train_json(share)}
-            changes = (override("train.init_checkpoint", weights), MODES[mode], f"train.seed={seed}")
+            changes = (override("train.init_checkpoint", weights), DETECTORS[mode], f"train.seed={seed}")
             stage = self.commands.detect(self.detector, dataset, folder, *changes, *self.for_detect)
             yield start, task_name(mode, share), folder, stage
 
@@ -133,15 +141,28 @@ class Comparison:
                 write_json(self.train_json(share), few_images(read_coco_file(self.args.train_json), share))
 
     def figures(self) -> list:
-        """What all detectors reached; one that detects nothing has AP 0."""
-        from lab.ablation import Figure
+        """What all detectors reached, and the probes; a detector that detects nothing has AP 0."""
+        from lab.ablation import PROBE, Figure
 
         found = []
         for seed, config in itertools.product(range(1, self.args.seeds + 1), self.args.configs):
             for start, task, folder, _ in self.detectors(config, seed):
                 ap = json.loads((folder / "result.json").read_text())["bbox"]["AP"]
                 found.append(Figure(config.stem, start, task, seed, ap or 0.0))
+            if "probe" in self.args.modes:
+                for start, weights in self.starts(config, seed):
+                    found.append(Figure(config.stem, start, PROBE, seed, self.probed(weights)))
         return found
+
+    def probed(self, weights: Path) -> float:
+        """The detection probe's box IoU of object patches, on images of the detector's size."""
+        from cropfield.probe import probe_file
+        from pretrain.engine.lazy_config import load_config
+
+        config = self.commands.repository / "configs" / "COCO" / self.detector
+        size = load_config(config, self.for_detect).dataloader.image_size
+        files = [(self.dataset[f"{split}_json"], self.dataset[f"{split}_images"]) for split in ("train", "val")]
+        return probe_file(weights, *files, size)["patch_box_iou"]
 
 
 def write_report(found: list, output: Path, seeds: int) -> None:

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cropfield import halves
 from pretrain.errors import UserError
+from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import write_backbone
 
 PRETRAIN = """
 import pathlib, sys
@@ -46,6 +49,7 @@ def compare(load_tool, small_coco, tmp_path, monkeypatch):
     (tools / "lazyconfig_train_net.py").write_text(DETECT)
     monkeypatch.setattr(tool, "REPOSITORY", tmp_path / "repository")
     monkeypatch.setattr(halves, "check_chain", lambda *arguments: checked.append(arguments))
+    monkeypatch.setattr(tool.Comparison, "probed", lambda comparison, weights: 40 + 2.0 * ("last" in weights.name))
     labels = ["json", small_coco / "labels.json"], ["images", small_coco]
     data = [word for split in ("train", "val") for kind, path in labels for word in (f"--{split}-{kind}", str(path))]
 
@@ -80,6 +84,10 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
+    assert "probe (box IoU of object patches): every pretraining gains" in text
+    assert [line.split("|")[-2].strip() for line in text.splitlines() if "gain" in line and "|" in line] == [
+        "2.00 ± 0.00"
+    ] * 2
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
 
 
@@ -109,6 +117,42 @@ def test_a_detectors_config_is_one_of_the_projects_or_any_file(load_tool, tmp_pa
         comparison = tool.Comparison(tool.parse_args([*words, "--detector", given]))
         *_, stage = next(comparison.detectors(Path("a.py"), 1))
         assert stage.command[stage.command.index("--config-file") + 1] == str(meant / given)
+
+
+def test_the_probe_is_the_tools_own(load_tool, run_tool, small_coco, tmp_path):
+    """A backbone's figure in the comparison is that of probe_detection.py on images of the detector's size."""
+    torch.manual_seed(0)
+    backbone = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2, field_size=4)
+    write_backbone(tmp_path / "b.safetensors", backbone.state_dict(), backbone.facts)
+    data = [
+        f"--{s}-{k}={p}"
+        for s in ("train", "val")
+        for k, p in (("json", small_coco / "labels.json"), ("images", small_coco))
+    ]
+    tool = load_tool("compare_pretraining")
+    args = [
+        "--configs",
+        "a.py",
+        "--images",
+        "I",
+        *data,
+        "--output",
+        str(tmp_path / "out"),
+        "detect.dataloader.image_size=64",
+    ]
+    found = tool.Comparison(tool.parse_args(args)).probed(tmp_path / "b.safetensors")
+    run_tool(
+        "probe_detection",
+        tmp_path / "b.safetensors",
+        *data,
+        "--image-size",
+        "64",
+        "--output",
+        tmp_path / "p.json",
+        "--device",
+        "cpu",
+    )
+    assert found == json.loads((tmp_path / "p.json").read_text())["backbones"][0]["patch_box_iou"] > 0
 
 
 @pytest.mark.parametrize(

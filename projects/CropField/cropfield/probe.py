@@ -8,6 +8,7 @@ chooses, and measured on other images; also as a detector, of which every patch 
 import contextlib
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cropfield.probe_images import ProbeImages
+from cropfield.probe_images import ProbeImages, probe_images
 from cropfield.ridge import Ridge, fit_chosen, moments
 from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
 HELD_OUT = 10  # one training image in so many chooses the penalties
+PROBE_LIMITS = 300, 100  # images to fit and to measure on, at most
 NMS_IOU, MOST_CANDIDATES, MOST_DETECTIONS = 0.5, 1000, 100
 
 FIGURES = (
@@ -147,6 +150,15 @@ def positions_and_colours(patch: int, waves: int = 8) -> Features:
         return found
 
     return features
+
+
+def probe_file(weights: Path, train: tuple[str, str], val: tuple[str, str], size: int) -> dict[str, float]:
+    """`DetectionProbe.measure` of a weight file's backbone, on the CPU. train, val, size: see `probe_images`."""
+    file = read_backbone(weights)
+    backbone = build_backbone(file)
+    fill_backbone(backbone, file)
+    images = probe_images(train, val, PROBE_LIMITS, size, backbone.patch_size)
+    return DetectionProbe(*images).measure(backbone_features(backbone))
 
 
 @contextlib.contextmanager

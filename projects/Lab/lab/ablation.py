@@ -11,11 +11,12 @@ from tabulate import tabulate
 
 CONFIDENCE = 0.95
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
+PROBE = "probe (box IoU of object patches)"  # a task without a detector
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One detector's box AP. task: how it was trained and with how many labels, e.g. "frozen, 10%"."""
+    """One detector's box AP. task: how it was trained and with how many labels, e.g. "frozen, 10%". Or PROBE's."""
 
     config: str
     start: str  # PRETRAINED, or UNTRAINED: the same initial values
@@ -103,7 +104,8 @@ class Figures:
             for better, worse in ((a, b), (b, a)):
                 difference = self.difference((better, PRETRAINED, task), (worse, PRETRAINED, task))
                 if difference and difference.above_zero:
-                    said.append(f"{better} is above {worse} by {difference} box AP")
+                    unit = "points" if task == PROBE else "box AP"
+                    said.append(f"{better} is above {worse} by {difference} {unit}")
         order = "; ".join(said) if said else "no order between them is shown"
         return f"{task}: every pretraining gains over its initial values; {order}."
 
@@ -115,7 +117,7 @@ def plot(figures: Figures, path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shape = dict(figsize=(1.2 + 2.6 * len(figures.tasks), 3.4), sharey=True, squeeze=False, layout="constrained")
+    shape = dict(figsize=(1.2 + 2.6 * len(figures.tasks), 3.4), squeeze=False, layout="constrained")
     canvas, (axes,) = pyplot.subplots(1, len(figures.tasks), **shape)
     for panel, task in zip(axes, figures.tasks, strict=True):
         for place, config in enumerate(figures.configs):
@@ -131,7 +133,7 @@ def plot(figures: Figures, path) -> None:
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
         panel.set_ylim(bottom=0)
         panel.margins(x=0.2)
-    axes[0].set_ylabel("box AP (filled: pretrained)")
+    axes[0].set_ylabel("box AP, IoU of a probe (filled: pretrained)")
     canvas.savefig(path, dpi=120)
     pyplot.close(canvas)
 
