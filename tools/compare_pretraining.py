@@ -6,8 +6,8 @@
 For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin, the same
 initial values without pretraining. Detectors are trained with the backbone frozen and fine-tuned, with all labels or
 also with few (--labels 0.1 1); the detection probe of both backbones comes with them. Ends with OUTPUT/comparison.md:
-means with 95% intervals, differences paired by seed, and one sentence a task that claims no order which the intervals do
-not carry; and OUTPUT/comparison.png.
+means with 95% intervals, differences paired by seed, and one sentence a task that claims no order which the intervals
+do not carry; and OUTPUT/comparison.png.
 
 Stages that OUTPUT holds are skipped and interrupted ones go on, so the same call finishes what a kill cut off. More
 seeds later: the same call with a larger --seeds. Overrides say which half they mean: pretrain.KEY=VALUE or
