@@ -273,6 +273,18 @@ def test_numbers_that_are_not_finite(tmp_path):
     assert "not finite in pos_embed" in refusal(CropFieldViT(**SHAPE), file_of(tmp_path, "nan.pth", state))
 
 
+@pytest.mark.parametrize("damage, words", [(float("nan"), "not finite in roi_heads.weight"), (torch.int8, "are int8")])
+def test_a_detectors_numbers_are_checked_as_well(tmp_path, damage, words):
+    detector = nn.Module()
+    detector.backbone, detector.roi_heads = CropFieldViT(**SHAPE), nn.Linear(2, 2)
+    detector.register_buffer("seen", torch.tensor(3))  # whole on both sides
+    state = {name: value.clone() for name, value in detector.state_dict().items()}
+    value = state["roi_heads.weight"]
+    state["roi_heads.weight"] = value.to(damage) if isinstance(damage, torch.dtype) else value * damage
+    torch.save({"model": state}, tmp_path / "model.pth")
+    assert words in refusal(detector, tmp_path / "model.pth")
+
+
 def test_a_detector_without_a_vit_is_refused(tmp_path):
     detector = nn.Module()
     detector.backbone = nn.Linear(2, 2)

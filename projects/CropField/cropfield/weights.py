@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import abbreviated, backbone_file
+from pretrain.models.weight_layouts import abbreviated, backbone_file, check_numbers
 from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def load_weights(
             f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits, "
             "and the dataset.train_json of its training, or start from what fits with train.init_partial=True"
         )
+    check_numbers(path, state, wanted)
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     kept = by_part([name for name in wanted if name in state])
     logger.info("%s: %d of %d tensors of the detector loaded: %s", path, len(wanted) - len(wrong), len(wanted), kept)
