@@ -7,9 +7,11 @@ with three heads is 7.5 GB, and sharding would split a checkpoint that today is 
 
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -77,8 +79,27 @@ def check_numbers(num_processes: int, num_machines: int, machine_rank: int, dist
         )
     if gpus and num_processes > gpus:
         raise UserError(f"--num-gpus {num_processes}: this machine has {gpus}")
-    if num_machines > 1 and dist_url == "auto":
+    if dist_url != "auto":
+        _check_address(dist_url)
+    elif num_machines > 1:
         raise UserError("several machines need to know where to meet: add --dist-url tcp://HOST:PORT of machine 0")
+
+
+def _check_address(dist_url: str) -> None:
+    """Raise UserError unless machines can meet there: PyTorch would stumble in every process, minutes later."""
+    try:
+        parts = urlsplit(dist_url)
+        if parts.scheme != "tcp" or not parts.hostname or not parts.port or parts.path.strip("/"):
+            raise ValueError
+        socket.getaddrinfo(parts.hostname, parts.port)
+    except socket.gaierror as error:
+        raise UserError(
+            f"--dist-url {dist_url}: there is no host {parts.hostname} ({error.strerror}); check the name"
+        ) from None
+    except ValueError:
+        raise UserError(
+            f"--dist-url {dist_url!r} is not tcp://HOST:PORT; give the address of machine 0 and a free port of it"
+        ) from None
 
 
 def _work(main: Callable, args: tuple, errors) -> None:

@@ -196,8 +196,14 @@ def test_how_a_process_ends_is_how_the_run_ends(rank_0, rank_1, error, code, mon
 def test_numbers_that_make_no_run_are_refused(monkeypatch):
     for numbers, sentence in {
         (0, 1, 0, "auto"): "count from 1",
-        (1, 2, 2, "tcp://a:1"): "machine ranks from 0",
+        (1, 2, 2, "tcp://localhost:1"): "machine ranks from 0",
         (1, 2, 0, "auto"): "add --dist-url",
+        (2, 1, 0, "foo"): "'foo' is not tcp://HOST:PORT",
+        (2, 1, 0, "tcp://localhost"): "is not tcp://HOST:PORT",
+        (2, 1, 0, "tcp://localhost:0"): "is not tcp://HOST:PORT",
+        (2, 1, 0, "tcp://localhost:99999"): "is not tcp://HOST:PORT",
+        (2, 1, 0, "http://localhost:80"): "is not tcp://HOST:PORT",
+        (2, 1, 0, "tcp://nowhere.invalid:80"): "there is no host nowhere.invalid",
     }.items():
         with pytest.raises(UserError, match=sentence):
             start(print, (), *numbers)
