@@ -18,7 +18,7 @@ LOCK = ".cropfield.lock"  # also marks a folder as a tool's output
 _held = []  # locks, until the process ends
 
 
-def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path:
+def open_output(folder: str | os.PathLike, finished: Iterable[str] = (), written: Iterable[str] = ()) -> Path:
     """Make `folder` and keep other processes from writing into it until this one ends, however it ends.
 
     The lock is POSIX's: the system takes it off a process that is killed, and children do not inherit it. Call it in
@@ -27,13 +27,18 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path
 
     Args:
         finished: see `refuse_finished`.
+        written: glob patterns of what will be written over; in a folder that no tool has opened before, a file that one
+            of them matches is the user's own.
 
     Raises:
-        UserError: it cannot be made or written, another process writes there, or it holds a finished run.
+        UserError: it cannot be made or written, another process writes there, or it holds a finished run or such files.
     """
     folder = output_path(folder)
     refuse_finished(folder, finished)
+    if not is_output(folder):
+        refuse_foreign(folder, written)
     try:
+        opened = is_output(folder)
         made = [part for part in (folder.absolute(), *folder.absolute().parents) if not part.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a")
@@ -50,14 +55,15 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = ()) -> Path
         pass  # a file system without locks
     _held.append(lock)  # closing one would take all this process's locks off that file
     remove_drafts(folder)
-    atexit.register(_leave_nothing, os.getpid(), folder.absolute(), made)
+    others = set() if opened else set(os.listdir(folder)) - {LOCK}
+    atexit.register(_leave_nothing, os.getpid(), folder.absolute(), made, others)
     return folder
 
 
-def _leave_nothing(process: int, folder: Path, made: list[Path]) -> None:
-    """Remove an output folder's lock, and the folders `made` for it, where nothing else is in it."""
+def _leave_nothing(process: int, folder: Path, made: list[Path], others: set[str]) -> None:
+    """Remove an output folder's lock, and the folders `made` for it, where only the `others` of before are in it."""
     with contextlib.suppress(OSError):
-        if os.getpid() == process and not set(os.listdir(folder)) - {LOCK}:
+        if os.getpid() == process and set(os.listdir(folder)) - {LOCK} == others:
             (folder / LOCK).unlink(missing_ok=True)
             for part in made:
                 part.rmdir()
@@ -75,6 +81,15 @@ def refuse_finished(folder: Path, finished: Iterable[str], advice: str = "choose
     found = next((path for pattern in finished for path in sorted(Path(folder).glob(pattern))), None)
     if found is not None:
         raise UserError(f"{found} exists: {folder} holds an earlier run, which stays as it is; {advice}")
+
+
+def refuse_foreign(folder: Path, written: Iterable[str]) -> None:
+    """Raise UserError where one of the glob patterns `written` matches a file in `folder`, which no tool has opened."""
+    found = next((path for pattern in written for path in sorted(Path(folder).glob(pattern))), None)
+    if found is not None:
+        raise UserError(
+            f"{found} exists, and would be written over; choose an output folder that is new or holds an earlier run"
+        )
 
 
 def refuse_occupied(folder: Path) -> None:

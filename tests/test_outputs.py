@@ -75,6 +75,22 @@ def test_a_finished_run_is_refused_and_untouched(tmp_path):
     open_output(tmp_path, ["result.json"])
 
 
+def test_files_of_others_are_not_written_over(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match="config.yaml exists, and would be written over"):
+        open_output(tmp_path, written=["log.txt", "*.yaml"])
+    assert not is_output(tmp_path)
+    open_output(tmp_path, written=["log.txt"])  # marks it as an earlier run's
+    open_output(tmp_path, written=["*.yaml"])
+
+
+def test_a_folder_of_others_that_nothing_was_written_into_is_no_output(tmp_path):
+    (tmp_path / "image.jpg").touch()
+    code = f"from pretrain.outputs import open_output; open_output({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not is_output(tmp_path)
+
+
 @pytest.mark.parametrize("folder", [None, True, "", ["a"], 1.5])
 def test_what_is_no_path_is_told(folder):
     with pytest.raises(UserError, match="path of a folder"):

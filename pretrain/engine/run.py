@@ -33,6 +33,7 @@ from pretrain.models.weights import write_backbone
 from pretrain.outputs import open_output, output_path
 
 logger = logging.getLogger(__name__)
+WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, "best_detection.pth", LISTED, "detection_probe.json")
 
 
 def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
@@ -53,7 +54,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         tune_cpu_memory()
     loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
     if comm.is_main_process():
-        open_output(output)
+        open_output(output, written=() if checkpoint.exists() else WRITTEN)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
     if kinds := getattr(loader.source, "kinds", ""):

@@ -29,6 +29,20 @@ def test_another_command_for_a_begun_stage_is_refused(tmp_path):
         Chain(tmp_path / "out").run(Stage("work", (file, "other")))
 
 
+@pytest.mark.parametrize("text", ['{"work": ', "[1]", '{"work": 1}', '{"work": {"command": ["x"]}}', "7", "null"])
+def test_a_damaged_record_is_told(tmp_path, text):
+    (tmp_path / "stages.json").write_text(text)
+    with pytest.raises(UserError, match=r"stages\.json is damaged"):
+        Chain(tmp_path)
+
+
+def test_files_of_others_stay_as_they_are(tmp_path):
+    (tmp_path / "result.json").write_text("mine")
+    with pytest.raises(UserError, match=r"result\.json exists, and would be written over"):
+        Chain(tmp_path).run(Stage("work", (str(script(tmp_path, "ok", "")),)))
+    assert (tmp_path / "result.json").read_text() == "mine"
+
+
 def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):
     file = script(tmp_path, "fail", "import sys; print('error: no such thing'); sys.exit(2)")
     good = Stage("good", (str(script(tmp_path, "good", "")),))

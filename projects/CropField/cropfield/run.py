@@ -19,7 +19,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 
-from cropfield.checkpoint import AtomicCheckpointer, last_file
+from cropfield.checkpoint import LAST, AtomicCheckpointer, last_file
 from cropfield.datasets import num_classes
 from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, Stoppable
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, precision, uses_cache
@@ -37,6 +37,7 @@ from pretrain.models.vit import compile_blocks
 from pretrain.outputs import open_output
 
 logger = logging.getLogger("detectron2")
+WRITTEN = ("config.yaml", "log.txt", "metrics.json", RESULT, LISTED, "inference")
 HEADLINES = {"bbox": "box AP", "segm": "mask AP", "sem_seg": "mIoU"}
 # SemSegEvaluator's boundary figures stay in the log: with several classes they are differences of labels.
 SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -52,7 +53,9 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
         states: see `train`.
     """
     if comm.is_main_process():
-        open_output(cfg.train.output_dir)
+        begun = Path(cfg.train.output_dir, LAST).exists()
+        written = WRITTEN if args.eval_only else (*WRITTEN, "model_*.pth")
+        open_output(cfg.train.output_dir, written=() if begun else written)
         remove_drafts(Path(cfg.train.output_dir, "inference"))
     if cfg.train.seed < 0:
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed

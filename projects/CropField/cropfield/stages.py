@@ -19,6 +19,7 @@ from pretrain.outputs import open_output
 from pretrain.parent import with_parent
 
 RECORD = "stages.json"
+WRITTEN = ("*.log", "result.json", "report.html", "backbone.*")  # by stages, and by those who run chains
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Chain:
         self.recording = Lock()  # stages side by side share the record
         self.running: set[subprocess.Popen] = set()
         self.signals: list[int] = []
-        self.record = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+        self.record = read_record(self.record_file)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -72,7 +73,7 @@ class Chain:
     def run(self, *stages: Stage) -> None:
         """Run stages side by side; return when all are done."""
         self.check(list(stages))
-        open_output(self.output)
+        open_output(self.output, written=() if self.record else WRITTEN)
         waiting = [stage for stage in stages if stage.name not in self.seconds]
         for stage in stages:
             if stage not in waiting:
@@ -129,3 +130,22 @@ class Chain:
         with self.recording:
             self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
             write_json(self.record_file, self.record)
+
+
+def read_record(file: Path) -> dict[str, dict]:
+    """What a chain has noted of its stages; {} where there is no such file. Raises UserError where it is damaged."""
+    if not file.exists():
+        return {}
+    try:
+        record = json.loads(file.read_text())
+        for entry in record.values():
+            if not all(isinstance(word, str) for word in entry["command"]):
+                raise TypeError
+            if entry["seconds"] is not None:
+                float(entry["seconds"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{file} is damaged, and says which stages are done: choose another --output, or remove the file, after "
+            "which finished stages find their results where they are"
+        ) from None
+    return record
