@@ -93,7 +93,7 @@ def read_torch_file(path: str | Path):
             f"{path} is not a file of tensors only ({reason}): refused; get it again from whoever made it"
         ) from None
     except Exception as error:  # damaged bytes raise whatever the reader stumbles on
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or ("it is empty" if not path.stat().st_size else type(error).__name__)
         raise UserError(f"{path} is truncated or no checkpoint ({reason}); copy it again") from None
 
 

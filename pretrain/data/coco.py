@@ -15,6 +15,12 @@ Id = int | float | str
 Coordinate = Annotated[float, Meta(ge=-1e7, le=1e7)]  # pixels; NaN and infinity lie outside
 Length = Annotated[float, Meta(ge=0, le=1e7)]
 Side = Annotated[int, Meta(ge=1, le=10**6)] | Annotated[float, Meta(ge=1, le=1e6)]
+BINARY = {  # first bytes of what is given in a COCO file's place
+    b"\x1f\x8b": "packed by gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+}
 Content = TypeVar("Content")
 
 
@@ -135,8 +141,15 @@ def _plain(file: str | os.PathLike, data: bytes):
     except RecursionError:
         raise _too_deep(file) from None
     except UnicodeDecodeError as error:
+        if kind := next((kind for start, kind in BINARY.items() if data.startswith(start)), None):
+            raise UserError(f"{file} is {kind} and no COCO annotation file (JSON); give that file") from None
         raise UserError(f"{file} is not text in UTF-8 (byte {error.start}); save it as UTF-8") from None
     except ValueError as error:
+        if getattr(error, "msg", "") == "Extra data":
+            raise UserError(
+                f"{file} goes on after its first object, in line {error.lineno} (JSON lines, or two files in one); "
+                "write one object with the lists images, categories and annotations"
+            ) from None
         raise UserError(f"{file} is not complete JSON ({error}); copy or write it again") from None
 
 
@@ -203,7 +216,7 @@ def _looks_like(value, steps: list[str]) -> str:
     if "bbox" in steps:
         if -1e7 <= value < 0:
             return ", a negative size (are these the corners x0, y0, x1, y1?)"
-        return ", as large as no image is"
+        return "" if value != value else ", as large as no image is"
     return ""
 
 

@@ -150,8 +150,7 @@ def restore(
     if not {"optimizer", "iteration", "rng"} <= state.keys():
         raise UserError(f"{path}: holds a model but not the state of its training; give a file of a pretraining run")
     try:
-        if name := _not_finite(state["model"]):
-            raise ValueError(f"{name} is not finite")
+        check_model_state(state["model"], model.state_dict())
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
     except STUMBLES as error:
@@ -166,6 +165,16 @@ def restore(
             f"{path}: is not a state of a pretraining run: {in_a_line(error)}; go on from another file"
         ) from error
     return iteration
+
+
+def check_model_state(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where a tensor of a state is not finite, or was rounded to another type than the model's."""
+    if name := _not_finite(found):
+        raise ValueError(f"{name} is not finite")
+    for name in found.keys() & wanted.keys():
+        theirs, ours = (str(getattr(tensors[name], "dtype", "none")) for tensors in (found, wanted))
+        if theirs != ours:
+            raise ValueError(f"{name} is {theirs} in the file and {ours} in the model".replace("torch.", ""))
 
 
 def in_a_line(error: Exception) -> str:

@@ -120,6 +120,10 @@ ACCEPTED = {  # change, and what is said of it
     "a short ring beside a whole one": (first(segmentation=[[1, 2, 3, 4], [8, 20, 38, 20, 38, 60, 8, 60]]), "rings"),
     "a box without area": (extra(bbox=[5, 5, 0, 3], segmentation=[[5, 5, 5, 6, 5, 8]], area=0), "without area"),
     "a mask without a pixel": (extra(segmentation={"size": [HEIGHT, 96], "counts": [HEIGHT * 96]}), "no pixel"),
+    "a polygon of one point": (extra(segmentation=[[9, 9] * 3]), "1 annotations whose masks have no pixel (removed)"),
+    "a polygon on a line": (extra(segmentation=[[9, 9, 20, 20, 31, 31, 42, 42]]), "no pixel"),
+    "a polygon beside the image": (extra(segmentation=[[-90, -90, -20, -90, -20, -20]]), "no pixel"),
+    "a polygon below the image": (extra(segmentation=[[8, 140, 40, 140, 40, 180, 8, 180]]), "no pixel"),
     "a crowd": (extra(bbox=[60, 5, 20, 20], area=400, iscrowd=1), "1 objects marked iscrowd"),
     "an image that is not listed": (extra(image_id=99, bbox=[1, 1, 2, 2]), "does not list"),
 }  # fmt: skip
@@ -197,6 +201,7 @@ def test_without_a_cache_the_mended_copy_lies_elsewhere(write, tmp_path, monkeyp
 REFUSED = {
     "one word among numbers": (first(id="abc"), 'annotations[0].id is "abc"'),
     "a word among image numbers": (lambda coco: coco["images"][1].update(id="a"), 'images[1].id is "a"'),
+    "half ids": (every("annotations", "id", lambda i: i + 0.5), "annotations[0].id is 1.5; give all of them whole"),
     "half an image id": (lambda coco: coco["images"][1].update(id=1.5), "images[1].id is 1.5"),
     "an image id twice": (lambda coco: coco["images"][1].update(id="1"), "images[0] and images[1] have the same id 1"),
     "a category id twice": (lambda coco: coco["categories"][1].update(id=1), "categories[0] and categories[1] have"),
@@ -267,6 +272,12 @@ def test_boxes_that_are_corners_are_asked_about(write, caplog):
     json_file = write(annotations(bbox=[60, 100, 90, 120]))
     dataset_name(json_file, json_file.rsplit("/", 1)[0], otherwise="")
     assert "4 boxes that reach beyond their image (clipped; are they the corners x0, y0, x1, y1?)" in caplog.text
+
+
+def test_a_file_under_two_ids_is_told(write, caplog):
+    json_file = write(lambda coco: coco["images"].append(coco["images"][0] | {"id": 1001}))
+    dataset_name(json_file, json_file.rsplit("/", 1)[0], otherwise="")
+    assert "1 images whose file another image has as well" in caplog.text
 
 
 def test_an_absent_area_is_refused_where_ap_is_measured_only(write):

@@ -127,6 +127,16 @@ def test_a_detectors_checkpoint_goes_to_all_of_it(tmp_path):
         load_weights(detector, tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict.", "module.", "model.module."])
+def test_a_detector_of_another_trainer_is_one_too(tmp_path, wrapper):
+    detector = nn.Module()
+    detector.backbone, detector.roi_heads = CropFieldViT(**SHAPE), nn.Linear(2, 2)
+    torch.save({wrapper + n: v + 1 for n, v in detector.state_dict().items()}, tmp_path / "model.pth")
+    before = detector.roi_heads.weight.clone()
+    assert load_weights(detector, tmp_path / "model.pth", whole=True) is None
+    assert torch.equal(detector.roi_heads.weight, before + 1)
+
+
 class Hostile:
     """Runs code when it is unpickled."""
 

@@ -1,5 +1,6 @@
 """COCO files read with types: each fault is named by its path."""
 
+import gzip
 import json
 
 import pytest
@@ -130,7 +131,9 @@ def test_text_that_other_readers_stumble_over_is_read_and_said(tmp_path, data, s
         (b"[" * 100_000, "the content|nested too deeply"),
         (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b", " + TEXT[1:].encode(), "nested too deeply"),
         (TEXT.replace("cat", "\xe9").encode("latin-1"), "not text in UTF-8"),
-        (b"\xff\xd8\xff\xe0", "not text in UTF-8"),
+        (b"\xff\xd8\xff\xe0", "is a JPEG image"),
+        (gzip.compress(TEXT.encode()), "is packed by gzip"),
+        (b"{}\n{}\n", "goes on after its first object, in line 2"),
     ],
 )
 @pytest.mark.parametrize("reader", [read_coco, read_image_names])

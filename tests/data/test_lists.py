@@ -114,7 +114,7 @@ def test_missing_and_binary_coco_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         CocoJson(tmp_path / "absent.json")
     write(tmp_path / "x.json")
-    with pytest.raises(UserError, match="not text in UTF-8"):
+    with pytest.raises(UserError, match="is a JPEG image"):
         CocoJson(tmp_path / "x.json")
 
 

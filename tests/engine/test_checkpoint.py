@@ -151,6 +151,10 @@ def test_the_state_of_another_optimizer_is_a_sentence(tmp_path):
         (lambda state: state["optimizer"]["param_groups"][0].update(betas=[0.9]), "betas of its optimizer"),
         (lambda state: state["optimizer"]["param_groups"][0].update(eps=math.nan), "eps of its optimizer is nan"),
         (lambda state: state["model"]["bias"].fill_(math.nan), "bias is not finite"),
+        (
+            lambda state: state["model"].update(bias=state["model"]["bias"].half()),
+            "bias is float16 in the file and float32 in the model",
+        ),
         (lambda state: state["optimizer"]["state"][0].pop("exp_avg_sq"), "does not know the same of all parameters"),
         (
             lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.ones(2, 2).bool()),

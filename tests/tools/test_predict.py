@@ -193,6 +193,13 @@ def test_a_backbone_is_no_detector(run_tool, detector, small_coco, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_config_of_no_detector(run_tool, detector, small_coco, tmp_path):
+    config = Path(CONFIG).resolve().parents[1] / "pretrain" / "cropfield_tiny.py"
+    with pytest.raises(UserError, match="a SelfDistillation, is no detector"):
+        other = ["--config-file", config, "--weights", detector[3]]
+        run_tool("predict", small_coco / "0.png", "--output", tmp_path / "out", *other)
+
+
 def with_weights(detector: list, path: Path) -> list:
     """The arguments `detector` with another file of weights."""
     return [*detector[:3], path, *detector[4:]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cropfield.forms import Detection
-from cropfield.halves import check_chain, naming_half
+from cropfield.halves import FIXED, check_chain, naming_half, split_overrides
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
@@ -81,6 +81,12 @@ def test_an_error_names_the_key_as_it_was_given(pipeline, override, words):
     pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, override))
     with pytest.raises(UserError, match=words):
         check_chain(pretrain, detect, Path("I"), {})
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_keys_that_join_the_stages_are_refused(key):
+    with pytest.raises(UserError, match=f"{key} is not to be given here, because {FIXED[key]}"):
+        split_overrides(["pretrain.train.max_iter=3", f"{key}=x"])
 
 
 def test_files_are_no_keys_and_what_names_none_says_its_half():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.categories import KEY
-from pretrain.engine.checkpoint import STUMBLES, check_finite, in_a_line, start_of, steps_done
+from pretrain.engine.checkpoint import STUMBLES, check_finite, check_model_state, in_a_line, start_of, steps_done
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_text, write_torch_file
 
@@ -110,6 +110,7 @@ def read_last(folder: str | Path, model: nn.Module, parts=("trainer",)) -> dict 
         reason = "it has no averaged weights (train.ema)" if absent == ["ema"] else f"it has no {absent[0]}"
         raise other_run(path, reason)
     try:
+        check_model_state(state["model"], model.state_dict())
         start_of(path, steps_done(state["trainer"]["iteration"]), state["trainer"].get("batch_size"), None, None)
     except (ValueError, KeyError) as error:
         raise other_run(path, str(error)) from None

@@ -50,6 +50,7 @@ def checked_coco(json_file: str) -> CheckedCoco:
     _check_sides(json_file, checked)
     _check_values(json_file, checked)
     sizes = {image.id: (image.width, image.height) for image in content.images}
+    _count_files_named_twice(checked)
     empty = check_masks(json_file, content.annotations, sizes, checked.repaired)
     _fill_in(checked, sizes)
     checked.unmeasurable = _unmeasurable(json_file, content.annotations, sizes)
@@ -112,9 +113,10 @@ def _refuse_mixed(json_file: str, part: str, ids: list) -> None:
         i for i, key in enumerate(ids) if isinstance(key, str | float) and not re.fullmatch("-?[0-9]+", _text(key))
     ]
     if words and (len(words) < len(ids) or isinstance(ids[words[0]], float)):
+        others = "" if len(words) == len(ids) else f", and the ids of {part} are whole numbers elsewhere"
         raise UserError(
-            f"{json_file}: {part}[{words[0]}].id is {shown(ids[words[0]])}, and the ids of {part} are whole numbers "
-            "elsewhere; number all of them, or give all of them names"
+            f"{json_file}: {part}[{words[0]}].id is {shown(ids[words[0]])}{others}; give all of them whole numbers, or "
+            "all of them names"
         )
 
 
@@ -153,6 +155,16 @@ def _check_sides(json_file: str, checked: CheckedCoco) -> None:
                     raise UserError(f"{json_file}: images[{place}].{side} is {value}; write whole pixels")
                 setattr(image, side, int(value))
                 checked.repaired["widths and heights of images with a decimal point (taken as whole numbers)"] += 1
+
+
+def _count_files_named_twice(checked: CheckedCoco) -> None:
+    """Each entry has a part of the file's objects, say: a detector is then told that the others are background."""
+    names = Counter(image.file_name for image in checked.content.images)
+    if more := len(checked.content.images) - len(names):
+        words = (
+            "images whose file another image has as well (objects of one are background in the other; make them one)"
+        )
+        checked.harmless[words] = more
 
 
 def _check_values(json_file: str, checked: CheckedCoco) -> None:

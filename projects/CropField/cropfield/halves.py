@@ -14,6 +14,13 @@ from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
+# Keys that join the stages to each other, and what gives each.
+FIXED = {
+    "pretrain.train.output_dir": "--output",
+    "detect.train.output_dir": "--output",
+    "detect.train.init_checkpoint": "the pretraining",
+}
+
 
 def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
     """Overrides of the pretraining config and of the detector's, without their prefixes."""
@@ -22,6 +29,8 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
         half, _, rest = override.partition(".")
         if half not in halves or not rest:
             raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
+        if (key := override.partition("=")[0]) in FIXED:
+            raise UserError(f"{key} is not to be given here, because {FIXED[key]} says what it is; leave it out")
         halves[half].append(rest)
     return halves["pretrain"], halves["detect"]
 

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+from pycocotools import mask as rle
 
 from cropfield.run_lengths import DamagedRuns, box_of_runs, decompress
 from pretrain.data.coco import Annotation, Runs, shown
@@ -22,7 +23,7 @@ def check_masks(
         repaired: what was repaired is counted there, in words.
 
     Returns:
-        places of the annotations whose run lengths have no pixel.
+        places of the annotations whose masks have no pixel in their image.
 
     Raises:
         UserError: an odd number of coordinates, fewer than three points, coordinates far outside the image, run lengths
@@ -34,7 +35,7 @@ def check_masks(
         if size is None or not mask:
             continue
         if type(mask) is list:
-            _check_polygons(json_file, place, annotation, size, repaired)
+            empty += [place] * _check_polygons(json_file, place, annotation, size, repaired)
         elif not isinstance(mask.counts, str):
             runs = np.array(mask.counts, dtype=object)
             empty += [place] * _check_runs(json_file, place, annotation, size, runs, repaired)
@@ -50,7 +51,8 @@ def check_masks(
 
 def _check_polygons(
     json_file: str, place: int, annotation: Annotation, size: tuple[int, int], repaired: Counter
-) -> None:
+) -> bool:
+    """-> whether they have no pixel."""
     reach, highest, lowest = REACH * max(size), 0.0, 0.0
     short = False
     for ring in annotation.segmentation:
@@ -74,6 +76,24 @@ def _check_polygons(
         numbers = np.concatenate([np.array(ring) for ring in annotation.segmentation])
         x, y = numbers[::2], numbers[1::2]
         _mend_box(annotation, (x.min(), y.min(), x.max() - x.min(), y.max() - y.min()), repaired)
+    return not any(_shows(ring, *size) for ring in annotation.segmentation) and _is_empty(annotation, size)
+
+
+def _shows(ring: list[float], width: int, height: int) -> bool:
+    """Whether three corners of a polygon enclose a circle of one pixel in the image: nearly all need no drawing."""
+    third = len(ring) // 6 * 2
+    x, y, x1, y1, x2, y2 = *ring[:2], *ring[third : third + 2], *ring[2 * third : 2 * third + 2]
+    if not (0 <= x <= width and 0 <= x1 <= width and 0 <= x2 <= width):
+        return False
+    if not (0 <= y <= height and 0 <= y1 <= height and 0 <= y2 <= height):
+        return False
+    x1, y1, x2, y2 = x1 - x, y1 - y, x2 - x, y2 - y
+    return abs(x1 * y2 - x2 * y1) > 3 * (abs(x1) + abs(y1) + abs(x2) + abs(y2))
+
+
+def _is_empty(annotation: Annotation, size: tuple[int, int]) -> bool:
+    drawn = rle.frPyObjects(annotation.segmentation, size[1], size[0])
+    return not rle.area(drawn).any()
 
 
 def _looks_like_shares(lowest: float, highest: float, bbox: tuple[float, ...]) -> bool:

@@ -116,7 +116,10 @@ class Detector:
 
     def __init__(self, cfg, weights: Path, content: tuple[dict, dict], threshold: float, known: list[dict] | None):
         self.model = instantiate(cfg.model).to(cfg.train.device).eval()
-        number = getattr(self.model, "roi_heads", self.model).num_classes
+        number = getattr(getattr(self.model, "roi_heads", self.model), "num_classes", None)
+        if number is None or "test" not in cfg.dataloader:
+            kind = type(self.model).__name__
+            raise UserError(f"the config's model, a {kind}, is no detector; give a detector's config")
         self.categories = known or [{"id": n, "name": str(n)} for n in range(number)]
         if len(self.categories) != number:
             raise UserError(

@@ -16,6 +16,7 @@ from pretrain.models.weights import LoadReport, fill_backbone
 logger = logging.getLogger(__name__)
 
 _OUTPUTS = re.compile(r"^(?!proposal_generator\.).*(cls_|class_|predictor|logits)")  # layers that may know classes
+_WRAPPERS = re.compile(r"^((model|state_dict|module)\.)+")  # of other trainers, and of DistributedDataParallel
 # A file with any of these is a whole detector.
 _DETECTOR_PARTS = ("proposal_generator.", "roi_heads.", "backbone.simfp_", "sem_seg_head.")
 
@@ -48,7 +49,7 @@ def load_weights(
     from pretrain.engine.addresses import local_file  # here: a package that only wants the backbone needs no engine
 
     tensors, metadata = content or read_tensors(local_file(path))
-    state = {name.removeprefix("model."): value for name, value in tensors.items()}
+    state = {_WRAPPERS.sub("", name): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
         if whole:
             raise UserError(

@@ -7,15 +7,18 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as pycocotools
 
+from cropfield.coco_files import coco_images
 from lab.finished_runs import Pretraining
 from lab.report import views
 from lab.report.build import write_report
 from lab.report.numbers import verdict
-from lab.report.run_files import read_run
+from lab.report.run_files import Detection, Notes, read_run
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
@@ -230,6 +233,19 @@ def test_charts_show_the_losses_as_they_were_logged(folder):
 
 def test_only_confident_detections_are_drawn(page):
     assert page.text.count("pretrained: 1") == 3  # of two detections in each of three images
+
+
+def test_detections_with_run_lengths_are_drawn(folder):
+    file = folder / "detect_pretrained" / "inference" / "coco_instances_results.json"
+    mask = np.zeros((32, 40), np.uint8, order="F")
+    mask[5:15, 4:24] = 1
+    runs = {"size": [32, 40], "counts": pycocotools.encode(mask)["counts"].decode()}
+    write(file, [entry | {"segmentation": runs} for entry in json.loads(file.read_text())])
+    notes = Notes()
+    coco = coco_images(json.loads((folder / "data" / "annotations" / "instances_val.json").read_text()), folder)
+    entries = msgspec.json.decode(file.read_bytes(), type=list[Detection])
+    drawn = views.drawable("pretrained", entries, coco, {1: np.zeros((32, 40, 3), np.uint8)}, notes)
+    assert [entry["score"] for entry in drawn[1]] == [0.9] and not notes
 
 
 def test_target_blocks_show_what_is_left_of_a_crop_and_what_is_asked_for():

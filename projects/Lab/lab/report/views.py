@@ -93,7 +93,8 @@ def drawable(
     for entry in sorted(predictions, key=lambda entry: -entry.score):
         if entry.image_id in found and entry.score >= LEAST_SCORE:
             fits = entry.category_id in coco.names and covers(entry.segmentation, coco.entries[entry.image_id])
-            found[entry.image_id] += [msgspec.to_builtins(entry)] * fits
+            if fits:
+                found[entry.image_id].append(msgspec.to_builtins(entry))
             unfit += not fits
     if unfit:
         notes.append(f"{run}: {unfit} detections of categories that the annotation file lacks, or with damaged masks")
