@@ -162,7 +162,7 @@ def _count_files_named_twice(checked: CheckedCoco) -> None:
     names = Counter(image.file_name for image in checked.content.images)
     if more := len(checked.content.images) - len(names):
         words = (
-            "images whose file another image has as well (objects of one are background in the other; make them one)"
+            "images whose file another image has as well (one's objects are background in the other; make them one)"
         )
         checked.harmless[words] = more
 
