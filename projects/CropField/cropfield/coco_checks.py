@@ -161,9 +161,7 @@ def _count_files_named_twice(checked: CheckedCoco) -> None:
     """Each entry has a part of the file's objects, say: a detector is then told that the others are background."""
     names = Counter(image.file_name for image in checked.content.images)
     if more := len(checked.content.images) - len(names):
-        words = (
-            "images whose file another image has as well (one's objects are background in the other; make them one)"
-        )
+        words = "images whose file another image has as well (one's objects are background in the other; make them one)"
         checked.harmless[words] = more
 
 
