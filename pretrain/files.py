@@ -88,7 +88,10 @@ def read_torch_file(path: str | Path):
         _check_extent(content, path.stat().st_size)
         return content
     except pickle.UnpicklingError as error:
-        reason = "it could run code" if "weights_only" in str(error).lower() else "it is damaged"
+        with open(path, "rb") as file:
+            ours = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle 2 to 5
+        could_run = "weights_only" in str(error).lower()
+        reason = "it is no file of PyTorch" if not ours else "it could run code" if could_run else "it is damaged"
         raise UserError(
             f"{path} is not a file of tensors only ({reason}): refused; get it again from whoever made it"
         ) from None

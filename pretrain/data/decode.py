@@ -171,7 +171,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         return _grey_to_rgb(np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
-        grey = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+        grey = np.asarray(image).astype(np.float64)
+        if not np.isfinite(grey).any():
+            raise ValueError("no pixel has a value")
+        grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
         low, high = grey.min(), grey.max()
         return _grey_to_rgb((grey - low) * (255.0 / max(high - low, 1e-12)))
     if image.has_transparency_data:

@@ -52,8 +52,27 @@ def value_at(node: DictConfig | ListConfig, name: str | int, path: str):
         return node[name]
     except (OmegaConfBaseException, RecursionError, ValueError) as error:
         raw = OmegaConf.to_container(node, resolve=False)[name]
+        if cause := _no_container(node, str(raw)):
+            raise UserError(f"{cause}; give keys with values: {path} refers to one of them") from None
         reason = "it refers to itself" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise UserError(f"{path} is {raw!r}, which has no value ({reason}); correct it in the config") from None
+
+
+def _no_container(node: DictConfig | ListConfig, raw: str) -> str | None:
+    """What a reference such as ${model.backbone.depth} cannot be looked up in: "model is null"."""
+    while (parent := node._get_parent()) is not None:
+        node = parent
+    for key in re.findall(r"\$\{([\w.]+)\.\w+\}", raw):
+        parts = key.split(".")
+        for end in range(1, len(parts) + 1):
+            above = ".".join(parts[:end])
+            try:
+                found = OmegaConf.select(node, above, default=node)  # the whole config where it is absent
+            except OmegaConfBaseException:
+                break
+            if not OmegaConf.is_config(found):
+                return f"{above} is {'null' if found is None else repr(found)}"
+    return None
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,7 +1,7 @@
 """What a pretraining config holds besides its calls: keys, types and ranges. configs/common/pretraining.py says what
 they mean. `pretrain.engine.config_values` reads these forms."""
 
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Required, TypedDict
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter
@@ -57,9 +57,9 @@ class Optimizer(TypedDict, total=False):
 class Pretraining(TypedDict):
     """configs/pretrain, and what starts from configs/common/pretraining.py."""
 
-    model: Any
+    model: dict
     dataloader: Loaders
     optimizer: Optimizer
-    lr_multiplier: Any
-    weight_decay: Any
+    lr_multiplier: dict
+    weight_decay: dict
     train: Train

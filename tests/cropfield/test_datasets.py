@@ -51,6 +51,9 @@ def test_a_dataset_is_registered_once_under_a_name_of_its_own(write):
     json_file, images = write(coco())
     name = dataset_name(json_file, images, otherwise="coco_2017_train")
     assert name == dataset_name(json_file, images, otherwise="coco_2017_train")
+    assert dataset_name("", "", otherwise="coco_2017_train") == "coco_2017_train"
+    with pytest.raises(UserError, match=r"is \[\]: give an annotation file"):
+        dataset_name([], images, otherwise="coco_2017_train")
     assert name.startswith("labels-")
     (record,) = DatasetCatalog.get(name)
     assert record["annotations"][0]["category_id"] == 1  # 9 is the second id

@@ -46,6 +46,10 @@ def test_a_good_config_gives_its_model_back(dataset):
 @pytest.mark.parametrize(
     "override, words",
     [
+        ("model=null", "^model is null; give keys with values"),
+        ("model.backbone=text", "^model.backbone is 'text'; give keys with values: optimizer.params"),
+        ("dataloader.evaluator=null", "^dataloader.evaluator is null; give keys with values"),
+        ("lr_multiplier=null", "^lr_multiplier is null; give keys with values"),
         ("train.device=xyz", "^train.device: 'xyz' cannot be used here"),
         ("optimizer.lr=-1", "^optimizer.lr is -1; give a number above 0"),
         ("optimizer.lr=0", "^optimizer.lr is 0; give a number above 0"),

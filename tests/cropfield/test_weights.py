@@ -168,6 +168,8 @@ def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "hostile.pth").write_bytes(pickle.dumps({"model": Hostile()}))
     refusal(backbone, tmp_path / "hostile.pth")
     torch.save({"model": Hostile()}, tmp_path / "zipped.pth")
+    (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0 a photo")
+    assert "no file of PyTorch" in refusal(backbone, tmp_path / "photo.pth")
     assert "could run code" in refusal(backbone, tmp_path / "zipped.pth")
     assert not hasattr(builtins, "pwned")
     torch.save([1, 2], tmp_path / "list.pth")

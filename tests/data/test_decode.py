@@ -99,8 +99,11 @@ def test_32_bit_grey_is_stretched():
     for deep in (np.linspace(-3, 5, 256, dtype=np.float32), np.arange(0, 2560, 10, dtype=np.int32)):
         ours = decode_image(encode(deep.reshape(16, 16), "TIFF"))
         assert_close(ours, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2), mean=1)
-    flat = decode_image(encode(np.full((4, 4), np.nan, dtype=np.float32), "TIFF"))
-    assert flat.shape == (4, 4, 3)
+    holes = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    holes[0, 0] = np.nan
+    assert decode_image(encode(holes, "TIFF")).max() == 255
+    with pytest.raises(BrokenImage, match="cannot be decoded"):
+        decode_image(encode(np.full((4, 4), np.nan, dtype=np.float32), "TIFF"))
 
 
 def test_transparent_pixels_become_mid_grey():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
+from pretrain.outputs import LOCK
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def test_a_killed_and_a_stopped_detector_end_in_the_bits_of_an_undisturbed_one(s
 def test_a_disk_that_fills_up_under_the_figures_ends_the_run_with_a_sentence(script, tmp_path):
     images = script.noise(tmp_path / "images")
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).touch()  # a folder that a tool has opened before
     (tmp_path / "run" / "metrics.json").symlink_to("/dev/full")
     overrides = [
         f"dataloader.train.source.root={images}", f"train.output_dir={tmp_path / 'run'}", "train.max_iter=9",

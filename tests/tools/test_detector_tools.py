@@ -35,6 +35,18 @@ def test_the_evaluations_images_too(run_tool, dataset, tmp_path, capsys):
     assert len(printed) == 4 and all("0 objects" in line for line in printed)
 
 
+def test_what_these_tools_refuse(run_tool, tmp_path):
+    other = ["--config-file", CONFIG, "--weights", tmp_path / "w.pth", "--output", tmp_path / "out"]
+    for tool, options, words in (
+        ("visualize_data", ["--config-file", CONFIG, "--output", tmp_path, "--images", "0"], "--images 0: give 1"),
+        ("analyze_model", ["--config-file", CONFIG, "--image-size", "0x0"], "--image-size 0x0: write HEIGHTxWIDTH"),
+        ("export_bgr", other, "is no yaml config"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run_tool(tool, *options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_flops_of_the_backbone_are_those_of_the_formula(load_tool):
     """12 N D² + 2 N² D multiply-adds a block, the patch embedding and the field's sampling beside them."""
     cfg = LazyConfig.load(CONFIG)

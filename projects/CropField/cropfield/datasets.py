@@ -40,8 +40,10 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Co
     Raises:
         UserError: the dataset cannot be trained on or evaluated; see `check_coco_file`.
     """
-    if not json_file:
+    if json_file == "":
         return otherwise
+    if not json_file:
+        raise UserError(f'dataset.train_json or val_json is {json_file!r}: give an annotation file, several, or ""')
     files, is_one = several(json_file), not is_several(json_file)
     folders = folders_of(files, images)
     digest = hashlib.sha256("\n".join([*files, *folders]).encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
 """What a detection config holds besides its calls: keys, types and ranges. configs/common/detection.py says what they
 mean. Detectron2's own keys are required, those of this project's tool are not."""
 
-from typing import Annotated, Any, Literal, Required, TypedDict
+from typing import Annotated, Literal, Required, TypedDict
 
 from pretrain.engine.forms import Amp, MaxIter, Wandb
 from pretrain.ranges import BatchSize, Count, Pixels, Positive, Range, ShareBelowOne, Whole
@@ -64,7 +64,7 @@ class FeatureCache(TypedDict, total=False):
 class Loaders(TypedDict, total=False):
     train: Required[TrainLoader]
     test: Required[dict]
-    evaluator: Required[Any]
+    evaluator: Required[dict]
     image_size: Pixels
     feature_cache: FeatureCache
 
@@ -76,9 +76,9 @@ class Optimizer(TypedDict, total=False):
 class Detection(TypedDict, total=False):
     """configs/COCO, and what starts from configs/common/detection.py or Detectron2's own LazyConfig files."""
 
-    model: Required[Any]
+    model: Required[dict]
     dataloader: Required[Loaders]
     optimizer: Required[Optimizer]
-    lr_multiplier: Required[Any]
+    lr_multiplier: Required[dict]
     train: Required[Train]
     dataset: dict

@@ -62,6 +62,8 @@ def main() -> None:
     args = parse_args()
     try:
         height, width = (int(side) for side in args.image_size.lower().split("x"))
+        if min(height, width) < 1:
+            raise ValueError
     except ValueError:
         raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
     warnings.filterwarnings("ignore")  # torch's tracer has dozens

@@ -49,6 +49,7 @@ def export(cfg, weights: Path, output: Path) -> None:
 def main() -> None:
     args = parse_args()
     from detectron2.config import get_cfg
+    from yaml import YAMLError
 
     from cropfield import add_cropfield_config
     from pretrain.outputs import output_path, refuse_occupied
@@ -57,8 +58,12 @@ def main() -> None:
     cfg = get_cfg()
     if "CROPFIELD" not in cfg.MODEL:
         add_cropfield_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    try:
+        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (OSError, YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{args.config_file} with these overrides is no yaml config: {reason}; give one") from None
     export(cfg, args.weights, args.output)
     print(f"{args.output}: config.yaml and model.pth, for BGR pixels")
 

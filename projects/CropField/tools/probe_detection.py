@@ -50,7 +50,11 @@ def main() -> None:
     args = parse_args()
     if args.output and args.output.exists():
         raise UserError(f"{args.output} exists; choose another --output")
-    patches = {path: build_backbone(read_backbone(path), args.num_heads).patch_size for path in args.backbones}
+    backbones = {path: build_backbone(read_backbone(path), args.num_heads) for path in args.backbones}
+    if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
+        raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")
+    patches = {path: found.patch_size for path, found in backbones.items()}
+    del backbones
     files = (args.train_json, args.train_images), (args.val_json, args.val_images)
     limits = args.train_limit, args.val_limit
     probes = {

@@ -22,7 +22,7 @@ from cropfield.datasets import check_registered
 from cropfield.drawing import Instance, draw_instances
 from pretrain.data.broken import printable
 from pretrain.engine.lazy_config import load_config
-from pretrain.errors import run_main
+from pretrain.errors import UserError, run_main
 from pretrain.files import replacing
 from pretrain.outputs import open_output, output_path, refuse_occupied
 
@@ -66,6 +66,8 @@ def draw(fed: dict, names: list[str], channels: str) -> np.ndarray:
 
 def main() -> None:
     args = parse_args()
+    if args.images < 1:
+        raise UserError(f"--images {args.images}: give 1 or more")
     refuse_occupied(output_path(args.output))
     cfg = load_config(args.config_file, args.opts)
     part = cfg.dataloader[args.split]
