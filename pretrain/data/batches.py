@@ -152,7 +152,7 @@ class CropLoader:
       `index`                          int64 (b,), the images' places in `source`
       `skipped`                        list of (name, reason) of the broken images met
 
-    Raises `UserError` for an empty source or values out of range.
+    Raises `UserError` for an empty source.
     """
 
     def __init__(
@@ -169,35 +169,10 @@ class CropLoader:
     ):
         if len(source) == 0:
             raise UserError("the image source is empty: give at least one image")
-        if batch_size < 1 or num_workers < 0 or seed < 0:
-            raise UserError(
-                f"batch_size {batch_size}, num_workers {num_workers}, seed {seed}: batch_size must be at "
-                "least 1, the others not negative"
-            )
-        if any(crops.global_size % side for side in masks.grid):
-            grid = f"{masks.grid[0]} x {masks.grid[1]}"
-            raise UserError(
-                f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches; "
-                "make them agree"
-            )
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
+        self.source, self.batch_size = source, batch_size
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.broken = BrokenImages(len(source), max_broken)
-
-    @property
-    def source(self) -> ImageSource:
-        """Where the images come from."""
-        return self.dataset.source
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step, over all processes."""
-        return self.dataset.batch_size
-
-    @property
-    def images_per_epoch(self) -> int:
-        """Number of images in the source, broken ones included."""
-        return len(self.source)
 
     def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1, accumulate: int = 1) -> Iterator[dict]:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.

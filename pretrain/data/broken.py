@@ -59,21 +59,14 @@ class BrokenImages:
         beyond_doubt = len(self._met) > allowed + 3 * allowed**0.5 + 3
         if beyond_doubt or len(self) > self.max_share * self.num_images:
             raise UserError(
-                f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: {self.summary()}. "
-                f"max_broken allows a share of {self.max_share:g}: repair or remove the files, or raise it"
+                f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: "
+                f"{summarize(self.reasons.items())}. max_broken allows a share of {self.max_share:g}: "
+                "repair or remove the files, or raise it"
             )
-
-    def counts(self) -> Counter[str]:
-        """How many of each reason."""
-        return Counter(self.reasons.values())
-
-    def summary(self) -> str:
-        """The reasons, most frequent first, with an example of each: "12 truncated (a.jpg), 3 not an image (b.png)"."""
-        return summarize(self.reasons.items())
 
 
 def summarize(broken: Iterable[tuple[str, str]]) -> str:
-    """Count the reasons of (name, reason), with an example of each."""
+    """The reasons of (name, reason), most frequent first: "12 truncated (a.jpg), 3 not an image (b.png)"."""
     examples, counts = {}, Counter()
     for name, reason in broken:
         examples.setdefault(reason, name)

@@ -106,7 +106,7 @@ class MultiCrop:
     it shows; False flips the pixels alone. The paper does not say which.
     `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
     `photometric`: three `Photometric`s, for the first global crop, further global crops and local crops; None
-    is DINOv2's. Raises `UserError` for values out of range.
+    is DINOv2's. Raises `UserError` for an unknown distribution and for ranges that are none.
     """
 
     def __init__(
@@ -127,14 +127,6 @@ class MultiCrop:
         _check_range("global_scale", global_scale, 1.0)
         _check_range("local_scale", local_scale, 1.0)
         _check_range("aspect", aspect, np.inf)
-        for name, value, least in (
-            ("num_global", num_global, 1),
-            ("num_local", num_local, 0),
-            ("global_size", global_size, 1),
-            ("local_size", local_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}: it must be at least {least}")
         self.global_size, self.global_scale, self.num_global = global_size, tuple(global_scale), num_global
         self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
         self.aspect, self.scale_distribution = tuple(aspect), scale_distribution

@@ -110,7 +110,7 @@ def check_patches(patch: int, loader: CropLoader) -> None:
 
 def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     """Fill in what depends on the data and the batch size, and log by which rule."""
-    images, batch_size = loader.images_per_epoch, loader.batch_size
+    images, batch_size = len(loader.source), loader.batch_size
     length = lr_rule = "as given"
     if cfg.train.max_iter is None:
         cfg.train.max_iter = cfg.train.epochs * max(1, images // batch_size)
