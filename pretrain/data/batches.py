@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import BrokenImage
+from pretrain.data.decode import BrokenImage
 from pretrain.data.workers import NowReading, start_worker, watched
 from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Whole, Workers

@@ -14,7 +14,7 @@ from detectron2.config import LazyCall, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from pretrain.data.images import ImageFolder
+from pretrain.data.folder import ImageFolder
 from pretrain.data.masks import CropMasks
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config

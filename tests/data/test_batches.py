@@ -10,7 +10,7 @@ import torch
 from pretrain.data import batches
 from pretrain.data.batches import MAX_TRIES, CropLoader
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import BrokenImage
+from pretrain.data.decode import BrokenImage
 from pretrain.data.masks import CropMasks
 from pretrain.errors import UserError
 
