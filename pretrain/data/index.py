@@ -108,22 +108,20 @@ def cached_index(made_from: Sequence, make: Callable[[], Index], path: str | os.
     written.
     """
     key = json.dumps([VERSION, *made_from])
-    place = _default_place(key) if path is None else Path(path)
-    index = _read(place, key, given=path is not None) if place and place.exists() else None
+    file = _default_file(key) if path is None else Path(path)
+    index = _read(file, key, given=path is not None) if file and file.exists() else None
     if index is not None and index.is_current():
         return index
     started = time.time_ns()
     index = make()
-    seconds = (time.time_ns() - started) / 1e9
     # What was changed just now may change again under the same date.
     settled = len(index.stamps) == 0 or index.stamps[:, 0].max() < started - COARSEST_CLOCK
-    if place and settled and (path is not None or len(index.names) >= WORTH_KEEPING):
-        _keep(index, key, place, must=path is not None)
-        logger.info(f"listed {len(index.names):,} images in {seconds:.1f} s; the list is kept in {place}")
+    if file and settled and (path is not None or len(index.names) >= WORTH_KEEPING):
+        _keep(index, key, file, must=path is not None)
     return index
 
 
-def _default_place(key: str) -> Path | None:
+def _default_file(key: str) -> Path | None:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no home
@@ -131,13 +129,13 @@ def _default_place(key: str) -> Path | None:
     return cache / "cropfield" / f"images-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
-def _read(place: Path, key: str, given: bool) -> Index | None:
+def _read(file: Path, key: str, given: bool) -> Index | None:
     """None: of something else, or damaged. A damaged file that the user named may be something precious."""
     try:
-        with zipfile.ZipFile(place) as archive:
+        with zipfile.ZipFile(file) as archive:
             refuse_compressed(archive)
-        with np.load(place, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         if str(arrays["key"]) != key:
             return None
         found = Index(
@@ -151,17 +149,18 @@ def _read(place: Path, key: str, given: bool) -> Index | None:
     except Exception as error:  # damaged bytes raise whatever the readers stumble on
         if given:
             raise UserError(
-                f"{place} is not an index of images: give another file as index, or delete this one"
+                f"{file} is not an index of images: give another file as index, or delete this one"
             ) from error
         return None
 
 
-def _keep(index: Index, key: str, place: Path, must: bool) -> None:
+def _keep(index: Index, key: str, file: Path, must: bool) -> None:
     arrays = {"names": index.names.text, "name_ends": index.names.ends, "places": index.places}
     arrays |= {"sources": index.sources.text, "source_ends": index.sources.ends, "stamps": index.stamps}
     try:
-        with replacing(place) as draft, open(draft, "wb") as file:
-            np.savez(file, key=np.array(key), **arrays)
+        with replacing(file) as draft, open(draft, "wb") as opened:
+            np.savez(opened, key=np.array(key), **arrays)
+        logger.info("the list of %s images is kept in %s", f"{len(index.names):,}", file)
     except UserError as error:
         if must:
             raise
