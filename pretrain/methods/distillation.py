@@ -8,7 +8,7 @@ from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
 from pretrain.methods.diagnosis import diagnose
-from pretrain.methods.features import Features, MaskedPatches, encode
+from pretrain.methods.features import Features, MaskedPatches, crop_features
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.heads import ProjectionHead
@@ -114,7 +114,7 @@ class SelfDistillation(StudentTeacher):
     def teacher_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
         """Of the global crops, which the teacher sees whole."""
         backbone = self.teacher["backbone"]
-        return encode(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
+        return crop_features(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
 
     def student_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
         """Of the masked global crops, and of the local ones if there are any."""
@@ -122,7 +122,7 @@ class SelfDistillation(StudentTeacher):
         groups = [self.embed(backbone, batch["global_crops"], batch["global_boxes"], masked)]
         if "local_crops" in batch:
             groups.append(self.embed(backbone, batch["local_crops"], batch["local_boxes"], {}))
-        return encode(backbone, groups, masked)
+        return crop_features(backbone, groups, masked)
 
     def losses(
         self, student: Features, teacher: Features, masked: dict[str, MaskedPatches], num_images: int

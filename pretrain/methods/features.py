@@ -31,7 +31,7 @@ class Features(NamedTuple):
     patches: dict[str, Tensor]  # (n, D) of the global crops' masked patches, by kind of mask
 
 
-def encode(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
+def crop_features(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
     """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `backbone`."""
     layout, num_patches = Layout.of(groups), groups[0].shape[1] - 1
     kept = [layout.starts(groups[0].device)]

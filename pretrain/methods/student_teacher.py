@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
-from pretrain.methods.ema import update_teacher
 from pretrain.models.vit import VisionTransformer, compile_blocks
 from pretrain.models.weights import load_backbone
 
@@ -45,9 +44,11 @@ class StudentTeacher(nn.Module):
         self.teacher.eval()
         return self
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """The teacher follows the student; call after the optimizer's step."""
-        update_teacher(*self.parameter_pairs, self.momentum(min(1.0, step / self.max_iter)))
+        """teacher <- momentum * teacher + (1 - momentum) * student; call after the optimizer's step."""
+        teacher, student = self.parameter_pairs
+        torch._foreach_lerp_(teacher, student, 1 - self.momentum(min(1.0, step / self.max_iter)))
 
     @cached_property
     def parameter_pairs(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
