@@ -11,7 +11,7 @@ from pretrain.engine.yaml_config import read_config
 from pretrain.errors import UserError
 from pretrain.models.export_formats import FORMATS
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
-from pretrain.models.weights import describe, fold_layer_scale, read_backbone, resize_field, write_backbone
+from pretrain.models.weights import architecture, fold_layer_scale, read_backbone, resize_field, write_backbone
 from pretrain.outputs import refuse_inputs
 
 
@@ -58,7 +58,7 @@ def export(options: argparse.Namespace) -> None:
 
 def card(file: BackboneFile) -> str:
     """What the tensors show and the file says, a line each."""
-    found, patch = describe(file.state), file.state[PATCH_WEIGHT].shape[-1]
+    found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
     positions = " x ".join(map(str, file.field_size or ())) or "no"
     count = sum(tensor.numel() for tensor in file.state.values())
     lines = [

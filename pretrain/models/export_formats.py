@@ -14,7 +14,7 @@ from torch import Tensor
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
-from pretrain.models.weights import describe, fold_layer_scale, write_backbone
+from pretrain.models.weights import architecture, fold_layer_scale, write_backbone
 
 # Ours -> the names that transformers publishes, of DINOv2 and of I-JEPA, as (part of a name, what replaces it).
 _TRANSFORMERS = (
@@ -47,7 +47,7 @@ class Shape:
 
     @classmethod
     def of(cls, file: BackboneFile) -> "Shape":
-        found, patch = describe(file.state), file.state[PATCH_WEIGHT].shape[-1]
+        found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
         rows, columns = file.field_size
         size = (rows * patch, columns * patch)
         return cls(patch, found["width"], found["depth"], file.num_heads, found["MLP width"], *size)
