@@ -20,10 +20,8 @@ class Summary(HookBase):
         self.started = time.perf_counter()
 
     def after_train(self) -> None:
-        if (
-            not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter
-        ):  # cut short, or there was nothing left to do
-            return
+        if not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
+            return  # cut short, or nothing was left to do
         steps = self.trainer.iter - self.trainer.start_iter
         seconds = time.perf_counter() - self.started
         latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
