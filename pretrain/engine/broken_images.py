@@ -7,6 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from pretrain.data.broken import summarize
+from pretrain.engine.loop import due
 from pretrain.files import replacing
 
 LISTED = "broken_images.txt"
@@ -32,7 +33,7 @@ class BrokenImagesReport(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
+        if due(done, self.period) or done == self.trainer.max_iter:
             account = self.trainer.loader.broken
             found = list(account.reasons.items())
             for other in comm.all_gather(found[self.sent :]):

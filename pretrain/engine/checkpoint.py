@@ -10,7 +10,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from pretrain.engine.distributed import seed_rank
-from pretrain.errors import UserError
+from pretrain.engine.loop import due
+from pretrain.errors import UserError, in_a_line
 from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
@@ -63,7 +64,7 @@ class PeriodicCheckpoint(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or self._stays(done) or done == self.trainer.max_iter:
+        if due(done, self.period) or due(done, self.keep_period) or done == self.trainer.max_iter:
             self.save(done)
 
     def after_train(self) -> None:
@@ -82,13 +83,10 @@ class PeriodicCheckpoint(HookBase):
         check_finite({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, done)
         state = training_state(self.model, self.optimizer, done, self.batch_size)
         if comm.is_main_process():
-            if self._stays(done):  # first: a run cut off between the two files writes both again
+            if due(done, self.keep_period):  # first: a run cut off between the two files writes both again
                 write_torch_file(self.folder / f"step_{done:07d}.pth", state)
             write_torch_file(self.folder / LAST, state)
         self.saved = done
-
-    def _stays(self, done: int) -> bool:
-        return self.keep_period > 0 and done % self.keep_period == 0
 
 
 def training_state(
@@ -154,23 +152,14 @@ def restore(
             raise ValueError(f"{name} is not finite")
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
-    except STUMBLES as error:
-        raise UserError(
-            f"{path}: was written by another model or config and cannot be resumed: {in_a_line(error)}"
-        ) from error
-    try:
         iteration = start_of(path, state["iteration"], state.get("batch_size"), batch_size, total)
         restore_rng(state["rng"], iteration)
     except STUMBLES as error:
         raise UserError(
-            f"{path}: is not a state of a pretraining run: {in_a_line(error)}; go on from another file"
+            f"{path}: is damaged, or was written by another model or config, and cannot be resumed: "
+            f"{in_a_line(error)}; go on with that config, or from another file"
         ) from error
     return iteration
-
-
-def in_a_line(error: Exception) -> str:
-    """What an error of torch's says, which may be a page."""
-    return " ".join(str(error).split())[:300]
 
 
 def steps_done(number) -> int:

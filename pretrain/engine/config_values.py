@@ -21,7 +21,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, in_a_line
 from pretrain.ranges import Range
 
 CALL = object()  # stands for what a nested call will return
@@ -181,8 +181,8 @@ def target_of(call: DictConfig, path: str) -> Callable:
         try:
             target = locate(target)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}_target_ is {target!r}, which is not found ({reason}); correct its name") from None
+            why = in_a_line(error)
+            raise UserError(f"{path}_target_ is {target!r}, which is not found ({why}); correct its name") from None
     if not callable(target):
         raise UserError(f"{path}_target_ is {target!r}, which cannot be called; give a function or class")
     return target

@@ -2,7 +2,7 @@
 
 import torch
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
 
 
 def default_device() -> str:
@@ -25,5 +25,6 @@ def check_usable(device: str, key: str = "train.device") -> None:
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # each kind of device has its own
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{key}: {device!r} cannot be used here ({said}); choose cpu, cuda or cuda:N") from None
+        raise UserError(
+            f"{key}: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
+        ) from None

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
 from pretrain.engine.targets import TARGETS
-from pretrain.engine.yaml_config import plain_part, read_config, reason
-from pretrain.errors import UserError
+from pretrain.engine.yaml_config import plain_part, read_config
+from pretrain.errors import UserError, reason
 
 PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
 YAML = (".yaml", ".yml")

@@ -6,10 +6,14 @@ import sys
 from detectron2.engine import TrainerBase
 from detectron2.utils.events import EventStorage
 
-from pretrain.engine.yaml_config import reason
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
 
 logger = logging.getLogger(__name__)
+
+
+def due(done: int, period: int) -> bool:
+    """Whether the first `done` steps end in one that comes every `period` of them; 0 is never."""
+    return period > 0 and done % period == 0
 
 
 class TrainingLoop(TrainerBase):

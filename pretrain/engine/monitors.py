@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from detectron2.engine import HookBase
 
+from pretrain.engine.loop import due
 from pretrain.methods.symptoms import symptoms
 from pretrain.ranges import Count, Share, Whole
 
@@ -14,11 +15,6 @@ EXPLODED = 10  # times the gradient norm of the steps before
 BEFORE = (100, 500)  # steps before that a gradient norm is compared with: at least, at most
 
 logger = logging.getLogger(__name__)
-
-
-def due(done: int, period: int) -> bool:
-    """Whether something comes after the first `done` steps that comes every `period` of them; 0 is never."""
-    return period > 0 and done % period == 0
 
 
 class Monitor(HookBase):

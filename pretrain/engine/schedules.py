@@ -10,7 +10,7 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, in_a_line
 from pretrain.ranges import NotNegative, Share
 
 
@@ -30,7 +30,7 @@ def check_schedule(schedule: ParamScheduler, key: str, may_be_zero: bool = True)
             value = schedule(progress)
             good = math.isfinite(value) and value >= 0
         except Exception as error:  # a schedule is anyone's function
-            value, good = f"{type(error).__name__} ({' '.join(str(error).split())})", False
+            value, good = f"{type(error).__name__} ({in_a_line(error)})", False
         if not good:
             raise UserError(f"{key}: gives {value} at {progress:.4g} of training; it must give numbers from 0 on")
         values.append(value)

@@ -9,6 +9,7 @@ import torch
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.ranges import Count
 
@@ -75,7 +76,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        if due(done, self._period) or done == self.trainer.max_iter:
             self._write()
 
     def after_train(self) -> None:

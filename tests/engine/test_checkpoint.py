@@ -191,5 +191,5 @@ def test_a_finished_run_is_none_of_it_but_it_is_said(caplog):
 def test_nonsense_is_no_batch_size(tmp_path, size):
     model, optimizer, state = trained(tmp_path / "last.pth")
     write_torch_file(tmp_path / "last.pth", state | {"batch_size": size})
-    with pytest.raises(UserError, match="not a state of a pretraining run: its batch size is"):
+    with pytest.raises(UserError, match="cannot be resumed: its batch size is"):
         restore(tmp_path / "last.pth", model, optimizer, 4, 9)

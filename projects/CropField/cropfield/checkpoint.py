@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.categories import KEY
-from pretrain.engine.checkpoint import STUMBLES, check_finite, in_a_line, start_of, steps_done
-from pretrain.errors import UserError
+from pretrain.engine.checkpoint import STUMBLES, check_finite, start_of, steps_done
+from pretrain.errors import UserError, in_a_line
 from pretrain.files import read_torch_file, write_text, write_torch_file
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
 from cropfield.probe_images import probe_images, tell_of_shared_images
 from pretrain.engine.checkpoint import about
-from pretrain.engine.monitors import due
+from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.models.weights import write_backbone

@@ -25,8 +25,7 @@ from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
 from pretrain.engine.lazy_config import build
 from pretrain.engine.schedules import check_schedule
-from pretrain.engine.yaml_config import reason
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
 
 HEIGHT, WIDTH = 96, 128
 MOST_DETECTIONS = 10  # COCO's recall at 10 detections an image is measured as well, and its limits are sorted
