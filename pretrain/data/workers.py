@@ -20,7 +20,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from pretrain.data.worker_signals import heed_only_the_parent, signals_held
+from pretrain.data.worker_signals import obey_parent_alone, signals_held
 from pretrain.errors import UserError
 
 LIKELY_CAUSE = {
@@ -46,7 +46,7 @@ class NowReading:
 
     def __init__(self, num_workers: int):
         self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64)  # process id, image
-        with _told():
+        with _exhaustion_as_user_error():
             self.rows.share_memory_()
 
     def note(self, index: int) -> None:
@@ -61,7 +61,7 @@ class NowReading:
 
 def start_worker(worker: int) -> None:
     """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
-    heed_only_the_parent()
+    obey_parent_alone()
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
 
@@ -81,10 +81,10 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
     """
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         try:
-            with _told():
+            with _exhaustion_as_user_error():
                 batches = iter(loader)
         except UserError as error:
-            _unmake(error.__cause__)
+            _kill_workers_behind(error.__cause__)
             raise
     workers = getattr(batches, "_workers", [])  # also one that has died since; none where this process reads itself
     sentinels = [worker.sentinel for worker in workers]
@@ -107,7 +107,7 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
                 return
             except (_WorkerDied, RuntimeError, OSError, EOFError):  # torch's, or what reading from the dying one met
                 if not (dead := _dead(workers, timeout=1)):
-                    with _told():
+                    with _exhaustion_as_user_error():
                         raise
             else:
                 yield batch
@@ -115,11 +115,11 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
             raise UserError(_cause_of_death(dead.pid, dead.exitcode, image_of(dead.pid)))
     finally:
         if workers:
-            _end(batches, workers)
+            _kill_workers(batches, workers)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _exhaustion_as_user_error() -> Iterator[None]:
     """Raises `UserError` where the system has run out of something."""
     try:
         yield
@@ -154,7 +154,7 @@ def _dead(workers: list[BaseProcess], timeout: float = 0) -> BaseProcess | None:
     return dead
 
 
-def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
+def _kill_workers(batches: Iterator, workers: list[BaseProcess]) -> None:
     """Ends the workers, which only read, at once, and not when the garbage collector comes to it.
 
     Torch would ask them to stop, by an event whose lock a worker that was killed may have held: then it waits for ever.
@@ -166,7 +166,7 @@ def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
     batches._shutdown_workers()
 
 
-def _unmake(error: BaseException) -> None:
+def _kill_workers_behind(error: BaseException) -> None:
     """End the workers of an iterator that `error` kept from being whole, and which torch cannot clean up."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         half = frame.f_locals.get("self")

@@ -17,8 +17,8 @@ from pretrain.files import read_torch_file, write_torch_file
 LAST = "last.pth"
 INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
 # What readers of a state stumble on where it is damaged or of something else.
-STUMBLES = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
-KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
+BAD_STATE = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+KIND_OPTIONS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
     try:
-        steps_done(state.get("iteration", 0))
+        check_steps(state.get("iteration", 0))
     except ValueError as error:
         raise UserError(f"{path}: {error}; take an earlier checkpoint, or copy it again") from None
     return state
@@ -46,7 +46,7 @@ class PeriodicCheckpoint(HookBase):
     Args:
         folder: of last.pth.
         keep_period: every so many steps the state also goes into a file that stays, step_0001000.pth; 0: never.
-        batch_size: images a step, over all processes; goes into the state, see `start_of`.
+        batch_size: images a step, over all processes; goes into the state, see `resume_step`.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ def training_state(
         "iteration": iteration,
         "batch_size": batch_size,
         "rng": comm.gather(rng),
-        "metadata": about(model, iteration),
+        "metadata": backbone_metadata(model, iteration),
     }
 
 
-def about(model: nn.Module, iteration: int) -> dict[str, str]:
+def backbone_metadata(model: nn.Module, iteration: int) -> dict[str, str]:
     """What files with the backbone say of it."""
-    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.facts}
+    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.metadata}
 
 
 def check_finite(state: dict, done: int) -> None:
@@ -138,7 +138,7 @@ def restore(
     batch_size: int | None = None,
     total: int | None = None,
 ) -> int:
-    """Load a training state in place and return the step to go on at, see `start_of`.
+    """Load a training state in place and return the step to go on at, see `resume_step`.
 
     Raises:
         UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense; or
@@ -152,9 +152,9 @@ def restore(
             raise ValueError(f"{name} is not finite")
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
-        iteration = start_of(path, state["iteration"], state.get("batch_size"), batch_size, total)
+        iteration = resume_step(path, state["iteration"], state.get("batch_size"), batch_size, total)
         restore_rng(state["rng"], iteration)
-    except STUMBLES as error:
+    except BAD_STATE as error:
         raise UserError(
             f"{path}: is damaged, or was written by another model or config, and cannot be resumed: "
             f"{in_a_line(error)}; go on with that config, or from another file"
@@ -162,14 +162,14 @@ def restore(
     return iteration
 
 
-def steps_done(number) -> int:
+def check_steps(number) -> int:
     """`number`, if it can be a number of steps. Raises ValueError."""
     if type(number) is not int or not 0 <= number < 2**53:
         raise ValueError(f"its number of steps is {number!r}"[:80])
     return number
 
 
-def start_of(path: Path, done: int, saved: int | None, batch_size: int | None, total: int | None) -> int:
+def resume_step(path: Path, done: int, saved: int | None, batch_size: int | None, total: int | None) -> int:
     """The step at which a run goes on that has done `done` steps with batches of `saved` images.
 
     What was seen counts in images: with another batch size the step is another one, and no image is left out.
@@ -211,7 +211,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("its optimizer has other groups of parameters")
     places = [place for group in found for place in group["params"]]
     parameters = [parameter for group in groups for parameter in group["params"]]
-    if any(KINDS & new.keys() != KINDS & old.keys() for new, old in zip(groups, found, strict=True)):
+    if any(KIND_OPTIONS & new.keys() != KIND_OPTIONS & old.keys() for new, old in zip(groups, found, strict=True)):
         raise ValueError("it was written by another kind of optimizer")
     if not set(state["state"]) <= set(places):
         raise ValueError("its optimizer knows parameters that are in no group")

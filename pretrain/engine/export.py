@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> None:
     state, metadata = file.state, file.metadata
     if "method" not in metadata:
         raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
-    metadata |= of_run(options.checkpoint.parent / "config.yaml")
+    metadata |= run_metadata(options.checkpoint.parent / "config.yaml")
     if options.license:
         metadata["license"] = options.license
     if options.fold_layer_scale:
@@ -71,7 +71,7 @@ def card(file: BackboneFile) -> str:
     return "\n  ".join(lines)
 
 
-def of_run(config: Path) -> dict[str, str]:
+def run_metadata(config: Path) -> dict[str, str]:
     """Names of the data and of the weights that a run started from, as far as the config.yaml that it wrote tells."""
     try:
         cfg = read_config(config)

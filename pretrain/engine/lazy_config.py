@@ -15,7 +15,7 @@ from pretrain.engine.targets import TARGETS
 from pretrain.engine.yaml_config import plain_part, read_config
 from pretrain.errors import UserError, reason
 
-PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
+QUOTED = ('"', "'", "[")  # text that begins so is read as hydra reads it
 YAML = (".yaml", ".yml")
 
 
@@ -65,12 +65,12 @@ def read_file(path: str) -> DictConfig:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{_place(error, path)}; correct the config file") from error
+        raise UserError(f"{_where_reading_failed(error, path)}; correct the config file") from error
     finally:
         builtins.__import__ = import_  # Detectron2 leaves its own behind when a file fails
 
 
-def _place(error: Exception, path: str) -> str:
+def _where_reading_failed(error: Exception, path: str) -> str:
     """The file and line of a config at which reading it failed, and why."""
     if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):  # Detectron2's has no line
         file = str(error).removeprefix("Config file ").removesuffix(" has syntax error!")
@@ -106,14 +106,14 @@ def make(node, key: str, advice: str):
     try:
         return instantiate(node)
     except Exception as error:  # values of any kind meet code of any kind
-        where, error = _culprit(node, key, error)
+        where, error = _innermost_failure(node, key, error)
         if isinstance(error, UserError):
             message = str(error)
             raise (error if f"{where.partition('.')[0]}." in message else UserError(f"{where}: {message}")) from error
         raise UserError(f"{where}: {reason(error)}; {advice}") from error
 
 
-def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
+def _innermost_failure(node, key: str, error: Exception) -> tuple[str, Exception]:
     """The innermost call that fails by itself, and how."""
     names = range(len(node)) if isinstance(node, ListConfig) else node if isinstance(node, DictConfig) else ()
     for name in names:
@@ -123,7 +123,7 @@ def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
             if isinstance(child, DictConfig | ListConfig):
                 instantiate(child)
         except Exception as inner:
-            return _culprit(child, f"{key}.{name}", inner)
+            return _innermost_failure(child, f"{key}.{name}", inner)
     return key, error
 
 
@@ -167,7 +167,7 @@ def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
 
 def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
     key, _, text = override.partition("=")
-    if is_text and text != "null" and not text.startswith(PARSED):
+    if is_text and text != "null" and not text.startswith(QUOTED):
         OmegaConf.update(cfg, key, text)
     else:
         if text.startswith("[") and isinstance(_select(cfg, key), DictConfig):  # a list instead of a call

@@ -33,12 +33,12 @@ class TrainingLoop(TrainerBase):
                     self.iter += 1
             except BaseException as error:
                 self.max_iter = sys.maxsize  # what hooks do at the end of a training is not to be done now
-                self.tell(error)
+                self.explain(error)
                 raise
             finally:
                 self.after_train()
 
-    def tell(self, error: BaseException) -> None:
+    def explain(self, error: BaseException) -> None:
         """Raise UserError of an error in the first step that is none of the user's yet; log a later one."""
         if isinstance(error, UserError | FloatingPointError) or not isinstance(error, Exception):
             return

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
-from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, about, restore
+from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, backbone_metadata, restore
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.devices import check_usable
@@ -74,7 +74,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     if comm.is_main_process():
         write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
         if not start:
-            write_backbone(output / INITIAL, model.backbone.state_dict(), about(model, start))
+            write_backbone(output / INITIAL, model.backbone.state_dict(), backbone_metadata(model, start))
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
 

@@ -57,7 +57,7 @@ class PretrainTrainer(TrainingLoop):
         parts = [self.run_part(last=part == self.accumulate - 1) for part in range(self.accumulate)]
         norms = self.clip_gradients()
         scalars = self.logged_scalars([losses for losses, _ in parts], norms)
-        self.check_finite(scalars, parts)
+        self.stop_if_not_finite(scalars, parts)
         self.optimizer.step()
         self.model.after_step(self.iter)
         self.storage.put_scalars(
@@ -97,7 +97,7 @@ class PretrainTrainer(TrainingLoop):
         scalars = dict(zip([*names, *norms], values, strict=True))
         return {"total_loss": sum(scalars[name] for name in names), **scalars}
 
-    def check_finite(self, scalars: dict[str, float], parts: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def stop_if_not_finite(self, scalars: dict[str, float], parts: list[tuple[dict[str, Tensor], Tensor]]) -> None:
         """Stop all ranks before a bad gradient reaches the weights, and name the images that may be at fault."""
         if all(math.isfinite(value) for value in scalars.values()):
             return

@@ -82,19 +82,19 @@ class PeriodicWriter(hooks.PeriodicWriter):
     def after_train(self) -> None:
         if self.trainer.iter != self.written:  # what other hooks measure after the last step
             self._write()
-        with _write_errors_told():
+        with _disk_errors_as_user_errors():
             for writer in self._writers:
                 writer.close()
 
     def _write(self) -> None:
         self.written = self.trainer.iter
-        with _write_errors_told():
+        with _disk_errors_as_user_errors():
             for writer in self._writers:
                 writer.write()
 
 
 @contextmanager
-def _write_errors_told() -> Iterator[None]:
+def _disk_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

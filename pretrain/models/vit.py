@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What a weight file says beside its tensors, which do not show all of it."""
         return {
             "patch_size": str(self.patch_size),

@@ -264,7 +264,7 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
 
 def fingerprint(backbone: VisionTransformer) -> str:
     """Hash of the weights and of what tensors do not show: heads. Alike for every file of the same backbone."""
-    content = hashlib.sha256(json.dumps(backbone.facts, sort_keys=True).encode())
+    content = hashlib.sha256(json.dumps(backbone.metadata, sort_keys=True).encode())
     for name, value in sorted(backbone.state_dict().items()):
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

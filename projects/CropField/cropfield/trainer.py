@@ -8,7 +8,7 @@ from detectron2.engine import SimpleTrainer, TrainerBase
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.random_numbers import seed_step
-from pretrain.engine.checkpoint import load_optimizer, start_of
+from pretrain.engine.checkpoint import load_optimizer, resume_step
 from pretrain.engine.loop import TrainingLoop
 
 
@@ -102,7 +102,7 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
         """Seed, batch size and the optimizer's options stay this trainer's. Raises ValueError of another optimizer."""
         TrainerBase.load_state_dict(self, state_dict)
         saved = state_dict.get("batch_size")
-        self.iter = start_of("the state", self.iter + 1, saved, self.batch_size, None) - 1
+        self.iter = resume_step("the state", self.iter + 1, saved, self.batch_size, None) - 1
         groups = self.optimizer.param_groups
         options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         load_optimizer(self.optimizer, state_dict["optimizer"])
