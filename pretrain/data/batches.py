@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
 from pretrain.data.decode import BrokenImage
-from pretrain.data.workers import NowReading, start_worker, watched
+from pretrain.data.workers import NowReading, read_in_workers
 from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Whole, Workers
 
@@ -194,28 +194,9 @@ class CropLoader:
         return self._stream((step, part, num_parts) for step in itertools.count(start_step) for part in parts)
 
     def _stream(self, keys: Iterable[tuple[int, int, int]]) -> Iterator[dict]:
-        now_reading = self.dataset.now_reading = NowReading(self.num_workers)
-        loader = DataLoader(
-            self.dataset,
-            sampler=keys,
-            batch_size=None,  # a key is a whole batch already
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            worker_init_fn=start_worker,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else each start would shift torch's global generator
-        )
-
-        def image_of(process: int) -> str | None:
-            index = now_reading.by(process)
-            return None if index is None else self.source.name(index)
-
-        for batch in watched(loader, image_of):
+        parts = read_in_workers(self.dataset, keys, self.num_workers, self.source.name, pin_memory=self.pin_memory)
+        for batch in parts:
             if isinstance(batch, UserError):
                 raise batch
             self.broken.note(batch["skipped"], batch["index"].numpy())
             yield batch
-
-
-def _as_it_is(batch):
-    return batch

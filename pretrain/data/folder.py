@@ -117,6 +117,6 @@ def _walk(root: str, leave_out: Callable[[str], bool]) -> Iterator[tuple[str, li
         yield folder, [file for file in files if not file.startswith(".")]
 
 
-def _listed(kinds: Counter, most: int = 8) -> str:
-    shown = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in kinds.most_common(most))
-    return shown + ", ..." * (len(kinds) > most)
+def _listed(kinds: Counter) -> str:
+    shown = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in kinds.most_common(8))
+    return shown + ", ..." * (len(kinds) > 8)

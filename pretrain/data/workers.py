@@ -11,14 +11,14 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pretrain.data.worker_signals import obey_parent_alone, signals_held
 from pretrain.errors import UserError
@@ -57,6 +57,42 @@ class NowReading:
     def by(self, process: int) -> int | None:
         """The place of the image that worker process was at; None before its first."""
         return next((index for pid, index in self.rows.tolist() if pid == process), None)
+
+
+def read_in_workers(
+    dataset: Dataset, keys: Iterable, num_workers: int, name_of: Callable[[int], str], **options
+) -> Iterator:
+    """`dataset[key]` for each of `keys`, in their order, made in worker processes; with 0 of them, in this one.
+
+    Args:
+        dataset: notes the index of each image that it reads in its attribute `now_reading`, a `NowReading`.
+        name_of: the image of an index, for the error about a worker that died.
+        options: more of `DataLoader`'s.
+
+    Raises:
+        UserError: see `watched`.
+    """
+    now_reading = dataset.now_reading = NowReading(num_workers)
+    loader = DataLoader(
+        dataset,
+        sampler=keys,
+        batch_size=None,  # whatever a key stands for is whole already
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else each start would shift torch's global generator
+        **options,
+    )
+
+    def image_of(process: int) -> str | None:
+        index = now_reading.by(process)
+        return None if index is None else name_of(index)
+
+    return watched(loader, image_of)
+
+
+def _as_it_is(item):
+    return item
 
 
 def start_worker(worker: int) -> None:

@@ -20,11 +20,11 @@ def bf16_pays() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-def check_usable(device: str, key: str = "train.device") -> None:
+def check_usable(device: str) -> None:
     """Raise UserError unless tensors can be made, and read, on `device`."""
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # each kind of device has its own
         raise UserError(
-            f"{key}: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
+            f"train.device: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
         ) from None

@@ -14,9 +14,9 @@ from pretrain.errors import UserError, in_a_line
 from pretrain.ranges import NotNegative, Share
 
 
-def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
-    """Square-root rule: `base_lr * sqrt(batch_size / reference)`, as in DINOv2."""
-    return base_lr * math.sqrt(batch_size / reference)
+def scaled_lr(base_lr: float, batch_size: int) -> float:
+    """Square-root rule: `base_lr * sqrt(batch_size / 1024)`, as in DINOv2."""
+    return base_lr * math.sqrt(batch_size / 1024)
 
 
 def check_schedule(schedule: ParamScheduler, key: str, may_be_zero: bool = True) -> ParamScheduler:

@@ -178,6 +178,7 @@ class SelfDistillation(StudentTeacher):
 
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
+        # View-major tokens through the heads, then by image: (B, V + L, d) and (B, V, d).
         student = self.student["image_head"](student_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
         with torch.no_grad():
             teacher = self.teacher["image_head"](teacher_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
@@ -190,9 +191,9 @@ class SelfDistillation(StudentTeacher):
 
     def patch_loss(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """Eq. 4 or 5 over features (n, D) of student and teacher, weights (n,): see `MaskedPatches`."""
-        tokens = self.student[f"{name}_head"](student)[:, None]
+        tokens = self.student[f"{name}_head"](student)[:, None]  # (n, 1, d)
         with torch.no_grad():
-            targets = self.teacher[f"{name}_head"](teacher)[:, None]
+            targets = self.teacher[f"{name}_head"](teacher)[:, None]  # (n, 1, d)
         return self.cross_entropy(name, tokens, targets, tokens.new_ones(1, 1), weights.to(tokens.dtype))
 
     def cross_entropy(self, name: str, student: Tensor, teacher: Tensor, pairing: Tensor, weights: Tensor) -> Tensor:
