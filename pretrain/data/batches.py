@@ -1,6 +1,6 @@
 """Batches as a pure function of (seed, step): the same after a resume, and on any number of processes.
 
-A *position* is one integer: step * batch_size + offset in the global batch. It gives the image (a permutation
+Samples are numbered: step * batch_size + offset in the global batch. The number gives the image (a permutation
 per epoch), and the random numbers of its crops and masks. Nothing depends on workers, ranks or on what came
 before.
 """
@@ -49,15 +49,15 @@ class BatchMasks(Protocol):
         ...
 
 
-def random_stream(seed: int, stream: int, place: int, view: int = 0) -> np.random.Generator:
-    """The generator for one purpose (`stream`) at one place: a position, a step or an epoch."""
-    return np.random.default_rng((seed, stream, place, view))
+def random_stream(seed: int, stream: int, number: int, view: int = 0) -> np.random.Generator:
+    """The generator for one purpose (`stream`) and the number of a sample, a step or an epoch."""
+    return np.random.default_rng((seed, stream, number, view))
 
 
-def image_at(position: int, num_images: int, seed: int) -> int:
-    """The image's index. Each `num_images` positions are an epoch: a permutation drawn from (seed, epoch)"""
-    epoch, place = divmod(position, num_images)
-    return int(_permutation(num_images, seed, epoch)[place])
+def image_index(sample: int, num_images: int, seed: int) -> int:
+    """The index of a sample's image. Each `num_images` samples are an epoch: a permutation drawn from (seed, epoch)."""
+    epoch, offset = divmod(sample, num_images)
+    return int(_permutation(num_images, seed, epoch)[offset])
 
 
 @functools.lru_cache(maxsize=4)  # a batch may span epochs
@@ -89,10 +89,10 @@ class BatchDataset(Dataset):
             return error
         return collate(samples) | self._masks(step, offsets) | {"skipped": skipped}
 
-    def _sample(self, position: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
-        """Crop the position's image; broken ones are noted in `skipped` and replaced."""
-        substitutes = random_stream(self.seed, SUBSTITUTE, position)
-        index = image_at(position, len(self.source), self.seed)
+    def _sample(self, number: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Crop the sample's image; broken ones are noted in `skipped` and replaced."""
+        substitutes = random_stream(self.seed, SUBSTITUTE, number)
+        index = image_index(number, len(self.source), self.seed)
         for _ in range(1 + MAX_TRIES):
             if self.now_reading:
                 self.now_reading.note(index)
@@ -102,12 +102,12 @@ class BatchDataset(Dataset):
                 skipped.append((broken.name, broken.reason))
                 index = int(substitutes.integers(len(self.source)))
             else:
-                sample = self.crops(image, random_stream(self.seed, CROPS, position))
+                sample = self.crops(image, random_stream(self.seed, CROPS, number))
                 return sample | {"index": np.int64(index)}
         raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Repair or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict:
-        """What the masks make of these places: one generator for the step's plan, one for each crop."""
+        """The masks of these samples: one generator for the step's plan, one for each crop."""
 
         def crop_rng(view: int, offset: int) -> np.random.Generator:
             return random_stream(self.seed, MASK, step * self.batch_size + offset, view)
@@ -136,7 +136,7 @@ class CropLoader:
     """Endless batches of crops, boxes and masks.
 
     source: an `ImageSource`. batch_size: images a step over all processes; it may exceed the number of
-    images, for positions run on through the epochs. num_workers: worker processes, 0 to make batches in this
+    images, for samples run on through the epochs. num_workers: worker processes, 0 to make batches in this
     one. seed: >= 0. max_broken: the share of the source's images that may be broken; past it reading stops with a
     `UserError`, see `BrokenImages`. pin_memory: hand out tensors in page-locked memory, for copies to a GPU.
 

@@ -35,14 +35,14 @@ _IJEPA = (
 
 @dataclass(frozen=True)
 class Shape:
-    """What others want to know of a backbone; sizes in pixels."""
+    """What others want to know of a backbone; patch and image in pixels."""
 
     patch: int
     width: int
     depth: int
     heads: int
     mlp: int
-    height: int
+    image_height: int
     image_width: int
 
     @classmethod
@@ -54,12 +54,12 @@ class Shape:
 
     def side(self, where: str) -> int:
         """Of a square field. Raises UserError."""
-        if self.height != self.image_width:
+        if self.image_height != self.image_width:
             raise UserError(
-                f"{where} knows square images only, and the field is for {self.height} x {self.image_width} pixels; "
-                "give --image-size of a square"
+                f"{where} knows square images only, and the field is for "
+                f"{self.image_height} x {self.image_width} pixels; give --image-size of a square"
             )
-        return self.height
+        return self.image_height
 
 
 def write_timm(path: Path, file: BackboneFile) -> str:
@@ -74,7 +74,7 @@ def write_timm(path: Path, file: BackboneFile) -> str:
         "import timm\n"
         f"model = timm.create_model(\n    'vit_base_patch16_224', patch_size={shape.patch}, embed_dim={shape.width}, "
         f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
-        f"img_size=({shape.height}, {shape.image_width}), num_classes=0, pretrained=True,\n"
+        f"img_size=({shape.image_height}, {shape.image_width}), num_classes=0, pretrained=True,\n"
         f"    pretrained_cfg_overlay=dict(file={str(path)!r}, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),\n"
         ")  # features_only=True gives maps of its blocks"
     )

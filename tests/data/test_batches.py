@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.data import batches
+from pretrain.data import workers
 from pretrain.data.batches import MAX_TRIES, CropLoader
 from pretrain.data.crops import MultiCrop
 from pretrain.data.decode import BrokenImage
@@ -167,11 +167,11 @@ def test_images_are_asked_for_as_many_pixels_as_their_crops_need():
 
 def test_torchs_loader_is_told_of_workers_and_page_locked_memory(monkeypatch):
     told = []
-    make = batches.DataLoader
-    monkeypatch.setattr(batches, "DataLoader", lambda data, **how: told.append(how) or make(data, **how))
+    make = workers.DataLoader
+    monkeypatch.setattr(workers, "DataLoader", lambda data, **how: told.append(how) or make(data, **how))
     next(loader().batches())
     next(loader(num_workers=1).batches())
-    monkeypatch.setattr(batches, "DataLoader", lambda data, **how: told.append(how) or [])
+    monkeypatch.setattr(workers, "DataLoader", lambda data, **how: told.append(how) or [])
     list(loader(pin_memory=True).batches())
     assert [(how["num_workers"], how["pin_memory"]) for how in told] == [(0, False), (1, False), (0, True)]
     defaults = {name: p.default for name, p in inspect.signature(CropLoader).parameters.items()}
