@@ -135,10 +135,10 @@ class MultiCrop:
 
     @property
     def min_pixels(self) -> int:
-        """Pixels that an image needs for its smallest crop to have twice as many a side as it is resized to.
+        """Pixels (height * width) to which an image may be reduced while it is decoded.
 
-        A JPEG that is reduced no further while it is decoded gives the crops of the full image to about one grey level
-        in the mean; without the factor of two it would be up to four.
+        Its smallest crops then still have twice the side that they are resized to, and differ from those of the full
+        image by about one grey level in the mean; without the factor of two it would be up to four.
         """
         least = self.global_size**2 / self.global_scale[0]
         if self.num_local:

@@ -55,7 +55,7 @@ class NowReading:
             self.rows[worker.id, 0], self.rows[worker.id, 1] = os.getpid(), index
 
     def by(self, process: int) -> int | None:
-        """The place of the image that worker process was at; None before its first."""
+        """The index of the image that this worker process was reading; None before its first."""
         return next((index for pid, index in self.rows.tolist() if pid == process), None)
 
 

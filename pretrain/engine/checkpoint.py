@@ -110,7 +110,7 @@ def training_state(
 
 
 def backbone_metadata(model: nn.Module, iteration: int) -> dict[str, str]:
-    """What files with the backbone say of it."""
+    """Metadata of files that hold the backbone."""
     return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.metadata}
 
 

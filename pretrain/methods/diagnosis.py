@@ -1,4 +1,4 @@
-"""What a `SelfDistillation` says of itself while it trains: is it learning, and does it read its field?"""
+"""Diagnostics of a `SelfDistillation` in training: is it learning, and does it read its field?"""
 
 import numpy as np
 import torch

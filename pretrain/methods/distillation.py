@@ -107,17 +107,17 @@ class SelfDistillation(StudentTeacher):
         return self.losses(student, teacher, masked, len(batch["index"]))
 
     def masked_patches(self, batch: dict[str, Tensor]) -> dict[str, MaskedPatches]:
-        """By kind of mask, what this variant predicts; a crop whose kind is switched off stays unmasked."""
+        """Masked patches by kind, "content" and "position", where there is a loss for it; other masks are ignored."""
         kinds = [kind for kind in ("content", "position") if f"{kind}_head" in self.student]
         return {kind: MaskedPatches.of(batch[f"{kind}_masks"]) for kind in kinds}
 
     def teacher_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
-        """Of the global crops, which the teacher sees whole."""
+        """Features of the global crops, which the teacher sees unmasked."""
         backbone = self.teacher["backbone"]
         return crop_features(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
 
     def student_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
-        """Of the masked global crops, and of the local ones if there are any."""
+        """Features of the masked global crops and, if there are any, of the local crops."""
         backbone = self.student["backbone"]
         groups = [self.embed(backbone, batch["global_crops"], batch["global_boxes"], masked)]
         if "local_crops" in batch:

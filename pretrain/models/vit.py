@@ -85,7 +85,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a weight file says beside its tensors, which do not show all of it."""
+        """Metadata for weight files: the architecture, because tensors do not show all of it."""
         return {
             "patch_size": str(self.patch_size),
             "embed_dim": str(self.embed_dim),
