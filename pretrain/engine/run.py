@@ -21,7 +21,7 @@ from pretrain.engine.distributed import check_device, seed_rank
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
-from pretrain.engine.schedules import OptimizerSchedule, check_schedule, scaled_lr
+from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
@@ -30,6 +30,7 @@ from pretrain.errors import UserError
 from pretrain.files import write_text
 from pretrain.models.weights import write_backbone
 from pretrain.outputs import open_output, output_path
+from pretrain.ranges import check_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -149,13 +150,11 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
 
 def make_hooks(cfg: DictConfig, trainer: PretrainTrainer, output: Path) -> list[HookBase | None]:
     """In the order in which they run: the checkpoint before what may end the run, the writers last."""
-    schedule = OptimizerSchedule(
-        trainer.optimizer,
-        check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False),
-        check_schedule(build(cfg, "weight_decay"), "weight_decay"),
-        cfg.train.freeze_prototypes,
-        cfg.train.head_warmup,
-    )
+    lr, weight_decay = build(cfg, "lr_multiplier"), build(cfg, "weight_decay")
+    check_schedule(lr, "lr_multiplier", zero=False)
+    check_schedule(weight_decay, "weight_decay")
+    frozen = cfg.train.freeze_prototypes, cfg.train.head_warmup
+    schedule = OptimizerSchedule(trainer.optimizer, lr, weight_decay, *frozen)
     parts = trainer.model, trainer.optimizer
     checkpoint = PeriodicCheckpoint(output, *parts, batch_size=trainer.loader.batch_size, **cfg.train.checkpointer)
     watching = build(cfg, "train.hooks")

@@ -8,9 +8,9 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer, compile_blocks
 from pretrain.models.weights import load_backbone
+from pretrain.ranges import check_schedule
 
 
 class StudentTeacher(nn.Module):
@@ -25,11 +25,7 @@ class StudentTeacher(nn.Module):
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
-        for progress in (0.0, 0.5, 1 - 1e-6):  # fvcore refuses 1
-            if not 0 <= momentum(progress) <= 1:
-                raise UserError(
-                    f"model.momentum: gives {momentum(progress):g} at {progress:g} of training; it must stay in [0, 1]"
-                )
+        check_schedule(momentum, "model.momentum", high=1)
         if init:
             load_backbone(student["backbone"], init)
         self.momentum, self.max_iter = momentum, max_iter
