@@ -12,7 +12,7 @@ from pretrain.files import write_torch_file
 
 
 class Method(torch.nn.Linear):
-    backbone = SimpleNamespace(facts={"depth": "1"})
+    backbone = SimpleNamespace(metadata={"depth": "1"})
 
 
 class Hostile:
