@@ -23,24 +23,24 @@ from pretrain.ranges import BatchSize, Share, Whole, Workers
 
 MAX_TRIES = 32  # images that may stand in for a broken one
 
-# Streams of random numbers. A key always has four parts: numpy reads a missing part as zero.
+# Streams of random numbers. A seed always has four parts, because numpy reads a missing one as zero.
 ORDER, CROPS, SUBSTITUTE, MASK_PLAN, MASK = range(5)
 
 
 class ImageSource(Protocol):
-    """What a loader reads; `pretrain.data.images` has those that there are."""
+    """What a loader reads from; `pretrain.data.images` has the implementations."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str: ...
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3), reduced perhaps, but not below `min_pixels`; raises `BrokenImage`."""
+        """-> uint8 RGB (H, W, 3), possibly reduced, but to no fewer than `min_pixels` pixels; raises `BrokenImage`."""
         ...
 
 
 class BatchMasks(Protocol):
-    """What a loader asks for masks: `pretrain.data.masks.CropMasks`, or a method's own."""
+    """What makes a batch's masks: `pretrain.data.masks.CropMasks`, or a class of the method's own."""
 
     grid: tuple[int, int]
 
@@ -90,7 +90,7 @@ class BatchDataset(Dataset):
         return collate(samples) | self._masks(step, offsets) | {"skipped": skipped}
 
     def _sample(self, number: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
-        """Crop the sample's image; broken ones are noted in `skipped` and replaced."""
+        """Load and crop the sample's image; broken images are added to `skipped` and replaced by random others."""
         substitutes = random_stream(self.seed, SUBSTITUTE, number)
         index = image_index(number, len(self.source), self.seed)
         for _ in range(1 + MAX_TRIES):
@@ -137,10 +137,10 @@ class CropLoader:
 
     source: an `ImageSource`. batch_size: images a step over all processes; it may exceed the number of
     images, for samples run on through the epochs. num_workers: worker processes, 0 to make batches in this
-    one. seed: >= 0. max_broken: the share of the source's images that may be broken; past it reading stops with a
+    one. seed: >= 0. max_broken: the fraction of the source's images that may be broken; beyond it reading stops with a
     `UserError`, see `BrokenImages`. pin_memory: hand out tensors in page-locked memory, for copies to a GPU.
 
-    `broken` is the account of the broken images met in all batches that were handed out.
+    `broken` counts the broken images met in all batches so far.
 
     A batch of b images (this process's share), V global and L local crops of Sg and Sl pixels, N patches:
       `global_crops`, `local_crops`    uint8 (V*b, 3, Sg, Sg), (L*b, 3, Sl, Sl), view-major: all images' first
@@ -177,8 +177,8 @@ class CropLoader:
     def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1, accumulate: int = 1) -> Iterator[dict]:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.
 
-        rank of world_size gets its contiguous slice of every global batch, masks included; with accumulate, as so
-        many batches one after the other. Raises `UserError` when batch_size does not divide by world_size *
+        Each rank gets a contiguous slice of every global batch, masks included; with `accumulate`, as that many
+        consecutive batches. Raises `UserError` when batch_size does not divide by world_size *
         accumulate, too many images are broken, or a worker dies; an error in a worker that is not about the user's
         input is raised with its traceback.
         """

@@ -16,10 +16,10 @@ ENDINGS += extra_endings()
 
 
 class ImageFiles:
-    """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards.
+    """Image files with paths relative to one folder, or absolute. Base class of all sources except tar shards.
 
     max_pixels: of an image, see `decode_image`.
-    kinds: for people, how many images are of which kind of file and what was left out, where that was counted.
+    kinds: for the log, how many files of which ending were found and left out; "" if that was not counted.
     """
 
     max_pixels = MAX_PIXELS
@@ -70,10 +70,10 @@ class ImageFolder(ImageFiles):
 
 
 def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], bool] = lambda _: False) -> Index:
-    """What `ImageFolder` finds; names are relative to `root`, with "/" between their parts.
+    """List the files for `ImageFolder`; names are relative to `root`, with "/" as separator.
 
-    leave_out: whether to leave out a folder below `root`, by its path.
-    Raises `UserError` where a folder cannot be read.
+    leave_out: returns whether to skip a folder, given its path.
+    Raises `UserError` if a folder cannot be read.
     """
     top = os.path.join(root, "")
     names, folders = [], {}

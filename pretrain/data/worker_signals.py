@@ -1,7 +1,7 @@
-"""Who may end a data loader's worker: the process that made it, and no one else.
+"""Only the process that made a data worker may end it.
 
-Ctrl-C and schedulers signal a whole group of processes. The main process finishes its step then, and still needs its
-workers; when they must go it ends them itself, by SIGTERM if all else fails.
+Ctrl-C and schedulers signal a whole process group. The main process then finishes its step, for which it needs its
+workers, and ends them itself, with SIGTERM as the last resort.
 """
 
 import os
@@ -13,10 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Make workers in this block: SIGINT and SIGTERM wait for its end, in a worker for `obey_parent_alone`.
-
-    So does SIGCHLD, of a worker that dies at once.
-    """
+    """Block SIGINT, SIGTERM and SIGCHLD while workers are made; in a worker, until `obey_parent_alone`."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Worker processes that die (out of memory, a crash inside a decoder) end the reading in one sentence.
+"""Data workers; one that dies (out of memory, a crash in a decoder) ends the run with a clear error.
 
 Torch notices too, but raises a bare RuntimeError, and from a signal handler: wherever the main process happens to be,
 halfway through an optimizer step perhaps. Here the error comes where the next batch is asked for, and names the image.
@@ -42,7 +42,7 @@ class _WorkerDied(BaseException):
 
 
 class NowReading:
-    """Which image each worker is at, in shared memory, so that it is known when the worker is gone."""
+    """Which image each worker is reading, in shared memory, so that it is known after the worker has died."""
 
     def __init__(self, num_workers: int):
         self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64)  # process id, image
@@ -96,14 +96,14 @@ def _as_it_is(item):
 
 
 def start_worker(worker: int) -> None:
-    """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
+    """A `worker_init_fn`. Stop signals reach all processes of a job, but only the main one has state to save."""
     obey_parent_alone()
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
 
 
 def _cannot_send(error: Exception, batch) -> None:
-    """In a worker's thread that sends batches, where an error would only be printed, and the batch be waited for."""
+    """Called in a worker's thread that sends batches. By default an error there is only printed, and the run hangs."""
     if number := _exhausted(error):
         os._exit(number)  # the main process knows these
     traceback.print_exception(error)
@@ -111,9 +111,9 @@ def _cannot_send(error: Exception, batch) -> None:
 
 
 def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterator:
-    """What `loader` gives. image_of: process id -> the image that this worker is at.
+    """Yield from `loader`. image_of: process id -> the image that this worker is reading.
 
-    Raises `UserError` when a worker has died, also while its batch is waited for.
+    Raises `UserError` when a worker has died, even while its batch is being waited for.
     """
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         try:
@@ -156,7 +156,7 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
 
 @contextmanager
 def _exhaustion_as_user_error() -> Iterator[None]:
-    """Raises `UserError` where the system has run out of something."""
+    """Turn an error about an exhausted system resource into a `UserError`."""
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -166,7 +166,7 @@ def _exhaustion_as_user_error() -> Iterator[None]:
 
 
 def _exhausted(error: Exception) -> int | None:
-    """The number in `EXHAUSTED` of an error, which torch wraps in a RuntimeError."""
+    """The error number if it is in `EXHAUSTED`; torch wraps such errors in a RuntimeError."""
     text = str(error)
     number = getattr(error, "errno", None)
     if number is None and (found := re.search(r"\[Errno (\d+)\]|shared memory.*\((\d+)\)", text)):
@@ -191,9 +191,9 @@ def _dead(workers: list[BaseProcess], timeout: float = 0) -> BaseProcess | None:
 
 
 def _kill_workers(batches: Iterator, workers: list[BaseProcess]) -> None:
-    """Ends the workers, which only read, at once, and not when the garbage collector comes to it.
+    """Kill the workers at once, which only read, instead of leaving them to the garbage collector.
 
-    Torch would ask them to stop, by an event whose lock a worker that was killed may have held: then it waits for ever.
+    Torch would ask them to stop through an event whose lock a killed worker may still hold, and would wait forever.
     """
     for worker in workers:
         worker.kill()
@@ -203,7 +203,7 @@ def _kill_workers(batches: Iterator, workers: list[BaseProcess]) -> None:
 
 
 def _kill_workers_behind(error: BaseException) -> None:
-    """End the workers of an iterator that `error` kept from being whole, and which torch cannot clean up."""
+    """Kill the workers of the half-built iterator that raised `error`; torch cannot clean it up."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         half = frame.f_locals.get("self")
         if hasattr(half, "_workers"):
@@ -214,7 +214,7 @@ def _kill_workers_behind(error: BaseException) -> None:
 
 @contextmanager
 def _sigchld(handler) -> Iterator[None]:
-    """With `handler` for the signal that a child process has ended; only the main thread can set one."""
+    """Install `handler` for SIGCHLD inside the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
