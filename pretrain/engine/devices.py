@@ -1,4 +1,4 @@
-"""What this machine offers: a device, and whether bfloat16 pays on it."""
+"""The default device, and whether bfloat16 pays on it."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A backbone out of a training state, into files that say what they are; and what a file says."""
+"""Export of a backbone from a training state, and a summary of any weight file."""
 
 import argparse
 from dataclasses import replace
@@ -19,7 +19,7 @@ def export(options: argparse.Namespace) -> None:
     """Write or show what the command line of tools/export_backbone.py asks for.
 
     Raises:
-        UserError: the checkpoint is none, or a format cannot hold its backbone.
+        UserError: the checkpoint cannot be used, or the format does not support its backbone.
     """
     if not options.output:
         print(card(read_backbone(options.checkpoint)))
@@ -57,7 +57,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def card(file: BackboneFile) -> str:
-    """What the tensors show and the file says, a line each."""
+    """A summary of the architecture and the metadata, one line each."""
     found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
     positions = " x ".join(map(str, file.field_size or ())) or "no"
     count = sum(tensor.numel() for tensor in file.state.values())
@@ -72,7 +72,7 @@ def card(file: BackboneFile) -> str:
 
 
 def run_metadata(config: Path) -> dict[str, str]:
-    """Names of the data and of the weights that a run started from, as far as the config.yaml that it wrote tells."""
+    """Names of the data and of the initial weights of a run, as far as its config.yaml shows them."""
     try:
         cfg = read_config(config)
         roots, init = OmegaConf.select(cfg, "dataloader.train.source.root"), OmegaConf.select(cfg, "model.init")

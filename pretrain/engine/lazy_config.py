@@ -97,12 +97,12 @@ def load_yaml(path: str | Path) -> DictConfig:
 
 
 def build(cfg: DictConfig, key: str):
-    """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names that part."""
+    """Instantiate the config's `key`; an error in any part of it becomes a `UserError` that names that part."""
     return make(OmegaConf.select(cfg, key), key, "correct it in the config or on the command line")
 
 
 def make(node, key: str, advice: str):
-    """`instantiate(node)`, of a part that errors call `key`; what it refuses becomes a `UserError` with `advice`."""
+    """Instantiate `node`; an error becomes a `UserError` that names the part below `key` and ends with `advice`."""
     try:
         return instantiate(node)
     except Exception as error:  # values of any kind meet code of any kind
@@ -114,7 +114,7 @@ def make(node, key: str, advice: str):
 
 
 def _innermost_failure(node, key: str, error: Exception) -> tuple[str, Exception]:
-    """The innermost call that fails by itself, and how."""
+    """Key and error of the innermost call that fails on its own."""
     names = range(len(node)) if isinstance(node, ListConfig) else node if isinstance(node, DictConfig) else ()
     for name in names:
         child = None
@@ -128,7 +128,7 @@ def _innermost_failure(node, key: str, error: Exception) -> tuple[str, Exception
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
-    """Raise UserError if nothing reads `key`: neither in the config, nor an argument of the call it would go to."""
+    """Raise UserError unless `key` is in the config, or is an argument of the call that it would be added to."""
     node, inside_call, prefix = cfg, False, ""
     for part in key.split("."):
         if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
@@ -157,7 +157,7 @@ def check_key(cfg: DictConfig, key: str) -> None:
 
 
 def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
-    """Raise UserError where `key` belongs to a variable of the config file: what went into the model is a copy."""
+    """Raise UserError if `key` belongs to a variable of the config file, of which the model has a copy."""
     top = key.partition(".")[0]
     if form and top not in form.__annotations__ and top not in references(cfg):
         raise UserError(
@@ -176,7 +176,7 @@ def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
 
 
 def _holds_text(cfg: DictConfig, key: str, before) -> bool:
-    """Whether text stands at `key`, or belongs there and a number does not."""
+    """Whether the value at `key` is text, or must be text and not a number."""
     hint = hint_at(cfg, key)
     return isinstance(before, str) or (hint is not None and fits("text", hint) and not fits(1, hint))
 

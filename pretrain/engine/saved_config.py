@@ -1,4 +1,4 @@
-"""The config that a run leaves beside its checkpoints, and what a resumed run has changed in it."""
+"""The config.yaml beside a run's checkpoints, and what a resumed run changes in it."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def as_yaml(cfg: DictConfig) -> str:
-    """What `LazyConfig.save` writes: every value, interpolations as they stand.
+    """The text that `LazyConfig.save` writes: every value, interpolations unresolved.
 
     Raises:
         UserError: the config cannot be written as text, or there is no room for temporary files.

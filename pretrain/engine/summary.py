@@ -1,4 +1,4 @@
-"""What a run says when it is done."""
+"""The summary at the end of a run."""
 
 import datetime
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class Summary(HookBase):
-    """At the end of a run that was not cut short: its time, last values, checkpoint, and what to do with it."""
+    """After a complete run, logs its duration, last values, checkpoint and the next command."""
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint

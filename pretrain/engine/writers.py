@@ -1,4 +1,4 @@
-"""Where a run writes what it logs: the console line, Weights & Biases, and a sentence when the disk is full."""
+"""Writers of metrics: the console line, Weights & Biases, and a clear error when the disk is full."""
 
 import datetime
 import logging
@@ -48,7 +48,7 @@ class ConsoleWriter(EventWriter):
 
 
 def mirror_to_wandb(**options) -> None:
-    """From here on Weights & Biases gets what TensorBoard gets; call it before TensorBoard's writer is made.
+    """Mirror TensorBoard's metrics to Weights & Biases; call it before TensorBoard's writer is made.
 
     Args:
         options: of `wandb.init`: project, name, dir, id and resume="allow" to go on with a run, ...

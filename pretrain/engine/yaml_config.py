@@ -1,4 +1,4 @@
-"""Configs that come as data, in YAML: reading and building them runs no code but what is listed here.
+"""YAML configs as untrusted data: reading them runs no code, and they may build only listed targets.
 
 A LazyConfig file is Python and is trusted like a program. A .yaml file may be anybody's: the one in a run's folder, or
 one given as --config-file. Detectron2 reads it with `yaml.unsafe_load`, and calls whatever a `_target_` names.
@@ -50,7 +50,7 @@ def without_tags(text: str) -> str:
 
 
 def plain_part(cfg: DictConfig, key: str, targets: Collection[str], path: str | Path):
-    """What `cfg` has at `key`, as plain dicts, lists and values, interpolations written out.
+    """The value at `key` as plain dicts, lists and values, interpolations resolved.
 
     Args:
         targets: what a `_target_` in it may name, in full.
@@ -82,7 +82,7 @@ def check_targets(part, targets: Collection[str], path: str | Path, key: str = "
 
 
 def nodes(tree, key: str = "") -> Iterator[tuple[str, object]]:
-    """Everything in plain dicts and lists, by its dotted key: `tree` itself first, then what it holds."""
+    """All nodes of nested dicts and lists with their dotted keys, parents first."""
     yield key, tree
     if isinstance(tree, dict | list):
         for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):

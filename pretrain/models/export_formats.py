@@ -1,4 +1,4 @@
-"""A backbone as timm, Hugging Face's transformers and Detectron2 take it, with the lines that load it there.
+"""Backbones in the formats of timm, transformers and Detectron2, with the code that loads them there.
 
 Folding LayerScale and a class token's position of zero change no feature. At other sizes than the field's, timm
 resamples positions with antialiasing, so features differ slightly; transformers and Detectron2 interpolate as we do.
@@ -35,7 +35,7 @@ _IJEPA = (
 
 @dataclass(frozen=True)
 class Shape:
-    """What others want to know of a backbone; patch and image in pixels."""
+    """Sizes of a backbone: patch and image in pixels, `mlp` and `width` in channels."""
 
     patch: int
     width: int

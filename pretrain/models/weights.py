@@ -1,4 +1,4 @@
-"""Weights of a backbone: read them from any file that is known, build a backbone for them, fill one, write them."""
+"""Weights of a backbone: read them from any supported file, build or fill a backbone, write a file."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ _EXPECTED_LEFTOVERS = "cls_token mask_token masked_embed norm head head_dist fc_
 
 @dataclass
 class LoadReport:
-    """What a load did. `str()` is the sentence for the log."""
+    """Result of loading weights; `str()` is the line for the log."""
 
     path: str
     matched: int = 0  # tensors of the backbone that the file filled
@@ -202,7 +202,7 @@ def _square(cells: int) -> tuple[int, int]:
 
 
 def _note_heads(file: BackboneFile, backbone: nn.Module, report: LoadReport) -> None:
-    """A wrong number of heads fits every tensor and computes nonsense."""
+    """Note an assumed number of heads: a wrong one fits every tensor and computes nonsense."""
     heads, width = backbone.blocks[0].attn.num_heads, backbone.state_dict()[PATCH_WEIGHT].shape[0]
     published = PUBLISHED_HEADS.get(width)
     if file.num_heads is None and heads != published:
