@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pretrain.openmp import choose_waiting
 from pretrain.parent import end_with_parent
 
+MAX_REASON = 300  # characters of what an exception says
+
 
 class UserError(Exception):
     r"""Bad input. The message says what is wrong, where, and what to do about it.
@@ -25,6 +27,25 @@ def _escaped(character: str) -> str:
     r"""A byte of a name that is not UTF-8 as \xff, the others as Python writes them."""
     number = ord(character) - 0xDC00
     return f"\\x{number:02x}" if 0x80 <= number <= 0xFF else ascii(character)[1:-1]
+
+
+def in_a_line(error: BaseException) -> str:
+    """All that an exception says, which may be a page, in one line that is not too long."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:MAX_REASON]
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its type; of a YAML file's fault the line that it is in."""
+    problem = getattr(error, "problem", None)  # YAML's errors begin with what was being read, and have a place
+    if problem and "tag:yaml.org,2002:python/" in problem:
+        return f"it asks for a Python object ({problem.rpartition('python/')[2].strip(chr(39))}), which could run code"
+    if problem and getattr(error, "problem_mark", None):
+        return f"line {error.problem_mark.line + 1}: {problem}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else lines[0]
+    if isinstance(error, KeyError | RecursionError | MemoryError | NotImplementedError):
+        line = f"{type(error).__name__}: {line}" if line != type(error).__name__ else line
+    return line[:MAX_REASON]
 
 
 def run_main(main: Callable[[], int | None]) -> None:

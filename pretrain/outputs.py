@@ -1,4 +1,4 @@
-"""What goes out: one writer a folder, never over a finished run, never over an input, never twice under one name.
+"""Output folders: one writer each, never over a finished run or an input, never two files of one name.
 
 Drafts and renaming, which keep a file whole, are `pretrain.files`' part.
 """
@@ -105,7 +105,7 @@ def refuse_occupied(folder: Path) -> None:
 
 
 def is_output(folder: str | os.PathLike) -> bool:
-    """Whether a tool has written into `folder`."""
+    """Whether `folder` is the output of a tool, by its lock file."""
     return os.path.lexists(os.path.join(folder, LOCK))
 
 

@@ -1,4 +1,4 @@
-"""A command that another one started ends when that one does, however it ends: by SIGKILL, out of memory, a crash."""
+"""Ends a command when the command that started it has ended, even by SIGKILL, lack of memory or a crash."""
 
 import os
 import signal

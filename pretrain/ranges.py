@@ -1,12 +1,15 @@
-"""Types of arguments that say which values make sense: `depth: Layers` is a whole number from 1 to 1,000.
+"""Which values make sense. Types of arguments say it: `depth: Layers` is a whole number from 1 to 1,000.
 
-They are for the reader and for the configs' boundary (`pretrain.engine.config_values`), which refuses other values
+The types are for the reader and for the configs' boundary (`pretrain.engine.config_values`), which refuses other values
 before anything is built. At run time they are plain numbers.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
+
+from pretrain.errors import UserError, in_a_line
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,22 @@ Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]  # probabilities too
 ShareBelowOne = Annotated[float, Range(0, 1, below=True)]
+
+
+def check_schedule(schedule: Callable[[float], float], key: str, high: float = math.inf, zero: bool = True) -> None:
+    """Raise UserError, with the config's key, unless all that a schedule gives over a training is from 0 to `high`.
+
+    zero: whether it may be 0 throughout.
+    """
+    values, wanted = [], f"numbers from 0 {'on' if high == math.inf else f'to {high:g}'}"
+    for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-6):  # fvcore refuses 1
+        try:
+            value = schedule(progress)
+            found, good = f"{value:.4g}", math.isfinite(value) and 0 <= value <= high
+        except Exception as error:  # a schedule is anyone's function
+            found, good = f"{type(error).__name__} ({in_a_line(error)})", False
+        if not good:
+            raise UserError(f"{key}: gives {found} at {progress:.4g} of training; it must give {wanted}")
+        values.append(value)
+    if not zero and not any(values):
+        raise UserError(f"{key}: gives 0 throughout, and nothing would be trained; give another schedule")

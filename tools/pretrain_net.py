@@ -23,23 +23,25 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def run(args: argparse.Namespace) -> None:
-    """One process of the run."""
+def load(args: argparse.Namespace):
     from pretrain.engine.forms import Pretraining
     from pretrain.engine.lazy_config import load_config
+
+    return load_config(args.config_file, args.overrides, Pretraining)
+
+
+def run(args: argparse.Namespace) -> None:
+    """One process of the run."""
     from pretrain.engine.run import pretrain
 
-    pretrain(load_config(args.config_file, args.overrides, Pretraining), resume=args.resume)
+    pretrain(load(args), resume=args.resume)
 
 
 def main() -> None:
     args = parse_args()
     from pretrain.engine.distributed import start
-    from pretrain.engine.forms import Pretraining
-    from pretrain.engine.lazy_config import load_config
 
-    # A mistake is told once, before there are many processes.
-    load_config(args.config_file, args.overrides, Pretraining)
+    load(args)  # a mistake is told once, before there are many processes
     start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 

@@ -1,4 +1,4 @@
-"""Data room: image sources, crops with their boxes, photometric augmentation, masks, batches."""
+"""Image sources, crops with their boxes, photometric augmentation, masks, batches."""
 
 # ImageNet statistics in RGB on the 0..255 scale; every backbone of this project is trained with them.
 IMAGE_MEAN = (123.675, 116.28, 103.53)

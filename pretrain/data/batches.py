@@ -1,6 +1,6 @@
 """Batches as a pure function of (seed, step): the same after a resume, and on any number of processes.
 
-A *position* is one integer: step * batch_size + offset in the global batch. It gives the image (a permutation
+Samples are numbered: step * batch_size + offset in the global batch. The number gives the image (a permutation
 per epoch), and the random numbers of its crops and masks. Nothing depends on workers, ranks or on what came
 before.
 """
@@ -12,35 +12,35 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import BrokenImage
-from pretrain.data.workers import NowReading, start_worker, watched
+from pretrain.data.decode import BrokenImage
+from pretrain.data.workers import NowReading, read_in_workers
 from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Whole, Workers
 
 MAX_TRIES = 32  # images that may stand in for a broken one
 
-# Streams of random numbers. A key always has four parts: numpy reads a missing part as zero.
+# Streams of random numbers. A seed always has four parts, because numpy reads a missing one as zero.
 ORDER, CROPS, SUBSTITUTE, MASK_PLAN, MASK = range(5)
 
 
 class ImageSource(Protocol):
-    """What a loader reads; `pretrain.data.images` has those that there are."""
+    """What a loader reads from; `pretrain.data.images` has the implementations."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str: ...
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3), reduced perhaps, but not below `min_pixels`; raises `BrokenImage`."""
+        """-> uint8 RGB (H, W, 3), possibly reduced, but to no fewer than `min_pixels` pixels; raises `BrokenImage`."""
         ...
 
 
 class BatchMasks(Protocol):
-    """What a loader asks for masks: `pretrain.data.masks.CropMasks`, or a method's own."""
+    """What makes a batch's masks: `pretrain.data.masks.CropMasks`, or a class of the method's own."""
 
     grid: tuple[int, int]
 
@@ -49,15 +49,15 @@ class BatchMasks(Protocol):
         ...
 
 
-def random_stream(seed: int, stream: int, place: int, view: int = 0) -> np.random.Generator:
-    """The generator for one purpose (`stream`) at one place: a position, a step or an epoch."""
-    return np.random.default_rng((seed, stream, place, view))
+def random_stream(seed: int, stream: int, number: int, view: int = 0) -> np.random.Generator:
+    """The generator for one purpose (`stream`) and the number of a sample, a step or an epoch."""
+    return np.random.default_rng((seed, stream, number, view))
 
 
-def image_at(position: int, num_images: int, seed: int) -> int:
-    """The image's index. Each `num_images` positions are an epoch: a permutation drawn from (seed, epoch)"""
-    epoch, place = divmod(position, num_images)
-    return int(_permutation(num_images, seed, epoch)[place])
+def image_index(sample: int, num_images: int, seed: int) -> int:
+    """The index of a sample's image. Each `num_images` samples are an epoch: a permutation drawn from (seed, epoch)."""
+    epoch, offset = divmod(sample, num_images)
+    return int(_permutation(num_images, seed, epoch)[offset])
 
 
 @functools.lru_cache(maxsize=4)  # a batch may span epochs
@@ -89,10 +89,10 @@ class BatchDataset(Dataset):
             return error
         return collate(samples) | self._masks(step, offsets) | {"skipped": skipped}
 
-    def _sample(self, position: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
-        """Crop the position's image; broken ones are noted in `skipped` and replaced."""
-        substitutes = random_stream(self.seed, SUBSTITUTE, position)
-        index = image_at(position, len(self.source), self.seed)
+    def _sample(self, number: int, skipped: list[tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Load and crop the sample's image; broken images are added to `skipped` and replaced by random others."""
+        substitutes = random_stream(self.seed, SUBSTITUTE, number)
+        index = image_index(number, len(self.source), self.seed)
         for _ in range(1 + MAX_TRIES):
             if self.now_reading:
                 self.now_reading.note(index)
@@ -102,12 +102,12 @@ class BatchDataset(Dataset):
                 skipped.append((broken.name, broken.reason))
                 index = int(substitutes.integers(len(self.source)))
             else:
-                sample = self.crops(image, random_stream(self.seed, CROPS, position))
+                sample = self.crops(image, random_stream(self.seed, CROPS, number))
                 return sample | {"index": np.int64(index)}
         raise UserError(f"no readable image in {1 + MAX_TRIES} tries: {summarize(skipped)}. Repair or remove the files")
 
     def _masks(self, step: int, offsets: range) -> dict:
-        """What the masks make of these places: one generator for the step's plan, one for each crop."""
+        """The masks of these samples: one generator for the step's plan, one for each crop."""
 
         def crop_rng(view: int, offset: int) -> np.random.Generator:
             return random_stream(self.seed, MASK, step * self.batch_size + offset, view)
@@ -136,11 +136,11 @@ class CropLoader:
     """Endless batches of crops, boxes and masks.
 
     source: an `ImageSource`. batch_size: images a step over all processes; it may exceed the number of
-    images, for positions run on through the epochs. num_workers: worker processes, 0 to make batches in this
-    one. seed: >= 0. max_broken: the share of the source's images that may be broken; past it reading stops with a
+    images, for samples run on through the epochs. num_workers: worker processes, 0 to make batches in this
+    one. seed: >= 0. max_broken: the fraction of the source's images that may be broken; beyond it reading stops with a
     `UserError`, see `BrokenImages`. pin_memory: hand out tensors in page-locked memory, for copies to a GPU.
 
-    `broken` is the account of the broken images met in all batches that were handed out.
+    `broken` counts the broken images met in all batches so far.
 
     A batch of b images (this process's share), V global and L local crops of Sg and Sl pixels, N patches:
       `global_crops`, `local_crops`    uint8 (V*b, 3, Sg, Sg), (L*b, 3, Sl, Sl), view-major: all images' first
@@ -152,7 +152,7 @@ class CropLoader:
       `index`                          int64 (b,), the images' places in `source`
       `skipped`                        list of (name, reason) of the broken images met
 
-    Raises `UserError` for an empty source or values out of range.
+    Raises `UserError` for an empty source.
     """
 
     def __init__(
@@ -169,41 +169,16 @@ class CropLoader:
     ):
         if len(source) == 0:
             raise UserError("the image source is empty: give at least one image")
-        if batch_size < 1 or num_workers < 0 or seed < 0:
-            raise UserError(
-                f"batch_size {batch_size}, num_workers {num_workers}, seed {seed}: batch_size must be at "
-                "least 1, the others not negative"
-            )
-        if any(crops.global_size % side for side in masks.grid):
-            grid = f"{masks.grid[0]} x {masks.grid[1]}"
-            raise UserError(
-                f"global crops of {crops.global_size} pixels do not divide into the masks' {grid} patches; "
-                "make them agree"
-            )
         self.dataset = BatchDataset(source, crops, masks, batch_size, seed)
+        self.source, self.batch_size = source, batch_size
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.broken = BrokenImages(len(source), max_broken)
-
-    @property
-    def source(self) -> ImageSource:
-        """Where the images come from."""
-        return self.dataset.source
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step, over all processes."""
-        return self.dataset.batch_size
-
-    @property
-    def images_per_epoch(self) -> int:
-        """Number of images in the source, broken ones included."""
-        return len(self.source)
 
     def batches(self, start_step: int = 0, rank: int = 0, world_size: int = 1, accumulate: int = 1) -> Iterator[dict]:
         """Batches of steps start_step, start_step + 1, ... without end; workers live as long as the iterator.
 
-        rank of world_size gets its contiguous slice of every global batch, masks included; with accumulate, as so
-        many batches one after the other. Raises `UserError` when batch_size does not divide by world_size *
+        Each rank gets a contiguous slice of every global batch, masks included; with `accumulate`, as that many
+        consecutive batches. Raises `UserError` when batch_size does not divide by world_size *
         accumulate, too many images are broken, or a worker dies; an error in a worker that is not about the user's
         input is raised with its traceback.
         """
@@ -219,28 +194,9 @@ class CropLoader:
         return self._stream((step, part, num_parts) for step in itertools.count(start_step) for part in parts)
 
     def _stream(self, keys: Iterable[tuple[int, int, int]]) -> Iterator[dict]:
-        now_reading = self.dataset.now_reading = NowReading(self.num_workers)
-        loader = DataLoader(
-            self.dataset,
-            sampler=keys,
-            batch_size=None,  # a key is a whole batch already
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            worker_init_fn=start_worker,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else each start would shift torch's global generator
-        )
-
-        def image_of(process: int) -> str | None:
-            index = now_reading.by(process)
-            return None if index is None else self.source.name(index)
-
-        for batch in watched(loader, image_of):
+        parts = read_in_workers(self.dataset, keys, self.num_workers, self.source.name, pin_memory=self.pin_memory)
+        for batch in parts:
             if isinstance(batch, UserError):
                 raise batch
             self.broken.note(batch["skipped"], batch["index"].numpy())
             yield batch
-
-
-def _as_it_is(batch):
-    return batch

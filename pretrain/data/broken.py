@@ -1,4 +1,4 @@
-"""The account of a run's broken images, and the limit past which there are too many."""
+"""Counts the broken images of a run and raises when there are too many."""
 
 import logging
 import os
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class BrokenImages:
-    """Which images were found broken, and why. Each counts once, however often its turn comes.
+    """Which images were found broken, and why. Each counts once, however often it is drawn.
 
-    num_images: in the source. max_share: the share of the source's images that may be broken.
+    num_images: size of the source. max_share: the fraction of its images that may be broken.
 
-    The limit is passed for certain when more than max_share * num_images are known. It is taken to be passed as soon
-    as the images that this process has tried leave no doubt: with n of them tried, more than a + 3 sqrt(a) + 3 broken,
-    where a = max_share * n are allowed (three standard deviations: images come in random order, so no chance hit).
+    The limit is exceeded when more than max_share * num_images broken images are known, or earlier, when the images
+    tried by this process leave no doubt: more than a + 3 sqrt(a) + 3 of n are broken, where a = max_share * n would be
+    allowed. That is three standard deviations; images come in random order.
     """
 
     def __init__(self, num_images: int, max_share: float):
@@ -34,14 +34,14 @@ class BrokenImages:
         return len(self.reasons)
 
     def add(self, broken: Iterable[tuple[str, str]]) -> None:
-        """Count (name, reason) of images that an earlier part of the run, or another process, found broken."""
+        """Add (name, reason) of images that another process found broken."""
         for name, reason in broken:
             self.reasons.setdefault(name, reason)
 
     def note(self, broken: Iterable[tuple[str, str]], readable: np.ndarray) -> None:
-        """Take in what came of one batch, naming in the log what is new.
+        """Record the images of one batch, and log the broken ones that are new.
 
-        readable: int (n,), the places of the images that could be read. Raises `UserError` past the limit.
+        readable: int (n,), indices of the images that could be read. Raises `UserError` beyond the limit.
         """
         for name, reason in broken:
             self._met.add(name)
@@ -53,27 +53,20 @@ class BrokenImages:
         self.check()
 
     def check(self) -> None:
-        """Raise `UserError` past the limit."""
+        """Raise `UserError` beyond the limit."""
         tried = len(self._met) + int(np.count_nonzero(self._readable))
         allowed = self.max_share * tried
         beyond_doubt = len(self._met) > allowed + 3 * allowed**0.5 + 3
         if beyond_doubt or len(self) > self.max_share * self.num_images:
             raise UserError(
-                f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: {self.summary()}. "
-                f"max_broken allows a share of {self.max_share:g}: repair or remove the files, or raise it"
+                f"too many of the {self.num_images:,} images are broken, {len(self):,} so far: "
+                f"{summarize(self.reasons.items())}. max_broken allows a share of {self.max_share:g}: "
+                "repair or remove the files, or raise it"
             )
-
-    def counts(self) -> Counter[str]:
-        """How many of each reason."""
-        return Counter(self.reasons.values())
-
-    def summary(self) -> str:
-        """The reasons, most frequent first, with an example of each: "12 truncated (a.jpg), 3 not an image (b.png)"."""
-        return summarize(self.reasons.items())
 
 
 def summarize(broken: Iterable[tuple[str, str]]) -> str:
-    """Count the reasons of (name, reason), with an example of each."""
+    """The reasons of (name, reason), most frequent first: "12 truncated (a.jpg), 3 not an image (b.png)"."""
     examples, counts = {}, Counter()
     for name, reason in broken:
         examples.setdefault(reason, name)

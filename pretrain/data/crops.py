@@ -106,7 +106,7 @@ class MultiCrop:
     it shows; False flips the pixels alone. The paper does not say which.
     `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
     `photometric`: three `Photometric`s, for the first global crop, further global crops and local crops; None
-    is DINOv2's. Raises `UserError` for values out of range.
+    is DINOv2's. Raises `UserError` for an unknown distribution and for ranges that are none.
     """
 
     def __init__(
@@ -127,14 +127,6 @@ class MultiCrop:
         _check_range("global_scale", global_scale, 1.0)
         _check_range("local_scale", local_scale, 1.0)
         _check_range("aspect", aspect, np.inf)
-        for name, value, least in (
-            ("num_global", num_global, 1),
-            ("num_local", num_local, 0),
-            ("global_size", global_size, 1),
-            ("local_size", local_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}: it must be at least {least}")
         self.global_size, self.global_scale, self.num_global = global_size, tuple(global_scale), num_global
         self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
         self.aspect, self.scale_distribution = tuple(aspect), scale_distribution
@@ -143,10 +135,10 @@ class MultiCrop:
 
     @property
     def min_pixels(self) -> int:
-        """Pixels that an image needs for its smallest crop to have twice as many a side as it is resized to.
+        """Pixels (height * width) to which an image may be reduced while it is decoded.
 
-        A JPEG that is reduced no further while it is decoded gives the crops of the full image to about one grey level
-        in the mean; without the factor of two it would be up to four.
+        Its smallest crops then still have twice the side that they are resized to, and differ from those of the full
+        image by about one grey level in the mean; without the factor of two it would be up to four.
         """
         least = self.global_size**2 / self.global_scale[0]
         if self.num_local:

@@ -1,4 +1,4 @@
-"""Decoding: every kind of image file that is met in the wild becomes 8-bit RGB, or a `BrokenImage`."""
+"""Decoding: image files of any kind become 8-bit RGB, or raise `BrokenImage`."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ REDUCTIONS = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE
 
 
 class BrokenImage(Exception):
-    """An image that cannot be used. `name`: which one; `reason`: one short phrase per kind, so that kinds can
+    """An image that cannot be used. `name`: its file; `reason`: a short phrase from a fixed set, so that reasons can
     be counted.
     """
 
@@ -45,15 +45,14 @@ def decode_image(
 ) -> np.ndarray:
     """Decode a file, or the bytes of one -> uint8 RGB (H, W, 3), upright.
 
-    EXIF orientation is applied; of several frames the first is taken. 16-bit values keep their upper half;
-    32-bit ones have no agreed white and are stretched from their own minimum to maximum. Transparent images
-    are laid on mid-grey: dropping alpha would show whatever colour hides under transparent pixels, and grey
-    says least. Pixels are counted in the header, before decoding. OpenCV decodes plain JPEGs, Pillow all
-    else but `REFUSED_FORMATS`.
+    EXIF orientation is applied, and only the first of several frames is read. 16-bit values keep their upper byte;
+    32-bit values have no agreed white level and are stretched from minimum to maximum. Transparent images are
+    composited on mid-grey, because dropping alpha would show arbitrary colours. The size is checked in the header,
+    before decoding. OpenCV decodes plain JPEGs, Pillow everything else except `REFUSED_FORMATS`.
 
-    min_pixels: a plain JPEG comes at a half, a quarter or an eighth of its sides where that leaves so many pixels: its
-    decoder makes the small image directly, in less time. The last row and column may stand for fewer pixels than the
-    others. None: as it is.
+    min_pixels: a plain JPEG is decoded at a half, a quarter or an eighth of its sides if at least this many pixels
+    remain, which takes less time. The last row and column may then stand for fewer pixels than the others. None: full
+    size.
 
     Raises `BrokenImage` with reason "missing", "not a file" (a pipe would be waited for without end), "file too large"
     (over 1 GiB), "cannot be read", "empty file", "not an image", "zero size", "too many pixels", "truncated" or
@@ -107,13 +106,13 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 
 def lift_pillows_limit(max_pixels: int) -> None:
-    """Have Pillow open images of so many pixels; whether they are too many is then for who opens them to judge."""
+    """Let Pillow open images of up to `max_pixels`; the caller checks the size."""
     if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def extra_endings() -> tuple[str, ...]:
-    """Of files in formats that not every Pillow reads: those that this one does, HEIF by the package pillow_heif."""
+    """File endings of the optional formats that this installation reads; HEIF needs the package pillow_heif."""
     known = (
         (features.check("avif"), (".avif",)),
         (features.check("jpg_2000"), (".jp2", ".j2k", ".jpx")),
@@ -124,7 +123,7 @@ def extra_endings() -> tuple[str, ...]:
 
 @functools.cache
 def safe_formats() -> list[str]:
-    """Pillow's names of the formats that it reads by itself, for `Image.open(..., formats=...)`."""
+    """Names of the formats that Pillow decodes without external programs, for `Image.open(..., formats=...)`."""
     Image.init()
     with contextlib.suppress(ImportError):
         import pillow_heif
@@ -134,13 +133,13 @@ def safe_formats() -> list[str]:
 
 
 def _has_no_pixels(data: bytes) -> bool:
-    """Pillow does not know a PNG or BMP of no width or height from something that is no image."""
+    """Whether it is a PNG or BMP of zero width or height, which Pillow reports as an unknown format."""
     sizes = data[16:24] if data.startswith(b"\x89PNG") else data[18:26] if data.startswith(b"BM") else b""
     return bytes(4) in (sizes[:4], sizes[4:])
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker after the last scan? Some OpenCV releases silently fill what is missing."""
+    """Whether an end marker follows the last scan; some OpenCV releases silently fill in missing data."""
     end = data.rfind(b"\xff\xd9")
     return end >= 0 and data.find(b"\xff\xda", end) < 0
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ ENDINGS += extra_endings()
 
 
 class ImageFiles:
-    """Images in files whose paths are relative to one folder, or absolute. Base of all sources but tar shards.
+    """Image files with paths relative to one folder, or absolute. Base class of all sources except tar shards.
 
     max_pixels: of an image, see `decode_image`.
-    kinds: for people, how many images are of which kind of file and what was left out, where that was counted.
+    kinds: for the log, how many files of which ending were found and left out; "" if that was not counted.
     """
 
     max_pixels = MAX_PIXELS
@@ -70,45 +70,53 @@ class ImageFolder(ImageFiles):
 
 
 def list_folder(root: str, endings: tuple[str, ...], leave_out: Callable[[str], bool] = lambda _: False) -> Index:
-    """What `ImageFolder` finds; names are relative to `root`, with "/" between their parts.
+    """List the files for `ImageFolder`; names are relative to `root`, with "/" as separator.
 
-    leave_out: whether to leave out a folder below `root`, by its path.
-    Raises `UserError` where a folder cannot be read.
+    leave_out: returns whether to skip a folder, given its path.
+    Raises `UserError` if a folder cannot be read.
     """
-
-    def fail(error: OSError):
+    top = os.path.join(root, "")
+    names, folders = [], {}
+    taken_kinds, other_kinds = Counter(), Counter()
+    try:
+        for folder, files in _walk(top, leave_out):
+            folders[folder] = stamp(folder)
+            inside = os.path.join(folder[len(top) :], "") if folder != top else ""
+            for file in files:
+                taken = file.lower().endswith(endings)
+                names += [inside + file] * taken
+                (taken_kinds if taken else other_kinds)[os.path.splitext(file.lower())[1]] += 1
+    except OSError as error:
         raise UserError(
             f"folder {error.filename} cannot be read ({error.strerror}): correct its permissions"
         ) from error
-
-    top = os.path.join(root, "")
-    names, seen, folders = [], {os.path.realpath(root)}, {}
-    kept_kinds, other_kinds = Counter(), Counter()
-    for folder, subfolders, files in os.walk(top, followlinks=True, onerror=fail):
-        try:
-            folders[folder] = stamp(folder)
-        except OSError as error:
-            fail(error)
-        kept = []
-        for sub in sorted(subfolders):
-            real = os.path.realpath(os.path.join(folder, sub))
-            path = os.path.join(folder, sub)
-            if not sub.startswith(".") and real not in seen and not leave_out(path):  # `seen` also ends loops of links
-                seen.add(real)
-                kept.append(sub)
-        subfolders[:] = kept
-        inside = os.path.join(folder[len(top) :], "") if folder != top else ""
-        for file in files:
-            if not file.startswith("."):
-                taken = file.lower().endswith(endings)
-                names += [inside + file] * taken
-                (kept_kinds if taken else other_kinds)[os.path.splitext(file.lower())[1]] += 1
     index = Index.of(sorted(names), folders)
     left_out = [f"left out by their ending: {_listed(other_kinds)}"] if other_kinds else []
-    index.kinds = "; ".join([_listed(kept_kinds)] * bool(kept_kinds) + left_out)
+    index.kinds = "; ".join([_listed(taken_kinds)] * bool(taken_kinds) + left_out)
     return index
 
 
-def _listed(kinds: Counter, most: int = 8) -> str:
-    shown = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in kinds.most_common(most))
-    return shown + ", ..." * (len(kinds) > most)
+def _walk(root: str, leave_out: Callable[[str], bool]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `root` on with its files, nothing hidden; links are followed, to each real folder once.
+
+    Raises OSError.
+    """
+    seen = {os.path.realpath(root)}
+
+    def fail(error: OSError):
+        raise error
+
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=fail):
+        found, subfolders[:] = sorted(subfolders), []
+        for name in found:
+            path = os.path.join(folder, name)
+            real = os.path.realpath(path)
+            if not name.startswith(".") and real not in seen and not leave_out(path):
+                seen.add(real)
+                subfolders.append(name)
+        yield folder, [file for file in files if not file.startswith(".")]
+
+
+def _listed(kinds: Counter) -> str:
+    shown = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in kinds.most_common(8))
+    return shown + ", ..." * (len(kinds) > 8)

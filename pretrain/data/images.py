@@ -12,15 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
+from pretrain.data.decode import MAX_PIXELS, BrokenImage
 from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
 from pretrain.data.index import Names
 from pretrain.data.lists import CocoJson, ImageList
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
 from pretrain.ranges import Count
-
-__all__ = ["BrokenImage", "CocoJson", "ENDINGS", "ImageFolder", "ImageList", "TarShards", "decode_image", "open_source"]
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # TarShards says what is wrong with the others
 

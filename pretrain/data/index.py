@@ -1,9 +1,8 @@
-"""Lists of names that take long to make: kept in a file, and made again when what they were made from has changed.
+"""Image lists of large sources, cached in a file and made again when the source has changed.
 
-A kept list is good as long as all that was read to make it (every folder below an `ImageFolder`, every tar shard, a
-COCO file) has the modification time and the size that it had then. Adding, removing or renaming a file changes its
-folder's time; a change of an image's content changes no list. One case is left to the reader: who sets a folder's
-time back by hand (`touch -d`) deletes the index too.
+A cached list is valid while everything that was read to make it (every folder below an `ImageFolder`, every tar shard,
+a COCO file) keeps its modification time and size. Adding, removing or renaming a file changes its folder's time;
+changing an image's content changes no list. If you set a folder's time back by hand (`touch -d`), delete the index too.
 """
 
 import hashlib
@@ -56,11 +55,11 @@ class Names(Sequence):
 
 @dataclass
 class Index:
-    """What a source consists of.
+    """The images of a source.
 
-    names: of the images, in their order. places: int64 (len(names), k), where they are; k = 0 where the names tell.
-    sources: absolute paths of all that was read to make this. stamps: int64 (len(sources), 2), their modification
-    times in ns and sizes in bytes at that time.
+    names: of the images, in order. places: int64 (len(names), k), positions in shards; k = 0 for plain files.
+    sources: absolute paths of everything that was read to make the list. stamps: int64 (len(sources), 2), their
+    modification times in ns and sizes in bytes at that time.
     """
 
     names: Names
@@ -100,30 +99,27 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def cached_index(made_from: Sequence, make: Callable[[], Index], path: str | os.PathLike | None = None) -> Index:
-    """The index that `make` makes: read from `path` if it is there and current, else made, and kept there.
+    """Read the index from `path` if it is there and current; otherwise make it with `make` and save it.
 
-    made_from: plain values that say which index it is. path: None is a file in the user's cache folder
-    ($XDG_CACHE_HOME/cropfield or ~/.cache/cropfield), for 10,000 names or more; where that cannot be written, the log
-    says so and all goes on. Raises `UserError` where a `path` that was given holds something else or cannot be
-    written.
+    made_from: plain values that identify the index. path: None is a file in the user's cache folder
+    ($XDG_CACHE_HOME/cropfield or ~/.cache/cropfield), used for 10,000 names or more; if it cannot be written, a warning
+    is logged. Raises `UserError` if a given `path` contains something else or cannot be written.
     """
     key = json.dumps([VERSION, *made_from])
-    place = _default_place(key) if path is None else Path(path)
-    index = _read(place, key, given=path is not None) if place and place.exists() else None
+    file = _default_file(key) if path is None else Path(path)
+    index = _read(file, key, given=path is not None) if file and file.exists() else None
     if index is not None and index.is_current():
         return index
     started = time.time_ns()
     index = make()
-    seconds = (time.time_ns() - started) / 1e9
     # What was changed just now may change again under the same date.
     settled = len(index.stamps) == 0 or index.stamps[:, 0].max() < started - COARSEST_CLOCK
-    if place and settled and (path is not None or len(index.names) >= WORTH_KEEPING):
-        _keep(index, key, place, must=path is not None)
-        logger.info(f"listed {len(index.names):,} images in {seconds:.1f} s; the list is kept in {place}")
+    if file and settled and (path is not None or len(index.names) >= WORTH_KEEPING):
+        _keep(index, key, file, must=path is not None)
     return index
 
 
-def _default_place(key: str) -> Path | None:
+def _default_file(key: str) -> Path | None:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no home
@@ -131,13 +127,13 @@ def _default_place(key: str) -> Path | None:
     return cache / "cropfield" / f"images-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
-def _read(place: Path, key: str, given: bool) -> Index | None:
-    """None: of something else, or damaged. A damaged file that the user named may be something precious."""
+def _read(file: Path, key: str, given: bool) -> Index | None:
+    """The index in `file`; None if it is another one, or damaged and not `given` by the user, whose file stays."""
     try:
-        with zipfile.ZipFile(place) as archive:
+        with zipfile.ZipFile(file) as archive:
             refuse_compressed(archive)
-        with np.load(place, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         if str(arrays["key"]) != key:
             return None
         found = Index(
@@ -151,17 +147,18 @@ def _read(place: Path, key: str, given: bool) -> Index | None:
     except Exception as error:  # damaged bytes raise whatever the readers stumble on
         if given:
             raise UserError(
-                f"{place} is not an index of images: give another file as index, or delete this one"
+                f"{file} is not an index of images: give another file as index, or delete this one"
             ) from error
         return None
 
 
-def _keep(index: Index, key: str, place: Path, must: bool) -> None:
+def _keep(index: Index, key: str, file: Path, must: bool) -> None:
     arrays = {"names": index.names.text, "name_ends": index.names.ends, "places": index.places}
     arrays |= {"sources": index.sources.text, "source_ends": index.sources.ends, "stamps": index.stamps}
     try:
-        with replacing(place) as draft, open(draft, "wb") as file:
-            np.savez(file, key=np.array(key), **arrays)
+        with replacing(file) as draft, open(draft, "wb") as opened:
+            np.savez(opened, key=np.array(key), **arrays)
+        logger.info("the list of %s images is kept in %s", f"{len(index.names):,}", file)
     except UserError as error:
         if must:
             raise

@@ -59,19 +59,15 @@ class CocoJson(ImageFiles):
         images: str | os.PathLike | None = None,
         index: str | os.PathLike | None = None,
     ):
-        names = cached_index(("coco", os.path.realpath(file)), lambda: _read_coco(file), index).names
+        names = cached_index(("coco", os.path.realpath(file)), lambda: _index(file), index).names
         root = Path(file).parent if images is None else Path(images)
         _check_folder(root, names, file)
         super().__init__(root, names)
 
 
-def _read_coco(file: str | os.PathLike) -> Index:
-    try:
-        sources = {os.path.abspath(file): stamp(file)}
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"COCO file {file} cannot be read ({reason}): give an annotation file") from error
-    return Index.of(read_image_names(file), sources)
+def _index(file: str | os.PathLike) -> Index:
+    names = read_image_names(file)  # first: it says why a file cannot be read
+    return Index.of(names, {os.path.abspath(file): stamp(file)})
 
 
 def _check_folder(root: Path, names: Sequence[str], file: str | os.PathLike) -> None:

@@ -1,6 +1,5 @@
 """Masks of patches for masked prediction (Sec. 3.3): box-wise for content, cross-wise for positions."""
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -100,10 +99,10 @@ class CropMasks:
         content_mask: str = "box",
         position_mask: str = "cross",
     ):
-        if min(content_share, position_share) < 0 or content_share + position_share > 1 + 1e-9:
+        if content_share + position_share > 1 + 1e-9:
             raise UserError(
-                f"content_share {content_share} and position_share {position_share} must not be negative nor "
-                "exceed 1 together: a crop has one kind of mask or none"
+                f"content_share {content_share} and position_share {position_share} exceed 1 together: a crop has one "
+                "kind of mask or none"
             )
         if not 0 < ratio[0] <= ratio[1] < 1:
             raise UserError(f"mask ratio {tuple(ratio)} is not a range inside (0, 1), such as (0.1, 0.5)")
@@ -166,15 +165,12 @@ class CropMasks:
             plan_rng: the step's generator. crop_rng: (view, offset) -> the crop's generator.
         """
         kinds, counts = self.plan(num_views * batch_size, plan_rng)
-        masks = {kind: [] for kind in (CONTENT, POSITION)}
-        for view, offset in itertools.product(range(num_views), offsets):
-            crop = view * batch_size + offset
-            mask = self.draw(kinds[crop], counts[crop], crop_rng(view, offset))
-            for kind in masks:
-                masks[kind].append(mask & (kinds[crop] == kind))
+        crops = [(view, offset, view * batch_size + offset) for view in range(num_views) for offset in offsets]
+        masks = np.stack([self.draw(kinds[i], counts[i], crop_rng(view, offset)) for view, offset, i in crops])
+        kinds = kinds[[i for _, _, i in crops], None]  # (V*b, 1)
         return {
-            "content_masks": torch.from_numpy(np.stack(masks[CONTENT])),
-            "position_masks": torch.from_numpy(np.stack(masks[POSITION])),
+            "content_masks": torch.from_numpy(masks & (kinds == CONTENT)),
+            "position_masks": torch.from_numpy(masks & (kinds == POSITION)),
         }
 
 

@@ -1,4 +1,4 @@
-"""Which way up an image is: read once, in one way, by whoever decodes it or only asks for its size."""
+"""The EXIF orientation of an image, for decoding it and for reading its upright size."""
 
 import struct
 
@@ -11,7 +11,7 @@ LATE_CHUNKS = (b"eXIf", b"zTXt", b"iTXt")
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8, of what was read so far; 1 where there is none or it is damaged."""
+    """EXIF orientation, 1 to 8, from the metadata read so far; 1 if it is missing or damaged."""
     try:
         found = Image.Image.getexif(image).get(TAG)  # a PNG's own would load the image
         return int(found) if found in range(1, 9) else 1
@@ -20,7 +20,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def orientation_in_file(image: Image.Image) -> int:
-    """The same of an image that was opened and not loaded."""
+    """EXIF orientation of an image that was opened but not loaded."""
     if image.format == "PNG" and _has_late_metadata(image.fp):
         image.load()
     return orientation(image)
@@ -38,7 +38,7 @@ def _has_late_metadata(file) -> bool:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, 3) as stored -> as it is to be seen, contiguous."""
+    """Pixels (H, W, 3) as stored -> upright and contiguous."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -1,7 +1,7 @@
-"""Who may end a data loader's worker: the process that made it, and no one else.
+"""Only the process that made a data worker may end it.
 
-Ctrl-C and schedulers signal a whole group of processes. The main process finishes its step then, and still needs its
-workers; when they must go it ends them itself, by SIGTERM if all else fails.
+Ctrl-C and schedulers signal a whole process group. The main process then finishes its step, for which it needs its
+workers, and ends them itself, with SIGTERM as the last resort.
 """
 
 import os
@@ -13,10 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Make workers in this block: SIGINT and SIGTERM wait for its end, in a worker for `heed_only_the_parent`.
-
-    So does SIGCHLD, of a worker that dies at once.
-    """
+    """Block SIGINT, SIGTERM and SIGCHLD while workers are made; in a worker, until `obey_parent_alone`."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
     try:
         yield
@@ -24,20 +21,21 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def heed_only_the_parent() -> None:
+def obey_parent_alone() -> None:
     """In a worker: ignore SIGINT, and SIGTERM from others than the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A handler would not be told the sender. Threads that start later, torch's queue feeder say, inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    _heed(signal.sigtimedwait({signal.SIGTERM}, 0))  # now: while one is pending, the parent's own would be lost in it
+    # At once: while one is pending, the parent's own would be lost in it.
+    _exit_if_from_parent(signal.sigtimedwait({signal.SIGTERM}, 0))
     threading.Thread(target=_wait_for_the_parent, daemon=True).start()
 
 
 def _wait_for_the_parent() -> None:
     while True:
-        _heed(signal.sigwaitinfo({signal.SIGTERM}))
+        _exit_if_from_parent(signal.sigwaitinfo({signal.SIGTERM}))
 
 
-def _heed(received: signal.struct_siginfo | None) -> None:
+def _exit_if_from_parent(received: signal.struct_siginfo | None) -> None:
     if received is not None and received.si_pid == os.getppid():
         os._exit(0)

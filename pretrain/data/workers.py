@@ -1,4 +1,4 @@
-"""Worker processes that die (out of memory, a crash inside a decoder) end the reading in one sentence.
+"""Data workers; one that dies (out of memory, a crash in a decoder) ends the run with a clear error.
 
 Torch notices too, but raises a bare RuntimeError, and from a signal handler: wherever the main process happens to be,
 halfway through an optimizer step perhaps. Here the error comes where the next batch is asked for, and names the image.
@@ -11,16 +11,16 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pretrain.data.worker_signals import heed_only_the_parent, signals_held
+from pretrain.data.worker_signals import obey_parent_alone, signals_held
 from pretrain.errors import UserError
 
 LIKELY_CAUSE = {
@@ -42,11 +42,11 @@ class _WorkerDied(BaseException):
 
 
 class NowReading:
-    """Which image each worker is at, in shared memory, so that it is known when the worker is gone."""
+    """Which image each worker is reading, in shared memory, so that it is known after the worker has died."""
 
     def __init__(self, num_workers: int):
         self.rows = torch.full((num_workers, 2), -1, dtype=torch.int64)  # process id, image
-        with _told():
+        with _exhaustion_as_user_error():
             self.rows.share_memory_()
 
     def note(self, index: int) -> None:
@@ -55,19 +55,55 @@ class NowReading:
             self.rows[worker.id, 0], self.rows[worker.id, 1] = os.getpid(), index
 
     def by(self, process: int) -> int | None:
-        """The place of the image that worker process was at; None before its first."""
+        """The index of the image that this worker process was reading; None before its first."""
         return next((index for pid, index in self.rows.tolist() if pid == process), None)
 
 
+def read_in_workers(
+    dataset: Dataset, keys: Iterable, num_workers: int, name_of: Callable[[int], str], **options
+) -> Iterator:
+    """`dataset[key]` for each of `keys`, in their order, made in worker processes; with 0 of them, in this one.
+
+    Args:
+        dataset: notes the index of each image that it reads in its attribute `now_reading`, a `NowReading`.
+        name_of: the image of an index, for the error about a worker that died.
+        options: more of `DataLoader`'s.
+
+    Raises:
+        UserError: see `watched`.
+    """
+    now_reading = dataset.now_reading = NowReading(num_workers)
+    loader = DataLoader(
+        dataset,
+        sampler=keys,
+        batch_size=None,  # whatever a key stands for is whole already
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else each start would shift torch's global generator
+        **options,
+    )
+
+    def image_of(process: int) -> str | None:
+        index = now_reading.by(process)
+        return None if index is None else name_of(index)
+
+    return watched(loader, image_of)
+
+
+def _as_it_is(item):
+    return item
+
+
 def start_worker(worker: int) -> None:
-    """For `worker_init_fn`. A signal to stop goes to all processes of a job; only the main one has work to save."""
-    heed_only_the_parent()
+    """A `worker_init_fn`. Stop signals reach all processes of a job, but only the main one has state to save."""
+    obey_parent_alone()
     cv2.setNumThreads(0)  # one worker, one core; torch sees to its own threads
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
 
 
 def _cannot_send(error: Exception, batch) -> None:
-    """In a worker's thread that sends batches, where an error would only be printed, and the batch be waited for."""
+    """Called in a worker's thread that sends batches. By default an error there is only printed, and the run hangs."""
     if number := _exhausted(error):
         os._exit(number)  # the main process knows these
     traceback.print_exception(error)
@@ -75,16 +111,16 @@ def _cannot_send(error: Exception, batch) -> None:
 
 
 def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterator:
-    """What `loader` gives. image_of: process id -> the image that this worker is at.
+    """Yield from `loader`. image_of: process id -> the image that this worker is reading.
 
-    Raises `UserError` when a worker has died, also while its batch is waited for.
+    Raises `UserError` when a worker has died, even while its batch is being waited for.
     """
     with signals_held(), _sigchld(signal.getsignal(signal.SIGCHLD)):  # takes torch's handler off again
         try:
-            with _told():
+            with _exhaustion_as_user_error():
                 batches = iter(loader)
         except UserError as error:
-            _unmake(error.__cause__)
+            _kill_workers_behind(error.__cause__)
             raise
     workers = getattr(batches, "_workers", [])  # also one that has died since; none where this process reads itself
     sentinels = [worker.sentinel for worker in workers]
@@ -107,7 +143,7 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
                 return
             except (_WorkerDied, RuntimeError, OSError, EOFError):  # torch's, or what reading from the dying one met
                 if not (dead := _dead(workers, timeout=1)):
-                    with _told():
+                    with _exhaustion_as_user_error():
                         raise
             else:
                 yield batch
@@ -115,12 +151,12 @@ def watched(loader: DataLoader, image_of: Callable[[int], str | None]) -> Iterat
             raise UserError(_cause_of_death(dead.pid, dead.exitcode, image_of(dead.pid)))
     finally:
         if workers:
-            _end(batches, workers)
+            _kill_workers(batches, workers)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Raises `UserError` where the system has run out of something."""
+def _exhaustion_as_user_error() -> Iterator[None]:
+    """Turn an error about an exhausted system resource into a `UserError`."""
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -130,7 +166,7 @@ def _told() -> Iterator[None]:
 
 
 def _exhausted(error: Exception) -> int | None:
-    """The number in `EXHAUSTED` of an error, which torch wraps in a RuntimeError."""
+    """The error number if it is in `EXHAUSTED`; torch wraps such errors in a RuntimeError."""
     text = str(error)
     number = getattr(error, "errno", None)
     if number is None and (found := re.search(r"\[Errno (\d+)\]|shared memory.*\((\d+)\)", text)):
@@ -154,10 +190,10 @@ def _dead(workers: list[BaseProcess], timeout: float = 0) -> BaseProcess | None:
     return dead
 
 
-def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
-    """Ends the workers, which only read, at once, and not when the garbage collector comes to it.
+def _kill_workers(batches: Iterator, workers: list[BaseProcess]) -> None:
+    """Kill the workers at once, which only read, instead of leaving them to the garbage collector.
 
-    Torch would ask them to stop, by an event whose lock a worker that was killed may have held: then it waits for ever.
+    Torch would ask them to stop through an event whose lock a killed worker may still hold, and would wait forever.
     """
     for worker in workers:
         worker.kill()
@@ -166,8 +202,8 @@ def _end(batches: Iterator, workers: list[BaseProcess]) -> None:
     batches._shutdown_workers()
 
 
-def _unmake(error: BaseException) -> None:
-    """End the workers of an iterator that `error` kept from being whole, and which torch cannot clean up."""
+def _kill_workers_behind(error: BaseException) -> None:
+    """Kill the workers of the half-built iterator that raised `error`; torch cannot clean it up."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         half = frame.f_locals.get("self")
         if hasattr(half, "_workers"):
@@ -178,7 +214,7 @@ def _unmake(error: BaseException) -> None:
 
 @contextmanager
 def _sigchld(handler) -> Iterator[None]:
-    """With `handler` for the signal that a child process has ended; only the main thread can set one."""
+    """Install `handler` for SIGCHLD inside the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

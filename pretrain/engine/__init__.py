@@ -1,1 +1,1 @@
-"""Engine room: trainer, schedules, parameter groups, checkpoints."""
+"""Trainer, schedules, parameter groups, checkpoints."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, in_a_line
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)")  # a Path has lost one slash; one letter is a disk
 PATIENCE = 30  # seconds until a server that does not answer is given up
@@ -32,10 +32,9 @@ def local_file(path: str | Path) -> Path:
     except UserError:
         raise
     except Exception as error:  # URLError, HTTPError, huggingface_hub's own, whatever a handler raises
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise UserError(
-            f"{address} cannot be downloaded: {reason}; check the address, or download the file where there is a "
-            "network and give its path"
+            f"{address} cannot be downloaded: {in_a_line(error)}; check the address, or download the file where "
+            "there is a network and give its path"
         ) from error
     if not found.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Says which images a run found broken: one line at its end, and a list in its output folder."""
+"""Reports the broken images of a run: one line at the end, and a list in the output folder."""
 
 import logging
 from pathlib import Path
@@ -7,6 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from pretrain.data.broken import summarize
+from pretrain.engine.loop import due
 from pretrain.files import replacing
 
 LISTED = "broken_images.txt"
@@ -15,9 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class BrokenImagesReport(HookBase):
-    """Brings the processes' accounts together every `period` steps, where the limit is checked over all of them, and
-    lists the broken images in `path`: "reason <tab> name" a line. What is listed there already, by the part of the run
-    before a resume, stays in the list but does not count towards the limit: it may have been repaired since.
+    """Every `period` steps, merges the processes' counts, checks the limit, and lists the broken images in `path`.
+
+    A line is "reason <tab> name". Images that were listed before a resume stay in the list but do not count towards
+    the limit, because they may have been repaired since.
     """
 
     def __init__(self, path: Path, period: int):
@@ -32,7 +34,7 @@ class BrokenImagesReport(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
+        if due(done, self.period) or done == self.trainer.max_iter:
             account = self.trainer.loader.broken
             found = list(account.reasons.items())
             for other in comm.all_gather(found[self.sent :]):
@@ -42,7 +44,7 @@ class BrokenImagesReport(HookBase):
             account.check()
 
     def after_train(self) -> None:
-        """Also after an error, and so without the other processes."""
+        """Also runs after an error, so it does not communicate with other processes."""
         self.write()
         if self.listed:
             logger.info(f"{len(self.listed):,} broken images: {summarize(self.listed.items())}; see {self.path}")
@@ -55,7 +57,7 @@ class BrokenImagesReport(HookBase):
 
 
 def write_list(path: Path, reasons: dict[str, str]) -> None:
-    """Write reasons by name, "reason <tab> name" a line; raises UserError as `replacing` does."""
+    """Write {name: reason} as lines "reason <tab> name"; raises UserError as `replacing` does."""
     lines = [f"{reason}\t{name}".replace("\n", "\\n") + "\n" for name, reason in reasons.items()]
     with replacing(path) as draft:
         draft.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")

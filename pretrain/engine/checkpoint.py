@@ -10,14 +10,15 @@ from detectron2.utils import comm
 from torch import nn
 
 from pretrain.engine.distributed import seed_rank
-from pretrain.errors import UserError
+from pretrain.engine.loop import due
+from pretrain.errors import UserError, in_a_line
 from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
 INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
 # What readers of a state stumble on where it is damaged or of something else.
-STUMBLES = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
-KINDS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
+BAD_STATE = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+KIND_OPTIONS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
         raise UserError(f"{path}: holds no training state; give the last.pth of a pretraining run")
     try:
-        steps_done(state.get("iteration", 0))
+        check_steps(state.get("iteration", 0))
     except ValueError as error:
         raise UserError(f"{path}: {error}; take an earlier checkpoint, or copy it again") from None
     return state
@@ -45,7 +46,7 @@ class PeriodicCheckpoint(HookBase):
     Args:
         folder: of last.pth.
         keep_period: every so many steps the state also goes into a file that stays, step_0001000.pth; 0: never.
-        batch_size: images a step, over all processes; goes into the state, see `start_of`.
+        batch_size: images a step, over all processes; goes into the state, see `resume_step`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PeriodicCheckpoint(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or self._stays(done) or done == self.trainer.max_iter:
+        if due(done, self.period) or due(done, self.keep_period) or done == self.trainer.max_iter:
             self.save(done)
 
     def after_train(self) -> None:
@@ -82,13 +83,10 @@ class PeriodicCheckpoint(HookBase):
         check_finite({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, done)
         state = training_state(self.model, self.optimizer, done, self.batch_size)
         if comm.is_main_process():
-            if self._stays(done):  # first: a run cut off between the two files writes both again
+            if due(done, self.keep_period):  # first: a run cut off between the two files writes both again
                 write_torch_file(self.folder / f"step_{done:07d}.pth", state)
             write_torch_file(self.folder / LAST, state)
         self.saved = done
-
-    def _stays(self, done: int) -> bool:
-        return self.keep_period > 0 and done % self.keep_period == 0
 
 
 def training_state(
@@ -107,13 +105,13 @@ def training_state(
         "iteration": iteration,
         "batch_size": batch_size,
         "rng": comm.gather(rng),
-        "metadata": about(model, iteration),
+        "metadata": backbone_metadata(model, iteration),
     }
 
 
-def about(model: nn.Module, iteration: int) -> dict[str, str]:
-    """What files with the backbone say of it."""
-    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.facts}
+def backbone_metadata(model: nn.Module, iteration: int) -> dict[str, str]:
+    """Metadata of files that hold the backbone."""
+    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.metadata}
 
 
 def check_finite(state: dict, done: int) -> None:
@@ -140,7 +138,7 @@ def restore(
     batch_size: int | None = None,
     total: int | None = None,
 ) -> int:
-    """Load a training state in place and return the step to go on at, see `start_of`.
+    """Load a training state in place and return the step to go on at, see `resume_step`.
 
     Raises:
         UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense; or
@@ -153,16 +151,12 @@ def restore(
         check_model_state(state["model"], model.state_dict())
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
-    except STUMBLES as error:
-        raise UserError(
-            f"{path}: was written by another model or config and cannot be resumed: {in_a_line(error)}"
-        ) from error
-    try:
-        iteration = start_of(path, state["iteration"], state.get("batch_size"), batch_size, total)
+        iteration = resume_step(path, state["iteration"], state.get("batch_size"), batch_size, total)
         restore_rng(state["rng"], iteration)
-    except STUMBLES as error:
+    except BAD_STATE as error:
         raise UserError(
-            f"{path}: is not a state of a pretraining run: {in_a_line(error)}; go on from another file"
+            f"{path}: is damaged, or was written by another model or config, and cannot be resumed: "
+            f"{in_a_line(error)}; go on with that config, or from another file"
         ) from error
     return iteration
 
@@ -177,19 +171,14 @@ def check_model_state(found: dict[str, torch.Tensor], wanted: dict[str, torch.Te
             raise ValueError(f"{name} is {theirs} in the file and {ours} in the model".replace("torch.", ""))
 
 
-def in_a_line(error: Exception) -> str:
-    """What an error of torch's says, which may be a page."""
-    return " ".join(str(error).split())[:300]
-
-
-def steps_done(number) -> int:
+def check_steps(number) -> int:
     """`number`, if it can be a number of steps. Raises ValueError."""
     if type(number) is not int or not 0 <= number < 2**53:
         raise ValueError(f"its number of steps is {number!r}"[:80])
     return number
 
 
-def start_of(path: Path, done: int, saved: int | None, batch_size: int | None, total: int | None) -> int:
+def resume_step(path: Path, done: int, saved: int | None, batch_size: int | None, total: int | None) -> int:
     """The step at which a run goes on that has done `done` steps with batches of `saved` images.
 
     What was seen counts in images: with another batch size the step is another one, and no image is left out.
@@ -231,7 +220,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("its optimizer has other groups of parameters")
     places = [place for group in found for place in group["params"]]
     parameters = [parameter for group in groups for parameter in group["params"]]
-    if any(KINDS & new.keys() != KINDS & old.keys() for new, old in zip(groups, found, strict=True)):
+    if any(KIND_OPTIONS & new.keys() != KIND_OPTIONS & old.keys() for new, old in zip(groups, found, strict=True)):
         raise ValueError("it was written by another kind of optimizer")
     if not set(state["state"]) <= set(places):
         raise ValueError("its optimizer knows parameters that are in no group")

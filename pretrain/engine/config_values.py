@@ -21,7 +21,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, in_a_line
 from pretrain.ranges import Range
 
 CALL = object()  # stands for what a nested call will return
@@ -38,12 +38,12 @@ def check_config(cfg: DictConfig, form: type | None = None) -> None:
     Raises:
         UserError: for the first value that cannot be; it names the key.
     """
-    judged, names = set(), list(cfg)
+    checked, names = set(), list(cfg)
     if form:  # a file's other variables, such as a config that it starts from, are nobody's
-        read = references(cfg)
-        _check_form(cfg, form, "", read, judged)
-        names = [name for name in cfg if name in read | get_type_hints(form).keys()]
-    _check_node(cfg, "", judged, form is None, names)
+        referenced = references(cfg)
+        _check_form(cfg, form, "", referenced, checked)
+        names = [name for name in cfg if name in referenced | get_type_hints(form).keys()]
+    _check_node(cfg, "", checked, form is None, names)
 
 
 def value_at(node: DictConfig | ListConfig, name: str | int, path: str):
@@ -200,8 +200,8 @@ def target_of(call: DictConfig, path: str) -> Callable:
         try:
             target = locate(target)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}_target_ is {target!r}, which is not found ({reason}); correct its name") from None
+            why = in_a_line(error)
+            raise UserError(f"{path}_target_ is {target!r}, which is not found ({why}); correct its name") from None
     if not callable(target):
         raise UserError(f"{path}_target_ is {target!r}, which cannot be called; give a function or class")
     return target
@@ -216,9 +216,9 @@ def hint_at(cfg: DictConfig, key: str):
     return arguments(target_of(node, f"{parent}."))[0].get(name)
 
 
-def _check_node(node, prefix: str, judged: set[str], nulls: bool, names: list[str] | None = None) -> None:
+def _check_node(node, prefix: str, checked: set[str], null_allowed: bool, names: list[str] | None = None) -> None:
     """Calls below `node` (below its keys `names` alone), and numbers that are none; `prefix` is its key and a dot, keys
-    of `judged` are left out."""
+    of `checked` are left out."""
     for name in names or (range(len(node)) if isinstance(node, ListConfig) else node):
         path = f"{prefix}{name}"
         value = value_at(node, name, path)
@@ -226,18 +226,18 @@ def _check_node(node, prefix: str, judged: set[str], nulls: bool, names: list[st
             raise UserError(f"{path} is {value}; give a finite number")
         if isinstance(value, DictConfig | ListConfig) and not is_structured(value):
             if "_target_" in value:
-                _check_call(value, f"{path}.", judged, nulls)
-            _check_node(value, f"{path}.", judged, nulls)
+                _check_call(value, f"{path}.", checked, null_allowed)
+            _check_node(value, f"{path}.", checked, null_allowed)
 
 
-def _check_call(call: DictConfig, prefix: str, judged: set[str], nulls: bool) -> None:
+def _check_call(call: DictConfig, prefix: str, checked: set[str], null_allowed: bool) -> None:
     """Raise UserError where the target of `call` would not take one of its arguments."""
     hints, open_ended = arguments(target_of(call, prefix))
     for name in call:
-        if name == "_target_" or f"{prefix}{name}" in judged:
+        if name == "_target_" or f"{prefix}{name}" in checked:
             continue
         if name in hints:
-            if not (nulls and call._get_node(name)._value() is None):
+            if not (null_allowed and call._get_node(name)._value() is None):
                 _check_value(call, name, prefix, hints[name])
         elif not open_ended:
             close = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
@@ -245,18 +245,18 @@ def _check_call(call: DictConfig, prefix: str, judged: set[str], nulls: bool) ->
             raise UserError(f"nothing reads {prefix}{name}; {hint}")
 
 
-def _check_form(node: DictConfig, form: type, prefix: str, read: set[str], judged: set[str]) -> None:
-    """Raise UserError where `node` is not as `form` says; note the keys that it judges, and not what a call makes."""
+def _check_form(node: DictConfig, form: type, prefix: str, referenced: set[str], checked: set[str]) -> None:
+    """Raise UserError where `node` is not as `form` says; note the keys that it checks, and not what a call makes."""
     hints, call = _form_hints(form), "_target_" in node
     for name in node:
         path = f"{prefix}{name}"
         value = value_at(node, name, path)
         if is_typeddict(hints.get(name)) and isinstance(value, DictConfig):
-            _check_form(value, hints[name], f"{path}.", read, judged)
+            _check_form(value, hints[name], f"{path}.", referenced, checked)
         elif name in hints:
             _check_value(node, name, prefix, hints[name])
-            judged.add(path)
-        elif not call and path not in read and not (isinstance(value, DictConfig) and "_target_" in value):
+            checked.add(path)
+        elif not call and path not in referenced and not (isinstance(value, DictConfig) and "_target_" in value):
             _check_unread(name, hints, prefix)
     for name in sorted(form.__required_keys__):
         if name not in node:

@@ -1,4 +1,4 @@
-"""What becomes of memory that tensors on a CPU have left, and in what pages new tensors get theirs."""
+"""Memory settings that speed up training on a CPU."""
 
 import ctypes
 import os
@@ -8,13 +8,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def tune_cpu_memory() -> None:
-    """Both of this module's settings, for a process that trains on a CPU; results are the same."""
+    """Keep freed memory and use huge pages; results do not change."""
     keep_freed_memory()
     use_huge_pages()
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep memory that it has freed, for the next tensors; says whether that could be had.
+    """Let this process keep freed memory for the next tensors; returns whether that is supported.
 
     Left to itself, glibc returns large blocks to the kernel when they are freed, and the kernel clears each page of the
     next ones: of a pretraining step in fp32, a sixth of the time. The process keeps the size that it once had. Only

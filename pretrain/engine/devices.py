@@ -1,8 +1,8 @@
-"""What this machine offers: a device, and whether bfloat16 pays on it."""
+"""The default device, and whether bfloat16 pays on it."""
 
 import torch
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
 
 
 def default_device() -> str:
@@ -20,10 +20,11 @@ def bf16_pays() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-def check_usable(device: str, key: str = "train.device") -> None:
+def check_usable(device: str) -> None:
     """Raise UserError unless tensors can be made, and read, on `device`."""
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # each kind of device has its own
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{key}: {device!r} cannot be used here ({said}); choose cpu, cuda or cuda:N") from None
+        raise UserError(
+            f"train.device: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
+        ) from None

@@ -1,4 +1,4 @@
-"""A run in several processes, on one machine or many: starting them, and what they do together.
+"""Runs in several processes, on one machine or more: starting them, and their communication.
 
 Every process holds the whole model and sees its slice of the batch (`torch.nn.parallel.DistributedDataParallel`). The
 states are not sharded (FSDP2): student, gradient and AdamW take 16 bytes a parameter and the teacher 4, which for ViT-L
@@ -34,7 +34,7 @@ def start(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> None:
-    """Run `main(*args)` in every process of the run; in one that torchrun has started, only there.
+    """Run `main(*args)` in every process of the run; under torchrun, in this process only.
 
     The processes talk by NCCL where GPUs are visible, each with one of its own, and by gloo elsewhere. The first error
     ends all of them: a `UserError` is raised here again, an exit code becomes this process's own. SIGTERM is passed on.

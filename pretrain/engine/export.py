@@ -1,4 +1,4 @@
-"""A backbone out of a training state, into files that say what they are; and what a file says."""
+"""Export of a backbone from a training state, and a summary of any weight file."""
 
 import argparse
 from dataclasses import replace
@@ -11,7 +11,7 @@ from pretrain.engine.yaml_config import read_config
 from pretrain.errors import UserError
 from pretrain.models.export_formats import FORMATS
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
-from pretrain.models.weights import describe, fold_layer_scale, read_backbone, resize_field, write_backbone
+from pretrain.models.weights import architecture, fold_layer_scale, read_backbone, resize_field, write_backbone
 from pretrain.outputs import refuse_inputs
 
 
@@ -19,7 +19,7 @@ def export(options: argparse.Namespace) -> None:
     """Write or show what the command line of tools/export_backbone.py asks for.
 
     Raises:
-        UserError: the checkpoint is none, or a format cannot hold its backbone.
+        UserError: the checkpoint cannot be used, or the format does not support its backbone.
     """
     if not options.output:
         print(card(read_backbone(options.checkpoint)))
@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> None:
     state, metadata = file.state, file.metadata
     if "method" not in metadata:
         raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
-    metadata |= of_run(options.checkpoint.parent / "config.yaml")
+    metadata |= run_metadata(options.checkpoint.parent / "config.yaml")
     if options.license:
         metadata["license"] = options.license
     if options.fold_layer_scale:
@@ -57,8 +57,8 @@ def export(options: argparse.Namespace) -> None:
 
 
 def card(file: BackboneFile) -> str:
-    """What the tensors show and the file says, a line each."""
-    found, patch = describe(file.state), file.state[PATCH_WEIGHT].shape[-1]
+    """A summary of the architecture and the metadata, one line each."""
+    found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
     positions = " x ".join(map(str, file.field_size or ())) or "no"
     count = sum(tensor.numel() for tensor in file.state.values())
     lines = [
@@ -71,8 +71,8 @@ def card(file: BackboneFile) -> str:
     return "\n  ".join(lines)
 
 
-def of_run(config: Path) -> dict[str, str]:
-    """Names of the data and of the weights that a run started from, as far as the config.yaml that it wrote tells."""
+def run_metadata(config: Path) -> dict[str, str]:
+    """Names of the data and of the initial weights of a run, as far as its config.yaml shows them."""
     try:
         cfg = read_config(config)
         roots, init = OmegaConf.select(cfg, "dataloader.train.source.root"), OmegaConf.select(cfg, "model.init")

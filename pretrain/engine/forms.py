@@ -1,5 +1,7 @@
-"""What a pretraining config holds besides its calls: keys, types and ranges. configs/common/pretraining.py says what
-they mean. `pretrain.engine.config_values` reads these forms."""
+"""Keys, types and ranges of a pretraining config outside its calls, for `pretrain.engine.config_values`.
+
+configs/common/pretraining.py explains the keys.
+"""
 
 from typing import Annotated, Required, TypedDict
 

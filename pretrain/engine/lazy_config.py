@@ -12,10 +12,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
 from pretrain.engine.targets import TARGETS
-from pretrain.engine.yaml_config import plain_part, read_config, reason
-from pretrain.errors import UserError
+from pretrain.engine.yaml_config import plain_part, read_config
+from pretrain.errors import UserError, reason
 
-PARSED = ('"', "'", "[")  # text that begins so is read as hydra reads it
+QUOTED = ('"', "'", "[")  # text that begins so is read as hydra reads it
 YAML = (".yaml", ".yml")
 
 
@@ -65,12 +65,12 @@ def read_file(path: str) -> DictConfig:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{_place(error, path)}; correct the config file") from error
+        raise UserError(f"{_where_reading_failed(error, path)}; correct the config file") from error
     finally:
         builtins.__import__ = import_  # Detectron2 leaves its own behind when a file fails
 
 
-def _place(error: Exception, path: str) -> str:
+def _where_reading_failed(error: Exception, path: str) -> str:
     """The file and line of a config at which reading it failed, and why."""
     if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):  # Detectron2's has no line
         file = str(error).removeprefix("Config file ").removesuffix(" has syntax error!")
@@ -97,24 +97,24 @@ def load_yaml(path: str | Path) -> DictConfig:
 
 
 def build(cfg: DictConfig, key: str):
-    """What the config says at `key`, made; whatever a part of it refuses becomes a `UserError` that names that part."""
+    """Instantiate the config's `key`; an error in any part of it becomes a `UserError` that names that part."""
     return make(OmegaConf.select(cfg, key), key, "correct it in the config or on the command line")
 
 
 def make(node, key: str, advice: str):
-    """`instantiate(node)`, of a part that errors call `key`; what it refuses becomes a `UserError` with `advice`."""
+    """Instantiate `node`; an error becomes a `UserError` that names the part below `key` and ends with `advice`."""
     try:
         return instantiate(node)
     except Exception as error:  # values of any kind meet code of any kind
-        where, error = _culprit(node, key, error)
+        where, error = _innermost_failure(node, key, error)
         if isinstance(error, UserError):
             message = str(error)
             raise (error if f"{where.partition('.')[0]}." in message else UserError(f"{where}: {message}")) from error
         raise UserError(f"{where}: {reason(error)}; {advice}") from error
 
 
-def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
-    """The innermost call that fails by itself, and how."""
+def _innermost_failure(node, key: str, error: Exception) -> tuple[str, Exception]:
+    """Key and error of the innermost call that fails on its own."""
     names = range(len(node)) if isinstance(node, ListConfig) else node if isinstance(node, DictConfig) else ()
     for name in names:
         child = None
@@ -123,12 +123,12 @@ def _culprit(node, key: str, error: Exception) -> tuple[str, Exception]:
             if isinstance(child, DictConfig | ListConfig):
                 instantiate(child)
         except Exception as inner:
-            return _culprit(child, f"{key}.{name}", inner)
+            return _innermost_failure(child, f"{key}.{name}", inner)
     return key, error
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
-    """Raise UserError if nothing reads `key`: neither in the config, nor an argument of the call it would go to."""
+    """Raise UserError unless `key` is in the config, or is an argument of the call that it would be added to."""
     node, inside_call, prefix = cfg, False, ""
     for part in key.split("."):
         if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
@@ -157,7 +157,7 @@ def check_key(cfg: DictConfig, key: str) -> None:
 
 
 def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
-    """Raise UserError where `key` belongs to a variable of the config file: what went into the model is a copy."""
+    """Raise UserError if `key` belongs to a variable of the config file, of which the model has a copy."""
     top = key.partition(".")[0]
     if form and top not in form.__annotations__ and top not in references(cfg):
         raise UserError(
@@ -167,7 +167,7 @@ def check_read(cfg: DictConfig, key: str, form: type | None) -> None:
 
 def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
     key, _, text = override.partition("=")
-    if is_text and text != "null" and not text.startswith(PARSED):
+    if is_text and text != "null" and not text.startswith(QUOTED):
         OmegaConf.update(cfg, key, text)
     else:
         if text.startswith("[") and isinstance(_select(cfg, key), DictConfig):  # a list instead of a call
@@ -176,7 +176,7 @@ def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
 
 
 def _holds_text(cfg: DictConfig, key: str, before) -> bool:
-    """Whether text stands at `key`, or belongs there and a number does not."""
+    """Whether the value at `key` is text, or must be text and not a number."""
     hint = hint_at(cfg, key)
     return isinstance(before, str) or (hint is not None and fits("text", hint) and not fits(1, hint))
 

@@ -1,4 +1,4 @@
-"""Is the run healthy? A few numbers every some steps, and a warning that names the likely cause when they say no."""
+"""Diagnostics of the run every few steps, and warnings that name the likely cause of a problem."""
 
 import logging
 import math
@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from detectron2.engine import HookBase
 
+from pretrain.engine.loop import due
 from pretrain.methods.symptoms import symptoms
 from pretrain.ranges import Count, Share, Whole
 
@@ -16,21 +17,16 @@ BEFORE = (100, 500)  # steps before that a gradient norm is compared with: at le
 logger = logging.getLogger(__name__)
 
 
-def due(done: int, period: int) -> bool:
-    """Whether something comes after the first `done` steps that comes every `period` of them; 0 is never."""
-    return period > 0 and done % period == 0
-
-
 class Monitor(HookBase):
     """Logs the method's `diagnose` of the step's own batch as `monitor/*`, and warns of symptoms.
 
-    A symptom must show in `confirm` checks on end. One that was there at the first check, which is after the first step
-    and not logged, may be how such runs begin, and is warned of only after `patience`.
+    A symptom must show in `confirm` consecutive checks. One that is there at the first check, which is after the first
+    step and not logged, may be normal at the start, and is warned of only after `patience`.
 
     Args:
         period: steps between checks; 0 turns the monitor off. A check takes 0.4 to 0.5 of a step, 2.5% at 20.
-        confirm: checks on end that show a symptom before it is warned of.
-        patience: share of training for which a run may stay as it began.
+        confirm: consecutive checks that show a symptom before a warning.
+        patience: fraction of training during which symptoms of the first check are tolerated.
         remind: steps after which a symptom that persists is warned of again.
     """
 
@@ -52,7 +48,7 @@ class Monitor(HookBase):
             storage.put_scalars(**named, smoothing_hint=False)
 
     def diagnose(self) -> dict[str, float]:
-        """What the method says of its batch, finite values only, with one wait for the device."""
+        """The method's diagnostics of the last batch, finite values only; synchronises with the device once."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
             try:
                 tensors = self.trainer.model.diagnose(self.trainer.batch)

@@ -3,8 +3,7 @@
 import logging
 from pathlib import Path
 
-import torch
-from detectron2.engine import hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from pretrain.data.batches import CropLoader
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
-from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, about, restore
+from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, backbone_metadata, restore
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.devices import check_usable
@@ -22,7 +21,7 @@ from pretrain.engine.distributed import check_device, seed_rank
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
-from pretrain.engine.schedules import OptimizerSchedule, check_schedule, scaled_lr
+from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.summary import Summary
 from pretrain.engine.trainer import PretrainTrainer
@@ -31,6 +30,7 @@ from pretrain.errors import UserError
 from pretrain.files import write_text
 from pretrain.models.weights import write_backbone
 from pretrain.outputs import open_output, output_path
+from pretrain.ranges import check_schedule
 
 logger = logging.getLogger(__name__)
 WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, "best_detection.pth", LISTED, "detection_probe.json")
@@ -61,35 +61,39 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         logger.info(f"images by the kind of file: {kinds}")
     resolve_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
-    if comm.is_main_process():
-        if checkpoint.exists():
-            warn_of_changes(output / "config.yaml", config)
+    if comm.is_main_process() and checkpoint.exists():
+        warn_of_changes(output / "config.yaml", config)
     resolve_warm_start(cfg, resumed=checkpoint.exists())
 
-    seed_all_rng(cfg.train.seed)  # the same weights on every rank ...
-    model = build(cfg, "model").to(cfg.train.device)
-    check_patches(model.backbone.patch_size, loader)
-    cfg.optimizer.params.model = model
-    optimizer = build(cfg, "optimizer")
-    if comm.get_world_size() > 1:
-        seed_rank(cfg.train.seed)  # ... and other paths dropped
-    if cfg.train.compile:
-        model.compile_parts()
-    trainer = PretrainTrainer(
-        model, loader, optimizer, cfg.train.amp.enabled, cfg.train.clip_grad, cfg.train.accumulate
-    )
-    trainer.register_hooks(make_hooks(cfg, model, optimizer, output, loader.batch_size))
+    trainer = build_trainer(cfg, loader)
+    model = trainer.model
+    trainer.register_hooks(make_hooks(cfg, trainer, output))
     start = 0
     if checkpoint.exists():
-        start = restore(checkpoint, model, optimizer, loader.batch_size, cfg.train.max_iter)
+        start = restore(checkpoint, model, trainer.optimizer, loader.batch_size, cfg.train.max_iter)
     if len(set(comm.all_gather(start))) > 1:
         raise UserError(f"not every process finds {checkpoint}; put train.output_dir where all machines see it")
     if comm.is_main_process():
         write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
         if not start:
-            write_backbone(output / INITIAL, model.backbone.state_dict(), about(model, start))
+            write_backbone(output / INITIAL, model.backbone.state_dict(), backbone_metadata(model, start))
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
+
+
+def build_trainer(cfg: DictConfig, loader: CropLoader) -> PretrainTrainer:
+    """Model, optimizer and trainer; the weights are the same on every rank, the paths that are dropped are not."""
+    seed_all_rng(cfg.train.seed)
+    model = build(cfg, "model").to(cfg.train.device)
+    check_patches(model.backbone.patch_size, loader)
+    cfg.optimizer.params.model = model
+    optimizer = build(cfg, "optimizer")
+    if comm.get_world_size() > 1:
+        seed_rank(cfg.train.seed)
+    if cfg.train.compile:
+        model.compile_parts()
+    train = cfg.train
+    return PretrainTrainer(model, loader, optimizer, train.amp.enabled, train.clip_grad, train.accumulate)
 
 
 def check_patches(patch: int, loader: CropLoader) -> None:
@@ -111,7 +115,7 @@ def check_patches(patch: int, loader: CropLoader) -> None:
 
 def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     """Fill in what depends on the data and the batch size, and log by which rule."""
-    images, batch_size = loader.images_per_epoch, loader.batch_size
+    images, batch_size = len(loader.source), loader.batch_size
     length = lr_rule = "as given"
     if cfg.train.max_iter is None:
         cfg.train.max_iter = cfg.train.epochs * max(1, images // batch_size)
@@ -145,17 +149,15 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
         cfg.model.init = "" if resumed else str(local_file(init))
 
 
-def make_hooks(
-    cfg: DictConfig, model: torch.nn.Module, optimizer: torch.optim.Optimizer, output: Path, batch_size: int
-) -> list:
-    schedule = OptimizerSchedule(
-        optimizer,
-        check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False),
-        check_schedule(build(cfg, "weight_decay"), "weight_decay"),
-        cfg.train.freeze_prototypes,
-        cfg.train.head_warmup,
-    )
-    checkpoint = PeriodicCheckpoint(output, model, optimizer, batch_size=batch_size, **cfg.train.checkpointer)
+def make_hooks(cfg: DictConfig, trainer: PretrainTrainer, output: Path) -> list[HookBase | None]:
+    """In the order in which they run: the checkpoint before what may end the run, the writers last."""
+    lr, weight_decay = build(cfg, "lr_multiplier"), build(cfg, "weight_decay")
+    check_schedule(lr, "lr_multiplier", zero=False)
+    check_schedule(weight_decay, "weight_decay")
+    frozen = cfg.train.freeze_prototypes, cfg.train.head_warmup
+    schedule = OptimizerSchedule(trainer.optimizer, lr, weight_decay, *frozen)
+    parts = trainer.model, trainer.optimizer
+    checkpoint = PeriodicCheckpoint(output, *parts, batch_size=trainer.loader.batch_size, **cfg.train.checkpointer)
     watching = build(cfg, "train.hooks")
     for package in sorted({type(hook).__module__.partition(".")[0] for hook in watching} - {"pretrain", "detectron2"}):
         setup_logger(str(output), comm.get_rank(), name=package, enable_propagation=True)  # what they say is the run's

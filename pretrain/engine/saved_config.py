@@ -1,4 +1,4 @@
-"""The config that a run leaves beside its checkpoints, and what a resumed run has changed in it."""
+"""The config.yaml beside a run's checkpoints, and what a resumed run changes in it."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def as_yaml(cfg: DictConfig) -> str:
-    """What `LazyConfig.save` writes: every value, interpolations as they stand.
+    """The text that `LazyConfig.save` writes: every value, interpolations unresolved.
 
     Raises:
         UserError: the config cannot be written as text, or there is no room for temporary files.
@@ -44,20 +44,16 @@ def warn_of_changes(path: Path, config: str) -> None:
 
 def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple]:
     """Keys with other values in `new` than in `old`, dotted: {"optimizer.lr": (0.002, 0.001)}."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    # Interpolations as they are written, so that one change is told once.
+    before, after = (dict(_leaves(OmegaConf.to_container(cfg, resolve=False))) for cfg in (old, new))
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in before | after}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
-def _leaves(cfg: DictConfig) -> Iterator[tuple[str, object]]:
-    """Dotted keys with their values; interpolations stay as they are written, so one change is told once."""
-    tree = OmegaConf.to_container(cfg, resolve=False)
-
-    def walk(node, prefix: str):
-        if isinstance(node, dict) and node:
-            for name, child in node.items():
-                yield from walk(child, f"{prefix}.{name}" if prefix else str(name))
-        else:
-            yield prefix, node
-
-    return walk(tree, "")
+def _leaves(node, key: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys of nested dictionaries with their values, lists whole."""
+    if isinstance(node, dict) and node:
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node

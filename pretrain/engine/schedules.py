@@ -10,33 +10,12 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 
-from pretrain.errors import UserError
 from pretrain.ranges import NotNegative, Share
 
 
-def scaled_lr(base_lr: float, batch_size: int, reference: int = 1024) -> float:
-    """Square-root rule: `base_lr * sqrt(batch_size / reference)`, as in DINOv2."""
-    return base_lr * math.sqrt(batch_size / reference)
-
-
-def check_schedule(schedule: ParamScheduler, key: str, may_be_zero: bool = True) -> ParamScheduler:
-    """`schedule`, if all it gives over a training are numbers from 0 on; raises UserError with its key otherwise.
-
-    may_be_zero: throughout.
-    """
-    values = []
-    for progress in (0.0, 1e-4, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-6):  # fvcore refuses 1
-        try:
-            value = schedule(progress)
-            good = math.isfinite(value) and value >= 0
-        except Exception as error:  # a schedule is anyone's function
-            value, good = f"{type(error).__name__} ({' '.join(str(error).split())})", False
-        if not good:
-            raise UserError(f"{key}: gives {value} at {progress:.4g} of training; it must give numbers from 0 on")
-        values.append(value)
-    if not may_be_zero and not any(values):
-        raise UserError(f"{key}: gives 0 throughout, and nothing would be trained; give another schedule")
-    return schedule
+def scaled_lr(base_lr: float, batch_size: int) -> float:
+    """Square-root rule: `base_lr * sqrt(batch_size / 1024)`, as in DINOv2."""
+    return base_lr * math.sqrt(batch_size / 1024)
 
 
 def warmup_cosine(peak: NotNegative, final: NotNegative, warmup: Share, start: NotNegative = 0.0) -> ParamScheduler:

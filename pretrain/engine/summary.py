@@ -1,4 +1,4 @@
-"""What a run says when it is done."""
+"""The summary at the end of a run."""
 
 import datetime
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class Summary(HookBase):
-    """At the end of a run that was not cut short: its time, last values, checkpoint, and what to do with it."""
+    """After a complete run, logs its duration, last values, checkpoint and the next command."""
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint
@@ -20,10 +20,8 @@ class Summary(HookBase):
         self.started = time.perf_counter()
 
     def after_train(self) -> None:
-        if (
-            not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter
-        ):  # cut short, or there was nothing left to do
-            return
+        if not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
+            return  # cut short, or nothing was left to do
         steps = self.trainer.iter - self.trainer.start_iter
         seconds = time.perf_counter() - self.started
         latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}

@@ -1,4 +1,4 @@
-"""What a config in YAML may build: every class and function that a config of this repository names, and nothing else.
+"""What a YAML config may build: the classes and functions that this repository's configs name, and nothing else.
 
 Names in full, no patterns: `pretrain.files.write_text` is of this project too, and writes any file. A test holds this
 list and the configs together. What a run's folder may build is less, see `lab.finished_runs`.

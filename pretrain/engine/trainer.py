@@ -1,29 +1,23 @@
-"""The pretraining loop, on Detectron2's trainer and hooks. It knows no method: see `pretrain.methods.protocol`."""
+"""A pretraining step, on Detectron2's loop and hooks. It knows no method: see `pretrain.methods.protocol`."""
 
 import itertools
-import logging
 import math
 import time
 from contextlib import nullcontext
 
 import torch
-from detectron2.engine import TrainerBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from pretrain.data.batches import CropLoader
 from pretrain.engine.distributed import data_parallel
-from pretrain.engine.first_step import tells_of_first_step
+from pretrain.engine.loop import TrainingLoop
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import sum_over_ranks
 from pretrain.methods.protocol import Method
 
-logger = logging.getLogger(__name__)
 
-
-@tells_of_first_step
-class PretrainTrainer(TrainerBase):
+class PretrainTrainer(TrainingLoop):
     """One process with one device, alone or one of several that do the same on their slices of the batch.
 
     Losses and gradients are means over the processes and the accumulated parts of a step. `batch` is the last part that
@@ -53,30 +47,9 @@ class PretrainTrainer(TrainerBase):
         self.clip_groups = model.clip_groups()  # once: to collect them takes milliseconds
         self.device = next(model.parameters()).device
 
-    def train(self, start_iter: int, max_iter: int) -> None:
-        """As `TrainerBase.train`, except that a hook may call `stop`, and that a UserError is not logged."""
-        self.batches = self.loader.batches(start_iter, comm.get_rank(), comm.get_world_size(), self.accumulate)
-        logger.info(f"starting from step {start_iter}")
-        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
-        with EventStorage(start_iter) as self.storage:
-            try:
-                self.before_train()
-                while self.iter < self.max_iter:
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    self.iter += 1
-            except UserError:
-                raise
-            except Exception:
-                logger.exception("Exception during training:")
-                raise
-            finally:
-                self.after_train()
-
-    def stop(self, done: int) -> None:
-        """End the run after `done` steps, which are those done by now; in every process."""
-        self.max_iter = done
+    def before_train(self) -> None:
+        self.batches = self.loader.batches(self.start_iter, comm.get_rank(), comm.get_world_size(), self.accumulate)
+        super().before_train()
 
     def run_step(self) -> None:
         self.data_time = 0.0
@@ -84,7 +57,7 @@ class PretrainTrainer(TrainerBase):
         parts = [self.run_part(last=part == self.accumulate - 1) for part in range(self.accumulate)]
         norms = self.clip_gradients()
         scalars = self.logged_scalars([losses for losses, _ in parts], norms)
-        self.check_finite(scalars, parts)
+        self.stop_if_not_finite(scalars, parts)
         self.optimizer.step()
         self.model.after_step(self.iter)
         self.storage.put_scalars(
@@ -124,7 +97,7 @@ class PretrainTrainer(TrainerBase):
         scalars = dict(zip([*names, *norms], values, strict=True))
         return {"total_loss": sum(scalars[name] for name in names), **scalars}
 
-    def check_finite(self, scalars: dict[str, float], parts: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def stop_if_not_finite(self, scalars: dict[str, float], parts: list[tuple[dict[str, Tensor], Tensor]]) -> None:
         """Stop all ranks before a bad gradient reaches the weights, and name the images that may be at fault."""
         if all(math.isfinite(value) for value in scalars.values()):
             return

@@ -1,4 +1,4 @@
-"""Where a run writes what it logs: the console line, Weights & Biases, and a sentence when the disk is full."""
+"""Writers of metrics: the console line, Weights & Biases, and a clear error when the disk is full."""
 
 import datetime
 import logging
@@ -9,6 +9,7 @@ import torch
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.ranges import Count
 
@@ -47,7 +48,7 @@ class ConsoleWriter(EventWriter):
 
 
 def mirror_to_wandb(**options) -> None:
-    """From here on Weights & Biases gets what TensorBoard gets; call it before TensorBoard's writer is made.
+    """Mirror TensorBoard's metrics to Weights & Biases; call it before TensorBoard's writer is made.
 
     Args:
         options: of `wandb.init`: project, name, dir, id and resume="allow" to go on with a run, ...
@@ -75,25 +76,25 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        if due(done, self._period) or done == self.trainer.max_iter:
             self._write()
 
     def after_train(self) -> None:
         if self.trainer.iter != self.written:  # what other hooks measure after the last step
             self._write()
-        with _write_errors_told():
+        with _disk_errors_as_user_errors():
             for writer in self._writers:
                 writer.close()
 
     def _write(self) -> None:
         self.written = self.trainer.iter
-        with _write_errors_told():
+        with _disk_errors_as_user_errors():
             for writer in self._writers:
                 writer.write()
 
 
 @contextmanager
-def _write_errors_told() -> Iterator[None]:
+def _disk_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

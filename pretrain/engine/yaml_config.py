@@ -1,4 +1,4 @@
-"""Configs that come as data, in YAML: reading and building them runs no code but what is listed here.
+"""YAML configs as untrusted data: reading them runs no code, and they may build only listed targets.
 
 A LazyConfig file is Python and is trusted like a program. A .yaml file may be anybody's: the one in a run's folder, or
 one given as --config-file. Detectron2 reads it with `yaml.unsafe_load`, and calls whatever a `_target_` names.
@@ -13,12 +13,11 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
 
 MAX_BYTES = 256 * 1024  # of a file; the largest that a run has saved has 8 KB
 MAX_VALUES = 20_000  # of a config, aliases and interpolations written out
 COST_OF_REFERENCE = 50  # values; omegaconf takes a millisecond for one
-MAX_REASON = 300  # characters of what an exception says
 MAX_INTERPOLATED = 1_000  # characters of a text with an interpolation
 
 
@@ -51,7 +50,7 @@ def without_tags(text: str) -> str:
 
 
 def plain_part(cfg: DictConfig, key: str, targets: Collection[str], path: str | Path):
-    """What `cfg` has at `key`, as plain dicts, lists and values, interpolations written out.
+    """The value at `key` as plain dicts, lists and values, interpolations resolved.
 
     Args:
         targets: what a `_target_` in it may name, in full.
@@ -83,7 +82,7 @@ def check_targets(part, targets: Collection[str], path: str | Path, key: str = "
 
 
 def nodes(tree, key: str = "") -> Iterator[tuple[str, object]]:
-    """Everything in plain dicts and lists, by its dotted key: `tree` itself first, then what it holds."""
+    """All nodes of nested dicts and lists with their dotted keys, parents first."""
     yield key, tree
     if isinstance(tree, dict | list):
         for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
@@ -133,17 +132,3 @@ def _plain(node, budget: list[int]):
     budget[0] -= COST_OF_REFERENCE * sum(node._get_node(name)._is_interpolation() for name in names)
     values = (_plain(node[name], budget) for name in names)
     return dict(zip(names, values, strict=True)) if isinstance(node, DictConfig) else list(values)
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, in one line that is not too long."""
-    problem = getattr(error, "problem", None)  # YAML's errors begin with what was being read, and have a place
-    if problem and "tag:yaml.org,2002:python/" in problem:
-        return f"it asks for a Python object ({problem.rpartition('python/')[2].strip(chr(39))}), which could run code"
-    if problem and getattr(error, "problem_mark", None):
-        return f"line {error.problem_mark.line + 1}: {problem}"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else lines[0]
-    if isinstance(error, KeyError | RecursionError | MemoryError | NotImplementedError):
-        line = f"{type(error).__name__}: {line}" if line != type(error).__name__ else line
-    return line[:MAX_REASON]

@@ -1,1 +1,1 @@
-"""Method room: self-distillation and its losses."""
+"""Self-distillation and its losses."""

@@ -1,4 +1,4 @@
-"""What a loss needs from the other processes of a run. In a run of one process each function is the identity."""
+"""Communication between the processes of a run; with one process each function is the identity."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Ways to keep a teacher from giving every token to the same prototype, and "none".
+"""Centering: keeps the teacher from assigning every token to the same prototype.
 
 Each ends in one vector, the centre (K,), taken from the teacher's logits: `softmax((logits - centre) / temp)`.
 `current_centre` gives the centre as `forward` does, and remembers nothing of the tokens.

@@ -1,18 +1,19 @@
-"""What a `SelfDistillation` says of itself while it trains: is it learning, and does it read its field?"""
+"""Diagnostics of a `SelfDistillation` in training: is it learning, and does it read its field?"""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pretrain.data.crops import place_in_field
 from pretrain.methods.feature_statistics import (
     assignment_statistics,
     directional_std,
     effective_rank,
     mean_cosine,
-    placed_anew,
     relative_distance,
     rms,
 )
-from pretrain.methods.features import MaskedPatches, encode
+from pretrain.methods.features import MaskedPatches, crop_features
 from pretrain.methods.losses import prototype_cross_entropy
 
 
@@ -71,12 +72,20 @@ def moved_field(method: nn.Module, batch: dict[str, Tensor], cls: Tensor, patche
     if method.field_sampling:
         views = torch.cat([batch[f"{kind}_boxes"] for kind in ("global", "local") if f"{kind}_boxes" in batch])
         views = views.unflatten(0, (-1, num_images))
-        (boxes,) = placed_anew(views[:1], views)
-        tokens = backbone.with_class_token(content + backbone.sample_positions(boxes[:few], backbone.grid(crops)))
+        boxes = placed_anew(views[:, :few].cpu().numpy()).to(crops.device)
+        tokens = backbone.with_class_token(content + backbone.sample_positions(boxes, backbone.grid(crops)))
         (moved,) = backbone.encode([tokens])
         values["moved_feature_cosine"] = mean_cosine(moved[:, 0], cls[:few])
         values["moved_patch_cosine"] = mean_cosine(moved[:, 1:], patches[:few])
     return values
+
+
+def placed_anew(views: np.ndarray) -> Tensor:
+    """Boxes (V, B, 4) of all crops of B images -> those (B, 4) of the first view after another t_s, always the same."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(
+        np.stack([place_in_field(boxes, rng.uniform(0.2, 1), rng)[0] for boxes in views.swapaxes(0, 1)])
+    )
 
 
 def hidden_position_cost(
@@ -96,7 +105,7 @@ def hidden_position_cost(
     if not len(crops):
         return centre.new_tensor(torch.nan)
     tokens = method.embed(backbone, batch["global_crops"][crops], batch["global_boxes"][crops], {})
-    shown = encode(backbone, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
+    shown = crop_features(backbone, [tokens], {"position": MaskedPatches.of(mask[crops])}).patches["position"]
     count = len(shown)
     signs = targets.new_tensor([1 / count, -1 / count]).repeat_interleave(count)
     student, targets = torch.cat([own(hidden[:count]), own(shown)]), targets[:count].repeat(2, 1)

@@ -8,7 +8,7 @@ from pretrain.errors import UserError
 from pretrain.methods.across_ranks import num_ranks
 from pretrain.methods.centering import NoCentering, SinkhornKnopp, SoftmaxCentering
 from pretrain.methods.diagnosis import diagnose
-from pretrain.methods.features import Features, MaskedPatches, encode
+from pretrain.methods.features import Features, MaskedPatches, crop_features
 from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtract_targets_
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.heads import ProjectionHead
@@ -107,22 +107,22 @@ class SelfDistillation(StudentTeacher):
         return self.losses(student, teacher, masked, len(batch["index"]))
 
     def masked_patches(self, batch: dict[str, Tensor]) -> dict[str, MaskedPatches]:
-        """By kind of mask, what this variant predicts; a crop whose kind is switched off stays unmasked."""
+        """Masked patches by kind, "content" and "position", where there is a loss for it; other masks are ignored."""
         kinds = [kind for kind in ("content", "position") if f"{kind}_head" in self.student]
         return {kind: MaskedPatches.of(batch[f"{kind}_masks"]) for kind in kinds}
 
     def teacher_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
-        """Of the global crops, which the teacher sees whole."""
+        """Features of the global crops, which the teacher sees unmasked."""
         backbone = self.teacher["backbone"]
-        return encode(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
+        return crop_features(backbone, [self.embed(backbone, batch["global_crops"], batch["global_boxes"], {})], masked)
 
     def student_features(self, batch: dict[str, Tensor], masked: dict[str, MaskedPatches]) -> Features:
-        """Of the masked global crops, and of the local ones if there are any."""
+        """Features of the masked global crops and, if there are any, of the local crops."""
         backbone = self.student["backbone"]
         groups = [self.embed(backbone, batch["global_crops"], batch["global_boxes"], masked)]
         if "local_crops" in batch:
             groups.append(self.embed(backbone, batch["local_crops"], batch["local_boxes"], {}))
-        return encode(backbone, groups, masked)
+        return crop_features(backbone, groups, masked)
 
     def losses(
         self, student: Features, teacher: Features, masked: dict[str, MaskedPatches], num_images: int
@@ -178,6 +178,7 @@ class SelfDistillation(StudentTeacher):
 
     def image_loss(self, student_cls: Tensor, teacher_cls: Tensor, num_images: int) -> Tensor:
         """Eq. 1 over all pairs of a student crop and another view of the teacher, averaged over pairs and images."""
+        # View-major tokens through the heads, then by image: (B, V + L, d) and (B, V, d).
         student = self.student["image_head"](student_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
         with torch.no_grad():
             teacher = self.teacher["image_head"](teacher_cls).unflatten(0, (-1, num_images)).transpose(0, 1)
@@ -190,9 +191,9 @@ class SelfDistillation(StudentTeacher):
 
     def patch_loss(self, name: str, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """Eq. 4 or 5 over features (n, D) of student and teacher, weights (n,): see `MaskedPatches`."""
-        tokens = self.student[f"{name}_head"](student)[:, None]
+        tokens = self.student[f"{name}_head"](student)[:, None]  # (n, 1, d)
         with torch.no_grad():
-            targets = self.teacher[f"{name}_head"](teacher)[:, None]
+            targets = self.teacher[f"{name}_head"](teacher)[:, None]  # (n, 1, d)
         return self.cross_entropy(name, tokens, targets, tokens.new_ones(1, 1), weights.to(tokens.dtype))
 
     def cross_entropy(self, name: str, student: Tensor, teacher: Tensor, pairing: Tensor, weights: Tensor) -> Tensor:

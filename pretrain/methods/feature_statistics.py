@@ -59,29 +59,6 @@ def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.float(), b.float(), dim=-1).mean()
 
 
-def placed_anew(boxes: Tensor, around: Tensor) -> Tensor:
-    """Boxes of crops after another draw of t_s (Sec. 3.2.2) than theirs; the same draw at every call.
-
-    As `pretrain.data.crops.place_in_field`: for each image the rectangle A around all of its crops gets the area s,
-    uniform on [0.2, 1], or what fits the field, and lies anywhere in it.
-
-    Args:
-        boxes: (V, B, 4), flipped ones included.  around: (V + L, B, 4), all crops of the same images.
-
-    Returns:
-        (V, B, 4)
-    """
-    draws = torch.rand(boxes.shape[1], 3, generator=torch.Generator().manual_seed(0)).to(boxes)
-    corners = around.unflatten(-1, (2, 2))
-    low, high = corners.amin((0, 2)), corners.amax((0, 2))  # (B, 2)
-    size = high - low
-    factor = ((0.2 + 0.8 * draws[:, :1]) / size.prod(-1, keepdim=True)).sqrt()
-    factor = torch.minimum(factor, 1 / size.amax(-1, keepdim=True))
-    origin = draws[:, 1:] * (1 - factor * size)
-    moved = origin[:, None] + factor[:, None] * (boxes.unflatten(-1, (2, 2)) - low[:, None])
-    return moved.flatten(-2)
-
-
 def assignment_statistics(
     student: Tensor,
     student_prototypes: Tensor,

@@ -1,4 +1,4 @@
-"""Which patches are masked, and what a backbone makes of a batch's crops: class tokens, and those patches."""
+"""Which patches are masked, and the features that the losses read: class tokens, and those patches."""
 
 from typing import NamedTuple
 
@@ -18,20 +18,20 @@ class MaskedPatches(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor) -> "MaskedPatches":
-        """Waits for the device: call it once a step."""
+        """Of masks (V*B, N); it waits for the device, so call it once a step."""
         index = mask.flatten().nonzero().flatten()
         weight = mask.double() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
         return cls(mask, index, weight.flatten()[index])
 
 
 class Features(NamedTuple):
-    """What a backbone makes of a batch's crops, and the heads are shown."""
+    """A backbone's features of a batch's crops, as far as the heads need them."""
 
     cls: Tensor  # (crops, D) class tokens, view-major
     patches: dict[str, Tensor]  # (n, D) of the global crops' masked patches, by kind of mask
 
 
-def encode(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
+def crop_features(backbone: VisionTransformer, groups: list[Tensor], masked: dict[str, MaskedPatches]) -> Features:
     """Batches of sequences (B_g, 1 + N_g, D), the global crops' first, as one packed sequence through `backbone`."""
     layout, num_patches = Layout.of(groups), groups[0].shape[1] - 1
     kept = [layout.starts(groups[0].device)]

@@ -8,10 +8,9 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.errors import UserError
-from pretrain.methods.ema import update_teacher
 from pretrain.models.vit import VisionTransformer, compile_blocks
 from pretrain.models.weights import load_backbone
+from pretrain.ranges import check_schedule
 
 
 class StudentTeacher(nn.Module):
@@ -26,11 +25,7 @@ class StudentTeacher(nn.Module):
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
         super().__init__()
-        for progress in (0.0, 0.5, 1 - 1e-6):  # fvcore refuses 1
-            if not 0 <= momentum(progress) <= 1:
-                raise UserError(
-                    f"model.momentum: gives {momentum(progress):g} at {progress:g} of training; it must stay in [0, 1]"
-                )
+        check_schedule(momentum, "model.momentum", high=1)
         if init:
             load_backbone(student["backbone"], init)
         self.momentum, self.max_iter = momentum, max_iter
@@ -45,9 +40,11 @@ class StudentTeacher(nn.Module):
         self.teacher.eval()
         return self
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """The teacher follows the student; call after the optimizer's step."""
-        update_teacher(*self.parameter_pairs, self.momentum(min(1.0, step / self.max_iter)))
+        """teacher <- momentum * teacher + (1 - momentum) * student; call after the optimizer's step."""
+        teacher, student = self.parameter_pairs
+        torch._foreach_lerp_(teacher, student, 1 - self.momentum(min(1.0, step / self.max_iter)))
 
     @cached_property
     def parameter_pairs(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

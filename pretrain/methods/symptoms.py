@@ -1,4 +1,4 @@
-"""What the numbers of `diagnose` say when something is wrong: from values to a likely cause and what to do.
+"""Warnings from the values of `diagnose`: the symptom, its likely cause and what to do.
 
 Thresholds lie where tiny runs of 120 steps that were made to collapse parted from those that were not. Class-token
 targets, as spread less entropy: never below 0.007 in runs with Sinkhorn-Knopp (three seeds) or softmax centering (one);
@@ -42,7 +42,7 @@ def _equal(name: str, value: float, meaning: str) -> str:
 
 
 def _unread_field(values: dict[str, float]) -> dict[str, str]:
-    """Features stay as they are wherever a crop lies, and position loss where positions are hidden; each if known."""
+    """Features do not change with a crop's place, and hidden positions cost nothing; values may be missing."""
     cosine, cost = values.get("moved_patch_cosine", math.nan), values.get("hidden_position_cost", math.nan)
     signs = []
     if not math.isnan(cosine):
@@ -61,7 +61,7 @@ def _unread_field(values: dict[str, float]) -> dict[str, str]:
 
 
 def _alike(spread: float, entropy: float) -> str:
-    """Three ways to give every token the same target."""
+    """The sentence for each of three ways to give every token the same target."""
     if spread < ONE_PROTOTYPE:
         return (
             "all tokens are assigned to one prototype. Likely cause: the teacher is sharpened and not centred; set "

@@ -1,1 +1,1 @@
-"""Model room: the backbone, its position field, packed attention, projection heads."""
+"""The backbone, its position field, packed attention, projection heads."""

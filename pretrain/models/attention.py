@@ -74,7 +74,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """Scaled dot-product attention inside each sequence of `layout`.
 
     One block-diagonal xformers kernel on CUDA where xformers is installed; otherwise, and in compiled code, which
-    xformers' mask would break in two, torch's SDPA, a call a group.
+    xformers' mask would break in two, one call of torch's SDPA for each group.
 
     Args:
         q, k, v: (T, heads, head_dim).
@@ -144,7 +144,7 @@ class Attention(nn.Module):
 
 
 def scaled_linear(x: Tensor, linear: nn.Module, scale: nn.Module | None) -> Tensor:
-    """`scale(linear(x))`, LayerScale multiplied into the weights where both layers are plain and nobody listens.
+    """`scale(linear(x))`, LayerScale multiplied into the weights unless a layer was replaced or has hooks.
 
     The weights are smaller than a step's tokens: on a CPU that saves 7% of a step.
     """

@@ -1,4 +1,4 @@
-"""A backbone as timm, Hugging Face's transformers and Detectron2 take it, with the lines that load it there.
+"""Backbones in the formats of timm, transformers and Detectron2, with the code that loads them there.
 
 Folding LayerScale and a class token's position of zero change no feature. At other sizes than the field's, timm
 resamples positions with antialiasing, so features differ slightly; transformers and Detectron2 interpolate as we do.
@@ -14,7 +14,7 @@ from torch import Tensor
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
-from pretrain.models.weights import describe, fold_layer_scale, write_backbone
+from pretrain.models.weights import architecture, fold_layer_scale, write_backbone
 
 # Ours -> the names that transformers publishes, of DINOv2 and of I-JEPA, as (part of a name, what replaces it).
 _TRANSFORMERS = (
@@ -35,31 +35,31 @@ _IJEPA = (
 
 @dataclass(frozen=True)
 class Shape:
-    """What others want to know of a backbone; sizes in pixels."""
+    """Sizes of a backbone: patch and image in pixels, `mlp` and `width` in channels."""
 
     patch: int
     width: int
     depth: int
     heads: int
     mlp: int
-    height: int
+    image_height: int
     image_width: int
 
     @classmethod
     def of(cls, file: BackboneFile) -> "Shape":
-        found, patch = describe(file.state), file.state[PATCH_WEIGHT].shape[-1]
+        found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
         rows, columns = file.field_size
         size = (rows * patch, columns * patch)
         return cls(patch, found["width"], found["depth"], file.num_heads, found["MLP width"], *size)
 
     def side(self, where: str) -> int:
         """Of a square field. Raises UserError."""
-        if self.height != self.image_width:
+        if self.image_height != self.image_width:
             raise UserError(
-                f"{where} knows square images only, and the field is for {self.height} x {self.image_width} pixels; "
-                "give --image-size of a square"
+                f"{where} knows square images only, and the field is for "
+                f"{self.image_height} x {self.image_width} pixels; give --image-size of a square"
             )
-        return self.height
+        return self.image_height
 
 
 def write_timm(path: Path, file: BackboneFile) -> str:
@@ -74,7 +74,7 @@ def write_timm(path: Path, file: BackboneFile) -> str:
         "import timm\n"
         f"model = timm.create_model(\n    'vit_base_patch16_224', patch_size={shape.patch}, embed_dim={shape.width}, "
         f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
-        f"img_size=({shape.height}, {shape.image_width}), num_classes=0, pretrained=True,\n"
+        f"img_size=({shape.image_height}, {shape.image_width}), num_classes=0, pretrained=True,\n"
         f"    pretrained_cfg_overlay=dict(file={str(path)!r}, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),\n"
         ")  # features_only=True gives maps of its blocks"
     )

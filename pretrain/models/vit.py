@@ -84,8 +84,8 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
-    def facts(self) -> dict[str, str]:
-        """What a weight file says beside its tensors, which do not show all of it."""
+    def metadata(self) -> dict[str, str]:
+        """Metadata for weight files: the architecture, because tensors do not show all of it."""
         return {
             "patch_size": str(self.patch_size),
             "embed_dim": str(self.embed_dim),

@@ -32,7 +32,7 @@ _AVERAGES = {"teacher", "target", "momentum", "ema"}
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """How files of one origin call the parts of a plain ViT.
 
     Args:
@@ -51,8 +51,8 @@ _ROTARY = (
     "does not compute; take DINOv2 or another ViT with learned positions"
 )
 LAYOUTS = {
-    "the original releases and timm": Layout(PATCH_WEIGHT),
-    "transformers": Layout(  # ViTModel, Dinov2Model, ViTMAEModel, IJepaModel, DeiTModel
+    "the original releases and timm": FileLayout(PATCH_WEIGHT),
+    "transformers": FileLayout(  # ViTModel, Dinov2Model, ViTMAEModel, IJepaModel, DeiTModel
         "embeddings.patch_embeddings.projection.weight",
         (
             (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
@@ -72,8 +72,8 @@ LAYOUTS = {
             (r"^layernorm\.", "norm."),
         ),
     ),
-    "transformers' DINOv3": Layout("embeddings.patch_embeddings.weight", refused=_ROTARY),
-    "MMPretrain": Layout(
+    "transformers' DINOv3": FileLayout("embeddings.patch_embeddings.weight", refused=_ROTARY),
+    "MMPretrain": FileLayout(
         "patch_embed.projection.weight",
         (
             (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -89,7 +89,7 @@ LAYOUTS = {
             (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
         ),
     ),
-    "torchvision": Layout(
+    "torchvision": FileLayout(
         "conv_proj.weight",
         (
             (r"^conv_proj\.", "patch_embed.proj."),

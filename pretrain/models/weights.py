@@ -1,4 +1,4 @@
-"""Weights of a backbone: read them from any file that is known, build a backbone for them, fill one, write them."""
+"""Weights of a backbone: read them from any supported file, build or fill a backbone, write a file."""
 
 import hashlib
 import json
@@ -23,22 +23,12 @@ logger = logging.getLogger(__name__)
 # Where a detector keeps its backbone: Detectron2's simple feature pyramid calls it `net`.
 DETECTOR_PREFIX = "backbone.net."
 # What files have beside the backbone, by the first part of the name; ViTDet's has no class token and no last norm.
-_EXPECTED_LEFTOVERS = (
-    "cls_token",
-    "mask_token",
-    "masked_embed",
-    "norm",
-    "head",
-    "head_dist",
-    "fc_norm",
-    "pre_logits",
-    "pooler",
-)
+_EXPECTED_LEFTOVERS = "cls_token mask_token masked_embed norm head head_dist fc_norm pre_logits pooler".split()
 
 
 @dataclass
 class LoadReport:
-    """What a load did. `str()` is the sentence for the log."""
+    """Result of loading weights; `str()` is the line for the log."""
 
     path: str
     matched: int = 0  # tensors of the backbone that the file filled
@@ -84,7 +74,7 @@ def build_backbone(file: BackboneFile, num_heads: int | None = None, drop_path_r
     Raises:
         UserError: the number of heads is neither recorded, nor given, nor known by the width.
     """
-    shape, class_token = describe(file.state), "cls_token" in file.state
+    shape, class_token = architecture(file.state), "cls_token" in file.state
     num_heads = file.num_heads or num_heads or PUBLISHED_HEADS.get(shape["width"])
     if num_heads is None:
         raise UserError(
@@ -149,7 +139,7 @@ def fill_backbone(backbone: nn.Module, file: BackboneFile, partial: bool = False
     return report
 
 
-def describe(state: dict[str, Tensor]) -> dict[str, int]:
+def architecture(state: dict[str, Tensor]) -> dict[str, int]:
     """Architecture that a backbone's tensors show: width, depth and MLP width."""
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     mlp = state.get("blocks.0.mlp.fc1.weight")
@@ -162,7 +152,7 @@ def describe(state: dict[str, Tensor]) -> dict[str, int]:
 
 def _check_architecture(file: BackboneFile, backbone: nn.Module) -> None:
     """One sentence instead of a list of a hundred tensors."""
-    theirs, ours = describe(file.state), describe(backbone.state_dict())
+    theirs, ours = architecture(file.state), architecture(backbone.state_dict())
     if file.num_heads is not None:
         theirs["heads"], ours["heads"] = file.num_heads, backbone.blocks[0].attn.num_heads
     different = [f"{name} {theirs[name]} and not {ours[name]}" for name in ours if theirs[name] != ours[name]]
@@ -178,7 +168,7 @@ def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
         return fold_layer_scale(state)
     if gammas and not theirs:
         report.converted.append("LayerScale set to one: the file has it folded, or never had it")
-        depth = describe(state)["depth"]
+        depth = architecture(state)["depth"]
         ones = {name: torch.ones_like(wanted[name]) for name in gammas if int(name.split(".")[1]) < depth}
         return state | ones
     return dict(state)
@@ -212,7 +202,7 @@ def _square(cells: int) -> tuple[int, int]:
 
 
 def _note_heads(file: BackboneFile, backbone: nn.Module, report: LoadReport) -> None:
-    """A wrong number of heads fits every tensor and computes nonsense."""
+    """Note an assumed number of heads: a wrong one fits every tensor and computes nonsense."""
     heads, width = backbone.blocks[0].attn.num_heads, backbone.state_dict()[PATCH_WEIGHT].shape[0]
     published = PUBLISHED_HEADS.get(width)
     if file.num_heads is None and heads != published:
@@ -225,9 +215,8 @@ def _note_heads(file: BackboneFile, backbone: nn.Module, report: LoadReport) -> 
 def _misfit(path, absent: list[str], wrong: list[str], partial: bool) -> str:
     if partial:
         return f"{path}: nothing in it fits the backbone, in name and shape; choose the config it fits"
-    faults = [f"lacks {abbreviated(absent)}"] * bool(absent) + [f"has other shapes for {abbreviated(wrong)}"] * bool(
-        wrong
-    )
+    faults = [f"lacks {abbreviated(absent)}"] if absent else []
+    faults += [f"has other shapes for {abbreviated(wrong)}"] if wrong else []
     return f"{path} does not fill the backbone: it {' and '.join(faults)}; choose the config it fits"
 
 
@@ -245,8 +234,7 @@ def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def resize_field(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """The field (1, h*w, D) read at the centres of another grid's cells, bicubic -> (1, H*W, D)."""
-    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    return sample_pos_embed(pos_embed.unflatten(1, old), box, new).to(pos_embed.dtype)
+    return sample_pos_embed(pos_embed.unflatten(1, old), None, new).to(pos_embed.dtype)
 
 
 def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -276,7 +264,7 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
 
 def fingerprint(backbone: VisionTransformer) -> str:
     """Hash of the weights and of what tensors do not show: heads. Alike for every file of the same backbone."""
-    content = hashlib.sha256(json.dumps(backbone.facts, sort_keys=True).encode())
+    content = hashlib.sha256(json.dumps(backbone.metadata, sort_keys=True).encode())
     for name, value in sorted(backbone.state_dict().items()):
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

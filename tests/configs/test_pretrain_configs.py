@@ -14,7 +14,7 @@ from detectron2.config import LazyCall, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from pretrain.data.images import ImageFolder
+from pretrain.data.folder import ImageFolder
 from pretrain.data.masks import CropMasks
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
@@ -78,7 +78,7 @@ def flat_config(name: str) -> dict:
 
 def settled(name: str, images: int = IMAGENET) -> DictConfig:
     cfg = load(name)
-    resolve_length_and_lr(cfg, SimpleNamespace(images_per_epoch=images, batch_size=cfg.dataloader.train.batch_size))
+    resolve_length_and_lr(cfg, SimpleNamespace(source=range(images), batch_size=cfg.dataloader.train.batch_size))
     return cfg
 
 
@@ -169,7 +169,7 @@ def test_the_log_names_no_rule_where_the_value_was_given(caplog):
     cfg = load(DEFAULT)
     cfg.train.max_iter, cfg.optimizer.lr = 1000, 5e-4
     with caplog.at_level(logging.INFO, logger="pretrain.engine.run"):
-        resolve_length_and_lr(cfg, SimpleNamespace(images_per_epoch=IMAGENET, batch_size=512))
+        resolve_length_and_lr(cfg, SimpleNamespace(source=range(IMAGENET), batch_size=512))
     assert (cfg.train.max_iter, cfg.optimizer.lr) == (1000, 5e-4)
     assert "1,000 steps (as given)" in caplog.text and "0.0005 (as given)" in caplog.text
 

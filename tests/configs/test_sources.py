@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
 
-from pretrain.data.images import CocoJson, ImageFolder, ImageList, TarShards
+from pretrain.data.folder import ImageFolder
+from pretrain.data.lists import CocoJson, ImageList
+from pretrain.data.tar_shards import TarShards
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 

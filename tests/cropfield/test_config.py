@@ -52,7 +52,7 @@ def test_every_key_reaches_the_backbone_or_the_pyramid(tmp_path):
     cfg.merge_from_list([part for key, value in keys.items() for part in (f"MODEL.CROPFIELD.{key}", value)])
     pyramid = build_backbone(cfg)
     net = pyramid.net
-    assert net.facts == dict(
+    assert net.metadata == dict(
         patch_size="8", embed_dim="32", depth="2", num_heads="2", mlp_ratio="2.0", field_size="4x6", layer_scale="kept"
     )  # fmt: skip
     assert net.cls_token is not None

@@ -18,7 +18,7 @@ def test_a_file_becomes_the_backbone_that_wrote_it(layer_scale, suffix, tmp_path
     torch.manual_seed(0)
     backbone = VisionTransformer(**SHAPE, layer_scale=layer_scale).eval()
     path = tmp_path / f"backbone.{suffix}"
-    write_backbone(path, backbone.state_dict(), backbone.facts)
+    write_backbone(path, backbone.state_dict(), backbone.metadata)
     loaded = load_pretrained(path, class_token=True, final_norm=True)
     assert loaded.state_dict().keys() == backbone.state_dict().keys()
     assert not loaded.training and all(parameter.requires_grad for parameter in loaded.parameters())
@@ -30,7 +30,7 @@ def test_a_file_becomes_the_backbone_that_wrote_it(layer_scale, suffix, tmp_path
 
 def test_a_detectors_backbone_is_without_class_token_and_norm(tmp_path):
     backbone = VisionTransformer(**SHAPE)
-    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), backbone.facts)
+    write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), backbone.metadata)
     loaded = load_pretrained(tmp_path / "backbone.pth", out_features={"a": 0, "b": [1, 2]})
     assert loaded.cls_token is None and set(loaded.output_shape()) == {"a", "b"}
 

@@ -138,7 +138,7 @@ def test_a_resumed_training_ends_in_the_same_bits(tmp_path, cuts):
         trainer.train(trainer.iter + 1 if cut != cuts[0] else 0, cut)
         (tmp_path / "cut" / "model_final.pth").rename(tmp_path / "cut" / "final.pth")
         trainer.iter = cut - 1
-        periodic.stop(cut)
+        periodic.save_now(cut)
     ends = [read_torch_file(tmp_path / name) for name in ("straight/model_final.pth", "cut/model_0000006.pth")]
     for part in ("model", "ema"):
         assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())

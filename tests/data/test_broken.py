@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pretrain.data.broken import NAMED_IN_LOG, BrokenImages
+from pretrain.data.broken import NAMED_IN_LOG, BrokenImages, summarize
 from pretrain.errors import UserError
 
 NONE = np.zeros(0, dtype=int)
@@ -15,15 +15,17 @@ def test_each_image_counts_once_and_is_named_once(caplog):
     account = BrokenImages(100, 0.2)
     for _ in range(3):
         account.note(broken(1, 2) + broken(3, reason="empty file"), np.arange(10, 20))
-    assert len(account) == 3 and account.counts() == {"truncated": 2, "empty file": 1}
-    assert account.summary() == "2 truncated (1.jpg), 1 empty file (3.jpg)"
+    assert len(account) == 3 and account.reasons["3.jpg"] == "empty file"
+    assert summarize(account.reasons.items()) == "2 truncated (1.jpg), 1 empty file (3.jpg)"
     assert caplog.text.count("skipped a broken image") == 3
 
 
 def test_a_name_that_is_no_utf8_is_shown_as_bytes(caplog):
     account = BrokenImages(10, 0.2)
     account.note([("é\udcff.jpg", "missing")], NONE)  # as Python reads a name from the disk
-    assert account.summary() == "1 missing (é\\xff.jpg)" and "é\\xff.jpg" in caplog.text.encode().decode()
+    assert (
+        summarize(account.reasons.items()) == "1 missing (é\\xff.jpg)" and "é\\xff.jpg" in caplog.text.encode().decode()
+    )
 
 
 def test_the_log_is_not_flooded(caplog):

@@ -9,8 +9,11 @@ import torch
 
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import CocoJson, ImageFolder, ImageList, TarShards, open_source
+from pretrain.data.folder import ImageFolder
+from pretrain.data.images import open_source
+from pretrain.data.lists import CocoJson, ImageList
 from pretrain.data.masks import CropMasks
+from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
 
 NAMES = [f"{i}.png" for i in range(6)]

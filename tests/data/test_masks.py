@@ -172,7 +172,6 @@ def test_another_mask_can_be_registered(monkeypatch):
     ("wrong", "words"),
     [
         ({"content_share": 0.6, "position_share": 0.6}, "exceed 1"),
-        ({"content_share": -0.1}, "negative"),
         ({"ratio": (0.5, 0.1)}, "ratio"),
         ({"ratio": (0.0, 0.5)}, "ratio"),
         ({"content_mask": "star"}, "box, cross"),

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, features
 
 from pretrain.data.decode import BrokenImage, extra_endings
-from pretrain.data.images import ImageFolder, open_source
+from pretrain.data.folder import ImageFolder
+from pretrain.data.images import open_source
 from pretrain.errors import UserError
 
 

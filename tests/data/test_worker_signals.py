@@ -5,11 +5,11 @@ import threading
 import time
 
 from pretrain.data import worker_signals
-from pretrain.data.worker_signals import heed_only_the_parent, signals_held
+from pretrain.data.worker_signals import obey_parent_alone, signals_held
 
 
 def worker(ready):
-    heed_only_the_parent()
+    obey_parent_alone()
     ready.set()
     while True:
         time.sleep(1)

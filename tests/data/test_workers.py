@@ -173,7 +173,7 @@ def test_what_the_system_has_run_out_of_is_one_sentence(monkeypatch, error, word
         multiprocessing.queues._ForkingPickler.dumps = fail
 
     if sent:
-        monkeypatch.setattr("pretrain.data.batches.start_worker", start)
+        monkeypatch.setattr("pretrain.data.workers.start_worker", start)
     with pytest.raises(UserError, match=f"{words}.*num_workers.*--resume"):
         for _ in zip(range(8), batches(Exhausted(error, sent), 2), strict=False):
             pass

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore, start_of, training_state
+from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore, resume_step, training_state
 from pretrain.errors import UserError
 from pretrain.files import write_torch_file
 
 
 class Method(torch.nn.Linear):
-    backbone = SimpleNamespace(facts={"depth": "1"})
+    backbone = SimpleNamespace(metadata={"depth": "1"})
 
 
 class Hostile:
@@ -176,18 +176,18 @@ def test_a_state_on_which_the_first_step_would_stumble_is_refused(tmp_path, chan
     "done, saved, batch_size, start", [(6, 2, 2, 6), (6, 2, 4, 3), (3, 2, 4, 1), (1, 2, 8, 0), (3, 4, 2, 6)]
 )
 def test_what_was_seen_counts_in_images(done, saved, batch_size, start):
-    assert start_of("last.pth", done, saved, batch_size, total=9) == start
+    assert resume_step("last.pth", done, saved, batch_size, total=9) == start
     assert 0 <= done * saved - start * batch_size < batch_size  # nothing left out, less than a batch twice
 
 
 @pytest.mark.parametrize("done, saved, batch_size", [(4, 2, 1), (8, 1, 2), (5, 2, 2), (5, None, 2)])
 def test_a_change_that_leaves_no_step_is_refused(done, saved, batch_size):
     with pytest.raises(UserError, match="last.pth: nothing is left to train.*raise train.max_iter"):
-        start_of("last.pth", done, saved, batch_size, total=4)
+        resume_step("last.pth", done, saved, batch_size, total=4)
 
 
 def test_a_finished_run_is_none_of_it_but_it_is_said(caplog):
-    assert start_of("last.pth", 4, 2, 2, total=4) == 4
+    assert resume_step("last.pth", 4, 2, 2, total=4) == 4
     assert "all 4 steps were done before" in caplog.text
 
 
@@ -195,5 +195,5 @@ def test_a_finished_run_is_none_of_it_but_it_is_said(caplog):
 def test_nonsense_is_no_batch_size(tmp_path, size):
     model, optimizer, state = trained(tmp_path / "last.pth")
     write_torch_file(tmp_path / "last.pth", state | {"batch_size": size})
-    with pytest.raises(UserError, match="not a state of a pretraining run: its batch size is"):
+    with pytest.raises(UserError, match="cannot be resumed: its batch size is"):
         restore(tmp_path / "last.pth", model, optimizer, 4, 9)

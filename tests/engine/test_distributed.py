@@ -13,7 +13,7 @@ from fvcore.common.param_scheduler import ConstantParamScheduler
 
 from pretrain.data.batches import CropLoader
 from pretrain.data.crops import MultiCrop
-from pretrain.data.images import BrokenImage
+from pretrain.data.decode import BrokenImage
 from pretrain.data.masks import CropMasks
 from pretrain.engine.checkpoint import restore_rng, training_state
 from pretrain.engine.distributed import seed_rank, start

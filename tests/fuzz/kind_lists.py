@@ -12,7 +12,8 @@ from PIL import Image
 
 from lab.video.davis import find_videos, read_frame, read_mask
 from pretrain.data.decode import BrokenImage
-from pretrain.data.images import ImageFolder, open_source
+from pretrain.data.folder import ImageFolder
+from pretrain.data.images import open_source
 
 LINES = (
     "a", "..", ".", "../a", "/etc/passwd", "a/../b", "\0", "a b", "\xe9", "C:\\x", "~", "*", "a" * 300, "", "\u2028",

@@ -17,7 +17,7 @@ from pretrain.engine.checkpoint import restore, training_state
 
 
 class Method(torch.nn.Sequential):
-    backbone = SimpleNamespace(facts={"depth": "1"})
+    backbone = SimpleNamespace(metadata={"depth": "1"})
 
     def __init__(self):
         super().__init__(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))

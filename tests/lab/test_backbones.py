@@ -32,7 +32,7 @@ def test_the_untrained_twin_has_the_shape_and_not_the_weights(tmp_path):
     backbone = VisionTransformer(8, 32, 2, 4, field_size=3)
     write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"num_heads": "4"})
     twin = build_backbone(tmp_path / "backbone.pth")
-    assert twin.facts == backbone.facts
+    assert twin.metadata == backbone.metadata
     assert not torch.equal(twin.blocks[0].attn.qkv.weight, backbone.blocks[0].attn.qkv.weight)
 
 

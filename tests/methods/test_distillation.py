@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from pretrain.errors import UserError
 from pretrain.methods.across_ranks import rank
+from pretrain.methods.diagnosis import placed_anew
 from pretrain.methods.distillation import SelfDistillation
-from pretrain.methods.feature_statistics import effective_rank, placed_anew
-from pretrain.methods.features import MaskedPatches, encode
+from pretrain.methods.feature_statistics import effective_rank
+from pretrain.methods.features import MaskedPatches, crop_features
 from pretrain.models.vit import VisionTransformer
 
 IMAGES, LOCALS, PATCHES, FIELD = 4, 3, 16, 12
@@ -179,7 +181,7 @@ def test_encoding_gives_class_tokens_of_all_crops_and_the_named_patches():
     masks = {name: torch.zeros(3, 4, dtype=torch.bool) for name in ("some", "none", "last")}
     masks["some"].view(-1)[[0, 3, 4, 11]] = masks["last"][1, 3] = True
     with torch.no_grad():
-        cls, patches = encode(backbone, groups, {name: MaskedPatches.of(mask) for name, mask in masks.items()})
+        cls, patches = crop_features(backbone, groups, {name: MaskedPatches.of(mask) for name, mask in masks.items()})
         first, second = backbone.encode(groups)
     torch.testing.assert_close(cls, torch.cat([first[:, 0], second[:, 0]]))
     for name, mask in masks.items():
@@ -309,7 +311,7 @@ def test_how_far_features_move_is_between_two_places_of_the_same_crops():
         crops = method.normalised(batch["global_crops"][first])
         here, there = (
             backbone(crops, batch["global_boxes"][first]),
-            backbone(crops, placed_anew(views[:1], views)[0, first]),
+            backbone(crops, placed_anew(views[:, first].numpy())),
         )
         for name, a, b in zip(("feature", "patch"), here, there, strict=True):
             expected = torch.nn.functional.cosine_similarity(a, b, dim=-1).mean()
@@ -317,6 +319,17 @@ def test_how_far_features_move_is_between_two_places_of_the_same_crops():
         assert values["moved_patch_cosine"] < 0.99
         torch.testing.assert_close(values["field_rms"], backbone.pos_embed.square().mean().sqrt())
         torch.testing.assert_close(values["content_rms"], backbone.embed_patches(crops).square().mean().sqrt())
+
+
+def test_another_placement_keeps_the_shapes_of_crops_and_the_run_s_random_numbers():
+    before = torch.get_rng_state()
+    views = torch.rand(6, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
+    moved = placed_anew(views).numpy()
+    assert torch.equal(torch.get_rng_state(), before) and np.array_equal(moved, placed_anew(views).numpy())
+    assert moved.min() >= 0 and moved.max() <= 1 and np.abs(moved - views[0]).max() > 0.1
+    sides = [boxes[:, 2:] - boxes[:, :2] for boxes in (moved, views[0])]
+    factors = sides[0] / sides[1]  # of both sides alike
+    np.testing.assert_allclose(factors[:, 0], factors[:, 1])
 
 
 def test_a_field_that_says_nothing_of_places_is_found_unread():

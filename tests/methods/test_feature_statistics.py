@@ -1,19 +1,15 @@
 import math
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pretrain.data.crops import place_in_field
 from pretrain.methods.feature_statistics import (
     assignment_statistics,
     directional_std,
     effective_rank,
     entropy,
     mean_cosine,
-    placed_anew,
     relative_distance,
     rms,
 )
@@ -98,21 +94,6 @@ def test_assignments_at_their_extremes():
     entropies = statistics(each[:1].repeat(9, 1), 1.0)
     assert entropies[0] == pytest.approx(entropies[1]) and 0.1 < entropies[0] < 0.99  # a constant of its own
     assert all(math.isnan(value) for value in statistics(each[:0], 1.0))
-
-
-def test_another_placement_is_a_draw_of_t_s_by_the_rule_of_the_data():
-    g = torch.Generator().manual_seed(0)
-    around = 0.3 + 0.4 * torch.rand(6, 5, 4, generator=g, dtype=torch.float64)  # of 6 crops each, about half flipped
-    around[0, 0, ::2] = torch.tensor([0.0, 1.0])  # an A too wide for any s to fit
-    around[:, 0, 1::2] = 0.5 + 0.1 * (around[:, 0, 1::2] - 0.5)
-    draws = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).double().numpy()
-    state = torch.get_rng_state()
-    found = placed_anew(around[:2], around)
-    assert torch.equal(torch.get_rng_state(), state) and torch.equal(found, placed_anew(around[:2], around))
-    for image in range(5):
-        rng = SimpleNamespace(random=lambda n, place=draws[image, 1:]: place)
-        expected = place_in_field(around[:, image].numpy(), 0.2 + 0.8 * draws[image, 0], rng)
-        np.testing.assert_allclose(found[:, image], expected[:2], atol=1e-12)
 
 
 def test_rms_and_mean_cosine_are_their_formulas():

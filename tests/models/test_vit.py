@@ -232,13 +232,13 @@ def test_a_new_backbone_begins_as_the_papers_and_dinov2s():
 def test_the_default_backbone_is_vit_s16_with_a_field_of_50():
     with torch.device("meta"):
         backbone = VisionTransformer()
-    assert backbone.facts == dict(
+    assert backbone.metadata == dict(
         patch_size="16", embed_dim="384", depth="12", num_heads="6", mlp_ratio="4.0", field_size="50x50",
         layer_scale="kept",
     )  # fmt: skip
     assert (
         backbone.cls_token is not None
-        and VisionTransformer(**SMALL | {"layer_scale": None}).facts["layer_scale"] == "none"
+        and VisionTransformer(**SMALL | {"layer_scale": None}).metadata["layer_scale"] == "none"
     )
     assert backbone.pos_embed.requires_grad and not any(block.drop_path.drops for block in backbone.blocks)
     assert {m.eps for m in backbone.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}

@@ -288,7 +288,7 @@ def test_a_training_state_gives_its_teacher(tmp_path):
     model = {
         f"{role}.backbone.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")
     }
-    path = saved(tmp_path, {"model": model, "metadata": {"method": "X", **backbone.facts}}, "last.pth")
+    path = saved(tmp_path, {"model": model, "metadata": {"method": "X", **backbone.metadata}}, "last.pth")
     again, _ = loaded(path, field_size=(4, 6))
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
     with pytest.raises(UserError, match="heads 3 and not 4"):

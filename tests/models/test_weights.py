@@ -64,7 +64,7 @@ def test_other_suffixes_are_refused(tmp_path):
 def test_a_field_of_as_many_cells_and_other_sides_is_resized(tmp_path):
     shape = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2)
     wide, square = (VisionTransformer(**shape, field_size=size) for size in ((4, 9), (6, 6)))
-    write_backbone(tmp_path / "wide.safetensors", wide.state_dict(), wide.facts)
+    write_backbone(tmp_path / "wide.safetensors", wide.state_dict(), wide.metadata)
     load_backbone(square, tmp_path / "wide.safetensors")
     torch.testing.assert_close(square.pos_embed, resize_field(wide.pos_embed, (4, 9), (6, 6)))
     assert not torch.equal(square.pos_embed, wide.pos_embed)

@@ -32,7 +32,7 @@ RECIPES = {
 
 
 class ManyImages:
-    images_per_epoch, batch_size = 1_281_167, 2048
+    source, batch_size = range(1_281_167), 2048
 
 
 @pytest.mark.parametrize("size", RECIPES)

@@ -123,7 +123,7 @@ def test_the_probe_is_the_tools_own(load_tool, run_tool, small_coco, tmp_path):
     """A backbone's figure in the comparison is that of probe_detection.py on images of the detector's size."""
     torch.manual_seed(0)
     backbone = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2, field_size=4)
-    write_backbone(tmp_path / "b.safetensors", backbone.state_dict(), backbone.facts)
+    write_backbone(tmp_path / "b.safetensors", backbone.state_dict(), backbone.metadata)
     data = [
         f"--{s}-{k}={p}"
         for s in ("train", "val")

@@ -59,7 +59,7 @@ def test_a_table_and_a_plot_of_all_backbones(run_tool, small_coco, tmp_path, cap
         folder = tmp_path / f"run{seed}"
         folder.mkdir()
         files.append(folder / "backbone.safetensors")
-        write_backbone(files[-1], backbone.state_dict(), backbone.facts)
+        write_backbone(files[-1], backbone.state_dict(), backbone.metadata)
     ran = []
 
     def run(chain, stage):

@@ -21,7 +21,7 @@ from pretrain.models.weights import write_backbone
 def backbone(tmp_path) -> VisionTransformer:
     torch.manual_seed(0)
     backbone = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4)
-    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), backbone.facts)
+    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), backbone.metadata)
     return backbone.eval()
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_asked_for(run_tool, embed, small_coco, tmp_path):
     with pytest.raises(UserError, match="--image-size 60 is not a multiple of the patch, 8"):
         embed(small_coco, "--image-size", "60")
     plain = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2, field_size=4, class_token=False)
-    write_backbone(tmp_path / "backbone.safetensors", plain.state_dict(), plain.facts)
+    write_backbone(tmp_path / "backbone.safetensors", plain.state_dict(), plain.metadata)
     with pytest.raises(UserError, match="has no class token; ask for --features mean"):
         embed(small_coco)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.safetensors"))

@@ -77,7 +77,7 @@ def test_yaml_project(small_coco, tmp_path):
 def test_look_at_features(tmp_path, monkeypatch, layer_scale):
     torch.manual_seed(0)
     backbone = VisionTransformer(**SHAPE, layer_scale=layer_scale)
-    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), backbone.facts)
+    write_backbone(tmp_path / "backbone.safetensors", backbone.state_dict(), backbone.metadata)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)).save(tmp_path / "photo.png")
     words = ["backbone.safetensors", "photo.png", "features.png"]
     monkeypatch.setattr(sys, "argv", ["look", *(str(tmp_path / word) for word in words)])

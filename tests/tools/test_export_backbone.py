@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory) -> Path:
         f"{role}.backbone.{n}": v + (role == "student") for n, v in state.items() for role in ("teacher", "student")
     }
     path = tmp_path_factory.mktemp("export") / "last.pth"
-    torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **net.facts}}, path)
+    torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **net.metadata}}, path)
     return path
 
 

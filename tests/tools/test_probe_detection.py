@@ -16,7 +16,7 @@ def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys
         torch.manual_seed(patch)
         backbone = VisionTransformer(patch_size=patch, embed_dim=32, depth=2, num_heads=2, field_size=4)
         files.append(tmp_path / f"{patch}.safetensors")
-        write_backbone(files[-1], backbone.state_dict(), backbone.facts)
+        write_backbone(files[-1], backbone.state_dict(), backbone.metadata)
     data = []
     for split in ("train", "val"):
         data += [f"--{split}-json={small_coco / 'labels.json'}", f"--{split}-images={small_coco}"]

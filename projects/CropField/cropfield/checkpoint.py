@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.categories import KEY
-from pretrain.engine.checkpoint import STUMBLES, check_finite, check_model_state, in_a_line, start_of, steps_done
-from pretrain.errors import UserError
+from pretrain.engine.checkpoint import BAD_STATE, check_finite, check_model_state, check_steps, resume_step
+from pretrain.errors import UserError, in_a_line
 from pretrain.files import read_torch_file, write_text, write_torch_file
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class AtomicCheckpointer:
             self.model.load_state_dict(state["model"])
             for key, part in self.parts.items():
                 part.load_state_dict(state[key])
-        except STUMBLES as error:
+        except BAD_STATE as error:
             raise other_run(path, in_a_line(error)) from error
 
 
@@ -111,7 +111,7 @@ def read_last(folder: str | Path, model: nn.Module, parts=("trainer",)) -> dict 
         raise other_run(path, reason)
     try:
         check_model_state(state["model"], model.state_dict())
-        start_of(path, steps_done(state["trainer"]["iteration"]), state["trainer"].get("batch_size"), None, None)
+        resume_step(path, check_steps(state["trainer"]["iteration"]), state["trainer"].get("batch_size"), None, None)
     except (ValueError, KeyError) as error:
         raise other_run(path, str(error)) from None
     return state

@@ -10,7 +10,7 @@ from cropfield.hooks import check_best_metric
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, uses_cache
 from cropfield.results import RESULT
 from cropfield.trial import try_detector
-from pretrain.engine.checkpoint import start_of
+from pretrain.engine.checkpoint import resume_step
 from pretrain.engine.config_values import check_config
 from pretrain.engine.lazy_config import build
 from pretrain.errors import UserError
@@ -75,7 +75,7 @@ def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
         path = last_file(cfg.train.output_dir)
         categories.check_same_order(path, categories.in_metadata(state.get("metadata"), path), known)
         done, saved = state["trainer"]["iteration"] + 1, state["trainer"].get("batch_size")
-        start_of(path, done, saved, cfg.dataloader.train.total_batch_size, cfg.train.max_iter)
+        resume_step(path, done, saved, cfg.dataloader.train.total_batch_size, cfg.train.max_iter)
     return state
 
 

@@ -62,7 +62,7 @@ class EarlyStopping(HookBase):
 
     def before_train(self) -> None:
         if self.waited >= self.patience:  # a run that had ended so is resumed
-            self.trainer.max_iter = self.trainer.start_iter
+            self.trainer.stop(self.trainer.start_iter)
             logger.warning("early stopping had ended this run, so no step is left; raise train.early_stopping.patience")
 
     def after_step(self) -> None:
@@ -73,7 +73,7 @@ class EarlyStopping(HookBase):
         self.best = max(self.best, value) if value == value else self.best  # an undefined AP is no AP
         if self.waited >= self.patience:
             logger.info("%s has not risen above %.3f for %d evaluations: stopping", self.metric, self.best, self.waited)
-            self.trainer.stop()
+            self.trainer.stop(self.trainer.iter + 1)
 
     def state_dict(self) -> dict:
         return {"best": self.best, "waited": self.waited}
@@ -107,7 +107,7 @@ def check_best_metric(metric: str, patience: int, period: int, max_iter: int, ev
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's; it also saves the final model when a training ends early, and when a signal stops it (`stop`).
+    """Detectron2's; it also saves the final model when a training ends early, and when a signal stops it (`save_now`).
 
     Of the checkpoints that earlier parts of a resumed run have left it keeps no more than of its own.
     """
@@ -120,7 +120,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self.max_iter = self.trainer.max_iter
         super().after_step()
 
-    def stop(self, done: int) -> None:
+    def save_now(self, done: int) -> None:
         """Save the state after `done` steps, unless that was the last thing done."""
         name = f"{self.file_prefix}_{done - 1:07d}"
         if self.checkpointer.saved != name:

@@ -6,17 +6,16 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from cropfield.random_numbers import augmenting
 from pretrain.data.batches import MAX_TRIES
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.data.decode import BrokenImage
-from pretrain.data.workers import NowReading, start_worker, watched
+from pretrain.data.workers import NowReading, read_in_workers
 from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Workers
 
@@ -88,24 +87,12 @@ class AccountedLoader:
                 yield found
 
     def _entries(self, keys: Iterator) -> Iterator[dict]:
-        now_reading = self.dataset.now_reading = NowReading(self.num_workers)
         ahead = max(2, -(-2 * self.batch_size // self.num_workers)) if self.num_workers else None  # two batches
-        loader = DataLoader(
-            self.dataset,
-            sampler=keys,
-            batch_size=None,  # a worker makes single entries
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            prefetch_factor=ahead,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else each start would shift torch's global generator
-        )
 
-        def image_of(process: int) -> str | None:
-            index = now_reading.by(process)
-            return None if index is None else str(self.dataset.entries[index].get("file_name", index))
+        def name_of(index: int) -> str:
+            return str(self.dataset.entries[index].get("file_name", index))
 
-        return watched(loader, image_of)
+        return read_in_workers(self.dataset, keys, self.num_workers, name_of, prefetch_factor=ahead)
 
 
 class TrainLoader(AccountedLoader):
@@ -189,7 +176,3 @@ def build_test_loader(
     """`build_detection_test_loader` that leaves broken images out; what they show then counts as not found."""
     entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)
     return EvaluationLoader(entries, sampler or InferenceSampler(len(dataset)), batch_size, num_workers, max_broken)
-
-
-def _as_it_is(entry):
-    return entry

@@ -10,8 +10,8 @@ from detectron2.utils import comm
 
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
 from cropfield.probe_images import probe_images, tell_of_shared_images
-from pretrain.engine.checkpoint import about
-from pretrain.engine.monitors import due
+from pretrain.engine.checkpoint import backbone_metadata
+from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.models.weights import write_backbone
@@ -145,7 +145,7 @@ class OnlineDetectionProbe(HookBase):
         if comm.is_main_process():
             model = self.trainer.model
             figure = {f"probe/{self.metric}": f"{figures[self.metric]:.4f}"}
-            write_backbone(self.folder / BEST, model.backbone.state_dict(), about(model, done) | figure)
+            write_backbone(self.folder / BEST, model.backbone.state_dict(), backbone_metadata(model, done) | figure)
 
     def write_record(self) -> None:
         if comm.is_main_process():

@@ -149,7 +149,7 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
     metric, patience, period = best_metric(cfg)
     main, periodic = comm.is_main_process(), PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
-    stop = StopOnSignal(periodic.stop)
+    stop = StopOnSignal(periodic.save_now)
     losses = validation_loader(cfg) if cfg.train.get("validation_loss") else None
 
     def measure() -> dict:

@@ -1,24 +1,18 @@
-"""Detectron2's simple trainer with gradient accumulation, mixed precision on any device, and an orderly early end."""
+"""Detectron2's simple trainer with gradient accumulation and mixed precision on any device."""
 
-import logging
-import sys
 import time
 from contextlib import nullcontext
 
 import torch
 from detectron2.engine import SimpleTrainer, TrainerBase
-from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.random_numbers import seed_step
-from pretrain.engine.checkpoint import load_optimizer, start_of
-from pretrain.engine.first_step import tells_of_first_step
-
-logger = logging.getLogger(__name__)
+from pretrain.engine.checkpoint import load_optimizer, resume_step
+from pretrain.engine.loop import TrainingLoop
 
 
-@tells_of_first_step
-class DetectionTrainer(SimpleTrainer):
+class DetectionTrainer(TrainingLoop, SimpleTrainer):
     """`SimpleTrainer` whose step may be several passes: gradients and losses are the passes' means.
 
     For most losses of a detector that is the whole batch's step. Those divided by a number that the batch itself gives
@@ -88,37 +82,17 @@ class DetectionTrainer(SimpleTrainer):
             self.scaler.scale(sum(losses.values()) / self.accumulate).backward()
         return losses
 
-    def train(self, start_iter: int, max_iter: int) -> None:
-        """As `TrainerBase.train`, except that a hook may call `stop`."""
-        logger.info("Starting training from iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+    def before_train(self) -> None:
         if self.seed is not None and hasattr(self.data_loader, "batches"):
-            self._data_loader_iter_obj = self.data_loader.batches(start_iter * self.accumulate, self.seed)
-        with EventStorage(start_iter) as self.storage:
-            try:
-                self.before_train()
-                while self.iter < self.max_iter:
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    self.iter += 1
-            except BaseException:
-                self.max_iter = sys.maxsize  # what hooks do at the end of a training is not to be done now
-                raise
-            finally:
-                self.end_loading()
-                self.after_train()
+            self._data_loader_iter_obj = self.data_loader.batches(self.start_iter * self.accumulate, self.seed)
+        super().before_train()
 
-    def end_loading(self) -> None:
-        """End the loader's workers."""
+    def after_train(self) -> None:
+        """Ends the loader's workers first."""
         close = getattr(self._data_loader_iter_obj, "close", lambda: None)
         close()
         self._data_loader_iter_obj = None
-
-    def stop(self) -> None:
-        """Make the step under way the last one: what is done after the last step is done."""
-        self.max_iter = self.iter + 1
+        super().after_train()
 
     def state_dict(self) -> dict:
         own = {"grad_scaler": self.scaler.state_dict(), "seed": self.seed, "batch_size": self.batch_size}
@@ -128,7 +102,7 @@ class DetectionTrainer(SimpleTrainer):
         """Seed, batch size and the optimizer's options stay this trainer's. Raises ValueError of another optimizer."""
         TrainerBase.load_state_dict(self, state_dict)
         saved = state_dict.get("batch_size")
-        self.iter = start_of("the state", self.iter + 1, saved, self.batch_size, None) - 1
+        self.iter = resume_step("the state", self.iter + 1, saved, self.batch_size, None) - 1
         groups = self.optimizer.param_groups
         options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         load_optimizer(self.optimizer, state_dict["optimizer"])

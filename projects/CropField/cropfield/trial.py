@@ -24,9 +24,8 @@ from cropfield.sizes import check_sizes
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
 from pretrain.engine.lazy_config import build
-from pretrain.engine.schedules import check_schedule
-from pretrain.engine.yaml_config import reason
-from pretrain.errors import UserError
+from pretrain.errors import UserError, reason
+from pretrain.ranges import check_schedule
 
 HEIGHT, WIDTH = 96, 128
 MOST_DETECTIONS = 10  # COCO's recall at 10 detections an image is measured as well, and its limits are sorted
@@ -52,7 +51,7 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
                 check_cacheable(model, build(cfg, "dataloader.train.mapper"))
             BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
             build_optimizer(cfg, model)
-            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", may_be_zero=False)
+            check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", zero=False)
             try_image(cfg, "train", model.train(), entry)
         found = try_image(cfg, "test", model.eval(), entry)
         try_evaluators(evaluator, found[0], folder)

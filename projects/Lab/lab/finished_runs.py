@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pretrain.data.batches import CropLoader, ImageSource
-from pretrain.data.images import BrokenImage, open_source
+from pretrain.data.decode import BrokenImage
+from pretrain.data.images import open_source
 from pretrain.engine.checkpoint import LAST, load_checkpoint
 from pretrain.engine.lazy_config import make
 from pretrain.engine.yaml_config import nodes, plain_part, read_config

@@ -11,7 +11,7 @@ from pathlib import Path
 from lab.commands import new_parser, write_picture
 from lab.figures.method_picture import method_picture
 from lab.figures.scale_plot import write_plot
-from pretrain.data.images import BrokenImage, decode_image
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError, run_main
 from pretrain.outputs import refuse_inputs
 

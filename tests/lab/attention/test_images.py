@@ -6,7 +6,7 @@ import pytest
 
 from lab.attention.images import MiddleSquares, check_size, load_points, middle_square
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.data.images import BrokenImage
+from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lab.figures.feature_pictures import normalised
-from pretrain.data.images import BrokenImage, decode_image
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 
 Point = tuple[float, float]  # x and y from 0 to 1, from the upper left of an image's middle square

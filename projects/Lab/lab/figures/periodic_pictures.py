@@ -12,8 +12,8 @@ from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
 from lab.figures.field_pictures import QUERIES, field_picture, similarity_picture
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
-from pretrain.data.images import BrokenImage
-from pretrain.engine.monitors import due
+from pretrain.data.decode import BrokenImage
+from pretrain.engine.loop import due
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import Count, Whole
 

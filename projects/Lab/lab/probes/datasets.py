@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lab.probes.labelled import LabelledImages, class_indices, label_by_folder, labelled_folder, listed_files
-from pretrain.data.images import CocoJson, ImageList
+from pretrain.data.lists import CocoJson, ImageList
 from pretrain.errors import UserError
 
 Split = tuple[LabelledImages, LabelledImages]  # training and validation images

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from lab.probes.labelled import LabelledImages
 from pretrain.data.crops import random_resized_crop_box
-from pretrain.data.images import BrokenImage
+from pretrain.data.decode import BrokenImage
 
 
 def central_square(image: np.ndarray, size: int) -> np.ndarray:

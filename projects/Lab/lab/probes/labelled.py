@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.folder import ImageFiles
-from pretrain.data.images import ImageFolder
+from pretrain.data.folder import ImageFiles, ImageFolder
 from pretrain.data.index import Names
 from pretrain.errors import UserError
 

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from lab.probes.features import extract_features
 from lab.probes.knn import knn_accuracy
 from lab.probes.labelled import LabelledImages, labelled_folder
-from pretrain.engine.monitors import due
+from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import BatchSize, Count, Pixels, Positive, Whole, Workers

@@ -13,7 +13,7 @@ from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
 from lab.report.run_files import Notes, RunFiles, read_run, shown
-from pretrain.data.images import BrokenImage, decode_image
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 from pretrain.files import write_text
 
