@@ -1,6 +1,7 @@
 """Errors that the user can fix: one sentence each, no traceback."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -15,11 +16,12 @@ MAX_REASON = 300  # characters of what an exception says
 class UserError(Exception):
     r"""Bad input. The message says what is wrong, where, and what to do about it.
 
-    It is printed as one line: line breaks and what else is not printable in a file's name come out as \n and the like.
+    It is printed as one line: line breaks and other unprintable characters of a file's name become \n and the like, and
+    of words of more than 300 characters, as only damaged lists hold, the middle is left out.
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = re.sub(r"\S{301,}", lambda word: f"{word[0][:150]}...{word[0][-100:]}", super().__str__())
         return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
