@@ -16,7 +16,7 @@ from pretrain.errors import UserError, run_main
         ("\ud800", "\\ud800"),
         ("\u202egnp", "\\u202egnp"),
         ("Käse, 猫.png", "Käse, 猫.png"),
-        ("a" * 900, "a" * 150 + "..." + "a" * 100),
+        ("a" * 900, "a" * 150 + "..." + "a" * 99),
     ],
 )
 def test_names_are_printed_in_one_line(name, shown, capsys):
