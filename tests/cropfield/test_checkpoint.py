@@ -79,7 +79,7 @@ def test_a_state_of_another_form_is_the_users_to_fix(checkpointer, tmp_path, sta
 
 
 def test_what_was_saved_is_resumed(checkpointer):
-    with pytest.raises(UserError, match="holds no checkpoint to go on from"):
+    with pytest.raises(UserError, match="has no checkpoint to resume from"):
         checkpointer.resume()
     checkpointer.parts["trainer"].iteration = 4
     checkpointer.save("model_final", iteration=4)

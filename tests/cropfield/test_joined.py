@@ -82,7 +82,7 @@ def test_what_cannot_be_joined(write, tmp_path):
         dataset_name([a, b], [a_images] * 3, "")
     with pytest.raises(UserError, match="absent.json cannot be read"):
         dataset_name([a, str(tmp_path / "absent.json")], a_images, "")
-    with pytest.raises(UserError, match="nothing fits .*x"):
+    with pytest.raises(UserError, match="no file matches .*x"):
         dataset_name(str(tmp_path / "x*.json"), a_images, "")
     twice = [[{"id": 9, "name": "cat"}, {"id": other, "name": "cat"}] for other in (4, 5)]
     (d, d_images), (e, e_images) = write("d", 9, twice[0]), write("e", 9, twice[1])

@@ -188,7 +188,7 @@ def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes
     Path(files).write_text(Path(files).read_text().replace("2_3.png", "new.png"))
     run([(files, images), *scenes[1:]], tmp_path / "run", "train.max_iter=1")
     (same,), (named,) = (
-        [text for text in told if words in text] for words in ("are pretrained on too", "no more than their names")
+        [text for text in told if words in text] for words in ("are also pretrained on", "share only their names")
     )
     assert "4 of its 12 images" in same and "2 of its images share" in named
 
@@ -251,4 +251,4 @@ def test_values_of_other_images_are_not_gone_on_with(scenes, tmp_path, told):
     run(scenes, tmp_path, "train.detection_probe.train_limit=4", resume=True)
     found = record(tmp_path)
     assert [probe["step"] for probe in found["probes"]] == [2, 4] and found["start"] is None
-    assert any("its values begin anew" in text for text in told)
+    assert any("the record restarts" in text for text in told)

@@ -74,7 +74,7 @@ def test_a_signal_reaches_the_stages_and_ends_the_chain(tmp_path, capsys):
     ask += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
     with pytest.raises(SystemExit) as stop:
         Chain(tmp_path / "out").run(Stage("slow", (str(script(tmp_path, "slow", ask)),)))
-    assert stop.value.code == 75 and "the same call again goes on" in capsys.readouterr().err
+    assert stop.value.code == 75 and "run the same command again to continue" in capsys.readouterr().err
     assert not Chain(tmp_path / "out").seconds
 
 

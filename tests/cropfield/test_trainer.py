@@ -218,7 +218,7 @@ def test_the_state_of_another_run_is_a_sentence(tmp_path, change, words):
 @pytest.mark.parametrize("text", ["", "gone.pth", "../model_final.pth", "\xff\x00"])
 def test_what_last_checkpoint_names_lies_beside_it(tmp_path, text):
     (tmp_path / "last_checkpoint").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="no such file lies beside it"):
+    with pytest.raises(UserError, match="which is not in that folder"):
         last_file(tmp_path)
 
 
@@ -323,9 +323,9 @@ def test_a_batch_that_does_not_divide(batch, gpus, images, words):
 @pytest.mark.parametrize(
     ("metric", "patience", "period", "words"),
     [
-        ("bbox/AP", 1, 0, "early_stopping.patience=1 needs evaluations on the way, and train.eval_period=0"),
+        ("bbox/AP", 1, 0, "early_stopping.patience=1 needs evaluations in training, but train.eval_period=0"),
         ("bbox/AP", 1, 10, "makes none within 10 iterations"),
-        ("bbox/mAP", 0, 5, "'bbox/mAP' is none of the figures of an evaluation; choose one of bbox/AP, "),
+        ("bbox/mAP", 0, 5, "'bbox/mAP' is not a metric of the evaluation; choose one of bbox/AP, "),
         ("segm/AP", 0, 5, "'segm/AP' is none"),
         ("bbox/AP-horse", 0, 5, "'bbox/AP-horse' is none"),
         ("bbox/AP-cat", 2, 5, None),

@@ -62,7 +62,7 @@ def test_a_good_config_gives_its_model_back(dataset):
         ("model.proposal_generator.anchor_generator.strides=[8,8]", r"^model\.proposal_generator"),
         ("dataloader.train.mapper.augmentations.1.min_scale=-1", "min_scale is -1; give a number above"),
         ("dataloader.test.mapper.augmentations.0.short_edge_length=-1", r"^dataloader.test.*short_edge_length is -1"),
-        (CACHE, "^dataloader.feature_cache keeps what a frozen backbone gives; set train.freeze_backbone=True"),
+        (CACHE, "^dataloader.feature_cache needs a frozen backbone; set train.freeze_backbone=True"),
         (f"{CACHE} {FROZEN} model.vis_period=9", "^dataloader.feature_cache leaves no images"),
         (f"{CACHE} {FROZEN} model.backbone.square_pad=0", "^dataloader.feature_cache needs maps of one"),
         ("dataloader.feature_cache=D", "^dataloader.feature_cache"),

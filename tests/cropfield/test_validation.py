@@ -47,4 +47,4 @@ def test_more_objects_than_detections(tmp_path, caplog, count, limit, told):
     parts = {"dataset": {"val_json": str(tmp_path / "val.json")}, "model": {"roi_heads": heads}}
     with caplog.at_level(logging.WARNING):
         warn_of_limits(OmegaConf.create(parts | {"dataloader": {"evaluator": {"dataset_name": "x"} | evaluator}}))
-    assert ("an image holds" in caplog.text) == told
+    assert ("an image has" in caplog.text) == told

@@ -254,7 +254,7 @@ def test_a_detector_of_other_classes_is_a_start_where_that_is_asked_for(tmp_path
     scores = state["head.cls_score.bias" if dense else "roi_heads.box_predictor.cls_score.bias"]
     assert (scores[: len(ours)] == 0).all()
     assert "backbone.simfp_2 1, proposal_generator 1" in caplog.text
-    assert not dense or "1 tensors start anew: head.cls_score.bias" in caplog.text
+    assert not dense or "1 tensors keep their initial values: head.cls_score.bias" in caplog.text
 
 
 def test_a_detector_of_which_nothing_fits_is_no_start(tmp_path):

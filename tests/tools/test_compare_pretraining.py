@@ -162,7 +162,7 @@ def test_the_probe_is_the_tools_own(load_tool, run_tool, small_coco, tmp_path):
         (["--jobs", "0"], "--jobs 0: give 1 or more"),
         (["--labels", "1.5"], "--labels 1.5: give shares"),
         (["--configs", "a.py", "c/a.py"], "two are called 'a'"),
-        (["train.max_iter=5"], "begin an override with pretrain. or detect."),
+        (["train.max_iter=5"], "start an override with pretrain. or detect. to say"),
     ],
 )
 def test_mistakes_are_told_before_any_work(compare, tmp_path, arguments, words):

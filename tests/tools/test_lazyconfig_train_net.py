@@ -66,7 +66,7 @@ def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys, monkeyp
     log = (tmp_path / "log.txt").read_text()
     assert "all 17 tensors of the backbone matched" in log and "2 classes, with masks" in log
     assert (
-        "By rule: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
+        "Adapted to the batch size: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
         and "optimizer.lr 0.001 -> 0.0005" in log
     )
     assert f"box AP {result['bbox']['AP']:.2f}, mask AP" in printed.splitlines()[-1]
@@ -188,14 +188,14 @@ def test_from_cached_features_the_same_detector_comes(train_net, dataset_of_boxe
     assert all(torch.equal(value, cached["model"][name]) for name, value in live["model"].items())
     assert read(tmp_path / "live" / "result.json") == read(tmp_path / "cached" / "result.json")
     log = (tmp_path / "cached" / "log.txt").read_text()
-    assert log.count("views computed in") == 1 and "of which 0 are to be computed" in log
+    assert log.count("views computed in") == 1 and ", 0 GB still to compute" in log
 
 
 def test_a_random_backbone_that_is_frozen_is_warned_of(train_net, dataset_of_boxes, tmp_path):
     train_net(
         *TINY, *dataset_of_boxes, "train.freeze_backbone=True", "train.max_iter=1", f"train.output_dir={tmp_path}"
     )
-    assert (tmp_path / "log.txt").read_text().count("the frozen backbone is a random one: give its weights") == 1
+    assert (tmp_path / "log.txt").read_text().count("the frozen backbone has random weights: give its weights") == 1
 
 
 def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, small_coco, dataset, tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_backbone_is_not_evaluated(train_net, dataset, tmp_path):
     write_backbone(tmp_path / "backbone.safetensors", state, {"num_heads": "3"})
     weights = f"train.init_checkpoint={tmp_path}/backbone.safetensors"
     missing = "train.init_checkpoint=1e9"
-    for given, words in ((weights, "holds a backbone only"), (missing, "there is no checkpoint 1e9")):
+    for given, words in ((weights, "contains only a backbone"), (missing, "there is no checkpoint 1e9")):
         with pytest.raises(UserError, match=f"^train.init_checkpoint: .*{words}"):
             train_net("--eval-only", *TINY, *dataset, given, f"train.output_dir={tmp_path}/out")
     assert not (tmp_path / "out").exists()
@@ -303,7 +303,7 @@ def test_broken_images_are_skipped_and_listed(train_net, small_coco, dataset_of_
     train_net(*TINY, *dataset_of_boxes, *folders, *few, f"train.output_dir={tmp_path}/out")
     for listed in ("broken_images.txt", "inference/broken_images.txt"):
         assert (tmp_path / "out" / listed).read_text() == f"truncated\t{images / name}\n"
-    assert "counts as not found" in (tmp_path / "out" / "log.txt").read_text()
+    assert "their objects count as missed" in (tmp_path / "out" / "log.txt").read_text()
     with pytest.raises(UserError, match=r"too many of the 4 images are broken, 1 so far: 1 truncated \(.*1.png\)"):
         train_net(*TINY, *dataset_of_boxes, *folders, "train.max_iter=8", f"train.output_dir={tmp_path}/strict")
 

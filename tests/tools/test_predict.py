@@ -187,7 +187,7 @@ def test_images_are_fed_as_in_training(run_tool, detector, small_coco, tmp_path)
 def test_a_backbone_is_no_detector(run_tool, detector, small_coco, tmp_path):
     net = CropFieldViT(patch_size=8, embed_dim=192, depth=1, num_heads=3, field_size=16)
     write_backbone(tmp_path / "backbone.safetensors", net.state_dict(), {"num_heads": "3"})
-    with pytest.raises(UserError, match="holds a backbone only"):
+    with pytest.raises(UserError, match="contains only a backbone"):
         other = with_weights(detector, tmp_path / "backbone.safetensors")
         run_tool("predict", small_coco / "0.png", "--output", tmp_path / "out", *other)
     assert not (tmp_path / "out").exists()

@@ -63,7 +63,7 @@ def test_another_pretraining_config_of_the_presets_size(pipeline):
 def test_overrides_reach_the_half_that_they_name(pipeline):
     stages = pipeline["make_stages"](arguments(pipeline, "pretrain.train.max_iter=7", "detect.train.max_iter=9"))
     assert config_of(stages[0]).train.max_iter == 7 and config_of(stages[-1]).train.max_iter == 9
-    with pytest.raises(UserError, match="begin an override with pretrain. or detect."):
+    with pytest.raises(UserError, match="start an override with pretrain. or detect. to say"):
         pipeline["make_stages"](arguments(pipeline, "train.max_iter=7"))
 
 

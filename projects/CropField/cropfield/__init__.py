@@ -1,7 +1,7 @@
-"""CropField for Detectron2: the pretrained ViT as a backbone, from LazyConfig files or yaml.
+"""CropField for Detectron2: the pretrained ViT as a backbone, for LazyConfig files and yaml.
 
-Importing it registers the builders of yaml configs. All other names are imported when they are first asked for, so that
-an import costs no more than Detectron2's own.
+Importing the package registers the builders for yaml configs. All other names are imported on first use, so the import
+costs no more than Detectron2's own.
 """
 
 from importlib import import_module

@@ -1,18 +1,18 @@
-"""Mixed precision for models on CPUs, which Detectron2's `train.amp` leaves to GPUs."""
+"""Mixed-precision training on CPUs, where Detectron2's `train.amp` does not work."""
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
 
 class TrainsInBFloat16:
-    """Goes before a model's class, which then trains under bfloat16 autocast; weights stay float32.
+    """Mixin that trains a model under bfloat16 autocast; weights stay float32. List it before the model's class.
 
-    Evaluation is float32: bfloat16 scores have so few values that many detections tie, and average precision is a
-    matter of their order.
+    Evaluation runs in float32: bfloat16 scores take so few values that many detections tie, and AP depends on their
+    order.
     """
 
     def forward(self, batched_inputs: list[dict]):
-        """As the model's own."""
+        """Run the model's own forward, under autocast in training."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.training):
             return super().forward(batched_inputs)
 

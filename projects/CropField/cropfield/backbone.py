@@ -1,4 +1,4 @@
-"""CropField's ViT as a Detectron2 `Backbone`, and the simple feature pyramid over it."""
+"""CropField's ViT as a Detectron2 `Backbone`, and its simple feature pyramid."""
 
 import math
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import Range
 
-SCALES = (4.0, 2.0, 1.0, 0.5)  # that Detectron2's simple feature pyramid can make
+SCALES = (4.0, 2.0, 1.0, 0.5)  # supported by Detectron2's simple feature pyramid
 
 
 def feature_stride(patch_size: int) -> int:
-    """The power of two nearest to the patch's pixels: pyramids, anchors and poolers are made for no other strides."""
+    """The power of two nearest to the patch size in pixels; pyramids, anchors and poolers need such a stride."""
     return 2 ** round(math.log2(patch_size))
 
 
 def pyramid_scales(patch_size: int, strides: list[int]) -> tuple[float, ...]:
-    """A simple feature pyramid's `scale_factors` for levels of these strides, in pixels. Raises UserError."""
+    """The simple feature pyramid's `scale_factors` for levels with these strides, in pixels. Raises UserError."""
     scales = tuple(feature_stride(patch_size) / stride for stride in strides)
     if not set(scales) <= set(SCALES):
         possible = [int(feature_stride(patch_size) / scale) for scale in SCALES]
@@ -37,22 +37,23 @@ def pyramid_scales(patch_size: int, strides: list[int]) -> tuple[float, ...]:
 
 
 class CropFieldViT(VisionTransformer, Backbone):
-    """The pretraining backbone, unchanged, with Detectron2's interface: an exported file loads name by name.
+    """The pretraining backbone with Detectron2's interface; exported files load without renaming any key.
 
-    Global attention in every block, no windows and no relative positions (App. B.2). The whole image is the whole
-    position field, so any image size works. Unlike `detectron2.modeling.ViT` it keeps LayerScale. Patches of 14 pixels,
-    say, give a map that is resampled (bilinear) to a stride of 16: see `feature_stride`.
+    Global attention in every block, no windows and no relative positions (App. B.2). The whole image covers the whole
+    position field, so any image size works. Unlike `detectron2.modeling.ViT` it keeps LayerScale. If the patch size is
+    not a power of two (14, for example), the map is resampled bilinearly to the stride of `feature_stride`.
 
     Args:
-        out_feature: name of the last block's map, the one output.
-        out_features: other outputs instead: for each name a block, counted from 0, from the end where negative, or
-            several, whose maps are put together channel by channel. {"last_feat": [2, 5, 8, 11]} feeds a pyramid four
-            layers, as frozen backbones are mostly read; {"res2": 2, "res3": 5} are two maps for heads that want such.
-        final_norm, class_token: False in ViTDet and here; True keeps what pretraining had.
-        square_pad: pad images to squares of so many pixels; 0 pads to multiples of `size_divisibility`.
-        frozen: keep the weights: no gradient, nothing stored for one, and eval mode (no drop path) at all times.
-        backbone: the other arguments of `VisionTransformer`. Its small initial LayerScale is right from scratch too:
-            blocks that begin near the identity train faster (tiny detector: 16.6 box AP, with gamma 1 only 9.0).
+        out_feature: name of the single output, the map of the last block.
+        out_features: replaces `out_feature`: maps each output name to a block index (from 0, negative from the end), or
+            to a list of blocks whose maps are concatenated along channels. {"last_feat": [2, 5, 8, 11]} feeds a pyramid
+            four layers, as is common with frozen backbones; {"res2": 2, "res3": 5} gives two maps.
+        final_norm, class_token: False here as in ViTDet; True keeps them as in pretraining.
+        square_pad: pad images to squares of this many pixels; 0 pads to multiples of `size_divisibility`.
+        frozen: train without updating the backbone: no gradients, no stored activations, always in eval mode (no drop
+            path).
+        backbone: other arguments of `VisionTransformer`. Its small initial LayerScale also suits training from scratch:
+            blocks that start near the identity train faster (tiny detector: 16.6 box AP, against 9.0 with gamma 1).
     """
 
     def __init__(
@@ -88,9 +89,11 @@ class CropFieldViT(VisionTransformer, Backbone):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H*s, W*s), s the stride -> {name: (B, D, H, W)}, D times the blocks of that output.
+        """Normalised images (B, 3, H*s, W*s), s the stride -> {name: (B, D, H, W)}, D times the number of blocks
+        concatenated.
 
-        What it has returned before, in the place of images, it returns again: see `cropfield.feature_cache`.
+        Maps that it returned earlier may be passed instead of images, and are returned unchanged: see
+        `cropfield.feature_cache`.
         """
         if isinstance(images, dict):
             return images
@@ -98,7 +101,7 @@ class CropFieldViT(VisionTransformer, Backbone):
             return self.feature_maps(images)
 
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """`forward`, with gradients wherever the weights have them."""
+        """As `forward`, but always with gradients if the weights require them."""
         grid, maps = self.grid(images), {}
         packed, layout = pack([self.embed(images)])
         wanted = {block for blocks in self.out_blocks.values() for block in blocks}
@@ -116,7 +119,7 @@ class CropFieldViT(VisionTransformer, Backbone):
 
 
 def blocks_by_name(out_features: Mapping[str, int | list[int]], depth: int) -> dict[str, list[int]]:
-    """`CropFieldViT`'s out_features as lists of blocks 0 to depth - 1. Raises UserError."""
+    """Normalise `CropFieldViT`'s out_features to lists of block indices 0 to depth - 1. Raises UserError."""
     found = {name: [blocks] if isinstance(blocks, int) else list(blocks) for name, blocks in out_features.items()}
     numbers = [number for blocks in found.values() for number in blocks]
     if not found or not all(found.values()) or not -depth <= min(numbers) <= max(numbers) < depth:
@@ -127,10 +130,10 @@ def blocks_by_name(out_features: Mapping[str, int | list[int]], depth: int) -> d
 
 
 class CropFieldFeaturePyramid(SimpleFeaturePyramid):
-    """Detectron2's simple feature pyramid that also takes images which are not padded to a square.
+    """Detectron2's simple feature pyramid, also for images that are not padded to a square.
 
-    Upstream spells a key of its padding constraints so that `ImageList` does not see it; without square padding an
-    image whose sides do not divide by the largest stride then fails. Parameters and keys are upstream's.
+    Upstream misspells a key of its padding constraints, so `ImageList` ignores it, and without square padding an image
+    whose sides are not multiples of the largest stride fails. Parameters and their names are upstream's.
     """
 
     @property
@@ -143,10 +146,9 @@ class CropFieldFeaturePyramid(SimpleFeaturePyramid):
 
 
 class PlainBackbone(Backbone):
-    """The backbone without a pyramid, for heads that read its one feature map: semantic segmentation.
+    """The backbone without a pyramid, for heads that read a single feature map, such as semantic segmentation.
 
-    The backbone is called `net`, as it is under a pyramid, so that weights, configs and presets know it by the same
-    names.
+    The backbone is called `net`, as under a pyramid, so that weights, configs and presets use the same names.
 
     Args:
         net: a `CropFieldViT`.

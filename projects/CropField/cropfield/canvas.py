@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-# Eight hues that stay apart for colour-blind readers too (Okabe and Ito's, the yellow darkened, black left out), and
+# Eight colour-blind-safe hues (Okabe and Ito's, with the yellow darkened and without black), and
 # a few more for datasets with many categories.
 PALETTE = (
     (0, 114, 178),
@@ -25,16 +25,16 @@ PALETTE = (
 )
 INK, PAPER = (34, 34, 34), (250, 250, 248)
 LONGEST_TEXT = 500  # characters
-LINE, MARGIN = 20, 8  # pixels of a line of text, and around a picture
+LINE, MARGIN = 20, 8  # pixels: height of a line of text, margin around a picture
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """The palette's colour number `index`, round and round."""
+    """Colour `index` of the palette, which repeats."""
     return PALETTE[index % len(PALETTE)]
 
 
 def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
-    """A uint8 image as (3, H, W) or (H, W, 3) -> a writable copy (H, W, 3)."""
+    """uint8 image (3, H, W) or (H, W, 3) -> a writable copy (H, W, 3)."""
     array = crop.detach().cpu().numpy() if isinstance(crop, Tensor) else crop
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         array = array.transpose(1, 2, 0)
@@ -42,31 +42,31 @@ def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """Every pixel becomes a square of `factor` pixels."""
+    """Replace every pixel by a square of `factor` x `factor` pixels."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize smoothly so that the longer side is `side` pixels."""
+    """Resize smoothly to a longer side of `side` pixels."""
     scale = side / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
 
 
 def colorize(values: np.ndarray, low: float, high: float, colors: int = cv2.COLORMAP_INFERNO) -> np.ndarray:
-    """Numbers (H, W) as colours of an OpenCV colour map, clipped to [low, high] -> (H, W, 3)."""
+    """Values (H, W), clipped to [low, high] -> colours (H, W, 3) of an OpenCV colour map."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     return cv2.applyColorMap(np.rint(share * 255).astype(np.uint8), colors)[..., ::-1].copy()
 
 
 def blend(image: np.ndarray, other: np.ndarray | tuple, share: float | np.ndarray) -> np.ndarray:
-    """`share` of `other` over `image`; `share` may differ from pixel to pixel (H, W, 1)."""
+    """Blend `other` over `image` with opacity `share`, which may vary by pixel (H, W, 1)."""
     mixed = image * (1.0 - share) + np.asarray(other, dtype=np.float64) * share
     return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
 def draw_box(image: np.ndarray, box, color, thickness: int = 2, dashed: bool = False) -> None:
-    """Outline (x0, y0, x1, y1), in pixels and in any order, in place."""
+    """Outline the box (x0, y0, x1, y1), in pixels with corners in any order, in place."""
     height, width = image.shape[:2]
     corners = np.clip(np.rint(np.reshape(box, (2, 2))), 0, (width - 1, height - 1)).astype(int).tolist()
     if not dashed:
@@ -78,14 +78,16 @@ def draw_box(image: np.ndarray, box, color, thickness: int = 2, dashed: bool = F
 
 
 def draw_dot(image: np.ndarray, point: tuple[float, float], color=(255, 255, 255), radius: int = 6) -> None:
-    """A ringed dot at (x, y) in pixels, in place; visible on light and dark."""
+    """Draw a dot with an outline at (x, y) in pixels, in place; visible on light and dark backgrounds."""
     at = (round(point[0]), round(point[1]))
     cv2.circle(image, at, radius + 2, INK, -1, cv2.LINE_AA)
     cv2.circle(image, at, radius, color, -1, cv2.LINE_AA)
 
 
 def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size: int = 14) -> None:
-    """White text on a patch of `color` whose upper left corner is `at`, moved so that it lies inside; in place."""
+    """Draw white text on a rectangle of `color`, its upper left corner at `at`, shifted to stay inside the image; in
+    place.
+    """
     text = plain(text)
     left, top, right, bottom = _font(size).getbbox(text)
     width, height = right - left + 8, bottom - top + 6
@@ -96,7 +98,7 @@ def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size:
 
 
 def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
-    """Plain text, its upper left corner at `at`, in place. Returns the x at which it ends."""
+    """Write text with its upper left corner at `at`, in place. Returns the x coordinate of its end."""
     text, picture, font = plain(text), Image.fromarray(image), _font(size)
     ImageDraw.Draw(picture).text(at, text, font=font, fill=tuple(color))
     image[:] = np.asarray(picture)
@@ -104,21 +106,21 @@ def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16,
 
 
 def plain(text: str) -> str:
-    """A line that Pillow can write: it fails at line breaks, halves of characters and very long texts."""
+    """Make `text` safe for Pillow, which fails on line breaks, lone surrogates and very long text."""
     line = "".join(c if c.isprintable() else "?" for c in text)
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."
 
 
 @cache
 def _font(size: int):
-    """DejaVu Sans, which matplotlib ships; Pillow's own font has no umlauts."""
+    """DejaVu Sans, shipped with matplotlib; Pillow's default font has no umlauts."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def row(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
-    """Tiles side by side, top-aligned."""
+    """Arrange tiles side by side, top-aligned."""
     height = max(tile.shape[0] for tile in tiles)
     width = sum(tile.shape[1] for tile in tiles) + gap * (len(tiles) - 1)
     canvas = np.full((height, width, 3), background, dtype=np.uint8)
@@ -130,18 +132,18 @@ def row(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
 
 
 def column(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
-    """Tiles below each other, left-aligned."""
+    """Stack tiles vertically, left-aligned."""
     turned = [tile.transpose(1, 0, 2) for tile in tiles]
     return np.ascontiguousarray(row(turned, gap, background).transpose(1, 0, 2))
 
 
 def text_line(text: str, width: int, top: int, size: int, height: int = LINE) -> np.ndarray:
-    """A strip of paper (height, width, 3) with a line of text."""
+    """A strip of background (height, width, 3) with one line of text."""
     strip = np.full((height, width, 3), PAPER, np.uint8)
     write(strip, text, (0, top), size)
     return strip
 
 
 def framed(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows below each other, with paper around them."""
+    """Stack rows vertically and add a margin around them."""
     return np.pad(column(rows), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=PAPER[0])

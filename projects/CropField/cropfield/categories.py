@@ -1,6 +1,6 @@
-"""The classes of a detector: which category each of its outputs stands for, in its weights, in a file, in a dataset.
+"""Which category each output of a detector stands for: in its weights, in a COCO file, in a dataset.
 
-Categories are a list of {"id": ..., "name": ...} in the order of the outputs. What is matched is the names.
+Categories are a list of {"id": ..., "name": ...} in the order of the outputs. They are matched by name.
 """
 
 import json
@@ -12,14 +12,14 @@ from torch import Tensor
 from pretrain.errors import UserError
 
 KEY = "categories"  # in a checkpoint's metadata
-SHOWN = 20  # names in a message
+SHOWN = 20  # most names in a message
 _BOXES = "roi_heads.box_predictor"
 
 
 def of_dataset(name: str) -> list[dict] | None:
-    """Of a dataset that Detectron2 knows; None where it says nothing of its classes.
+    """Categories of a dataset registered with Detectron2, or None if its metadata has no classes.
 
-    The ids are the dataset's own once it has been loaded, and 0, 1, ... before.
+    The ids are the dataset's own once it has been loaded; before that they are 0, 1, ...
     """
     known = MetadataCatalog.get(name)
     names = known.get("thing_classes") or known.get("stuff_classes") or ()
@@ -28,15 +28,17 @@ def of_dataset(name: str) -> list[dict] | None:
 
 
 def of_file(content: dict) -> list[dict]:
-    """Of a COCO file's content: in the order of the ids, as Detectron2 takes them."""
+    """Categories of a COCO file's content, sorted by id as in Detectron2."""
     return [{"id": c["id"], "name": c["name"]} for c in sorted(content["categories"], key=lambda c: c["id"])]
 
 
 def in_metadata(metadata, path: str | Path) -> list[dict] | None:
-    """Of the metadata of the checkpoint `path`; None where it does not say. Raises UserError where it is damaged."""
+    """Categories in the metadata of the checkpoint `path`, or None if it has none. Raises UserError if they are
+    damaged.
+    """
     found = metadata.get(KEY) if isinstance(metadata, dict) else None
     try:
-        found = json.loads(found) if isinstance(found, str) else found  # in safetensors all is text
+        found = json.loads(found) if isinstance(found, str) else found  # safetensors stores text only
         return found and [{"id": entry["id"], "name": str(entry["name"])} for entry in found]
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: its list of classes is damaged; get it again from whoever made it") from None
@@ -47,18 +49,18 @@ def names_of(categories: list[dict]) -> list[str]:
 
 
 def check_same_order(path: str | Path, theirs: list[dict] | None, ours: list[dict] | None) -> None:
-    """Raise UserError where the weights in `path` are of other classes, or of the same in another order."""
+    """Raise UserError if the weights in `path` have other classes, or the same ones in another order."""
     if theirs and ours and names_of(theirs) != names_of(ours):
         raise other_classes(path, theirs, ours)
 
 
 def places(path: str | Path, theirs: list[dict], ours: list[dict], partial: bool = False) -> dict[int, int]:
-    """Where each of our classes is among those of the weights in `path`: {our number: their number}.
+    """Map the index of each of our classes to its index in the weights in `path`.
 
     partial: leave out classes that only one side has.
 
     Raises:
-        UserError: the names are not the same, or a name stands for several classes.
+        UserError: the names differ, or several classes have the same name.
     """
     theirs_by_name = {name: number for number, name in enumerate(names_of(theirs))}
     found = {n: theirs_by_name[name] for n, name in enumerate(names_of(ours)) if name in theirs_by_name}
@@ -71,7 +73,7 @@ def places(path: str | Path, theirs: list[dict], ours: list[dict], partial: bool
 
 
 def other_classes(path: str | Path, theirs: list[dict], ours: list[dict]) -> UserError:
-    """Both lists in one sentence."""
+    """The error that names both lists of classes."""
     lists = [", ".join(names_of(c)[:SHOWN]) + ", ..." * (len(c) > SHOWN) for c in (theirs, ours)]
     return UserError(
         f"{path} is a detector of other classes than the dataset's: it knows {len(theirs)} ({lists[0]}), the dataset "
@@ -83,14 +85,15 @@ def other_classes(path: str | Path, theirs: list[dict], ours: list[dict]) -> Use
 def reorder(
     state: dict[str, Tensor], wanted: dict[str, Tensor], order: dict[int, int], theirs: int, ours: int
 ) -> dict[str, Tensor] | None:
-    """Weights with each class's outputs where this detector has them.
+    """Reorder a detector's weights so that each class's outputs are where this detector expects them.
 
     Args:
-        state: of `theirs` classes.  wanted: this detector's, of `ours`; its values stay where `order` has nothing.
+        state: weights for `theirs` classes.
+        wanted: this detector's weights, for `ours` classes; classes missing from `order` keep these values.
         order: from `places`.
 
     Returns:
-        None where this kind of detector keeps its classes in a way that is not known here.
+        The reordered weights, or None if the layout of this kind of detector is not supported.
     """
     if not any(name.startswith(_BOXES) for name in state):
         return None
@@ -108,7 +111,7 @@ def reorder(
 
 
 def _rows_a_class(name: str, length: int, classes: int) -> int:
-    """How many rows of a tensor of an R-CNN belong to each class; 0: it knows no classes."""
+    """Number of rows that each class has in an R-CNN's tensor; 0 if the tensor does not depend on the classes."""
     if name.startswith(_BOXES) and ".cls_score." in name and length == classes + 1:
         return 1
     if name.startswith(_BOXES) and ".bbox_pred." in name and length == 4 * classes:

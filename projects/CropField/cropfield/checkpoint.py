@@ -1,4 +1,4 @@
-"""Detectron2's checkpoints, written whole or not at all, never from weights that are broken, and read with care."""
+"""Detectron2 checkpoints: written atomically, only if all weights are finite, and checked when loaded."""
 
 import logging
 from pathlib import Path
@@ -18,13 +18,13 @@ LAST = "last_checkpoint"  # the file that names the checkpoint to resume from
 
 
 class AtomicCheckpointer:
-    """What Detectron2's hooks ask of a checkpointer; it replaces a file only when the new one lies on the disk.
+    """A checkpointer for Detectron2's hooks that replaces a file only once the new one is completely written.
 
     Args:
-        model: also one that is wrapped for several processes, of which only the main one saves.
-        resumable: whether `--resume` may go on from these files.
-        categories: the classes that the model knows, see `cropfield.categories`; they travel with the weights.
-        parts: what else is saved and resumed, by name: the trainer, averaged weights.
+        model: may be wrapped in DistributedDataParallel; only the main process saves.
+        resumable: whether `--resume` may continue from these files.
+        categories: the model's classes, saved with the weights; see `cropfield.categories`.
+        parts: other objects to save and resume, by name: the trainer, averaged weights.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class AtomicCheckpointer:
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.save_dir, self.parts = save_dir, parts
         self.resumable, self.categories = resumable, categories
-        self.path_manager = PathManager  # with which hooks remove files that are not to be kept
-        self.saved: str | None = None  # the last name
+        self.path_manager = PathManager  # hooks use it to remove old files
+        self.saved: str | None = None  # name of the last saved file
 
     def save(self, name: str, **more) -> None:
         """Write SAVE_DIR/name.pth: the model, the parts and `more`.
 
         Raises:
-            UserError: a weight is not finite, or the file could not be written (a full disk, say); what was there
-                before is untouched.
+            UserError: a weight is not finite, or the file could not be written (for example, the disk is full); an
+                existing file is left untouched.
         """
         if not comm.is_main_process():
             return
@@ -58,20 +58,20 @@ class AtomicCheckpointer:
             write_text(Path(self.save_dir, LAST), path.name)
 
     def get_checkpoint_file(self) -> str:
-        """As `last_file`; Detectron2's follows the name to other folders and addresses."""
+        """As `last_file`; Detectron2's version also follows the name to other folders and URLs."""
         return str(last_file(self.save_dir) or "")
 
     def resume(self, state: dict | None = None) -> None:
-        """Load the last checkpoint of SAVE_DIR, or `state`, which `read_last` has read of it, into model and parts.
+        """Load the last checkpoint of SAVE_DIR, or `state` as returned by `read_last`, into the model and parts.
 
         Raises:
-            UserError: there is none, or it is damaged, of another detector, or holds no state of a training.
+            UserError: the checkpoint is missing, damaged, of another detector, or contains no training state.
         """
         path = last_file(self.save_dir)
         state = state or read_last(self.save_dir, self.model, self.parts)
         if state is None:
-            raise UserError(f"{self.save_dir} holds no checkpoint to go on from; leave out --resume")
-        logger.info("Going on from %s", path)
+            raise UserError(f"{self.save_dir} has no checkpoint to resume from; leave out --resume")
+        logger.info("Resuming from %s", path)
         try:
             self.model.load_state_dict(state["model"])
             for key, part in self.parts.items():
@@ -81,23 +81,21 @@ class AtomicCheckpointer:
 
 
 def last_file(folder: str | Path) -> Path | None:
-    """The checkpoint to resume from, or None. Raises UserError where last_checkpoint does not name a file beside it."""
+    """The checkpoint to resume from, or None. Raises UserError if last_checkpoint names no file in the same folder."""
     last = Path(folder, LAST)
     if not last.is_file():
         return None
     name = last.read_bytes().decode(errors="replace").strip()
     if not name or name != Path(name).name or not (last.parent / name).is_file():
-        raise UserError(
-            f"{last} names {name[:80]!r}, and no such file lies beside it; write the name of one that does into it"
-        )
+        raise UserError(f"{last} names {name[:80]!r}, which is not in that folder; write the name of a file that is")
     return last.parent / name
 
 
 def read_last(folder: str | Path, model: nn.Module, parts=("trainer",)) -> dict | None:
-    """The state to resume from, or None where there is none yet.
+    """Read the state to resume from; None if there is no checkpoint yet.
 
     Raises:
-        UserError: it cannot be read, has other tensors than `model`, or lacks one of `parts`.
+        UserError: it cannot be read, its tensors differ from `model`'s, or it lacks one of `parts`.
     """
     path = last_file(folder)
     if path is None:
@@ -118,7 +116,7 @@ def read_last(folder: str | Path, model: nn.Module, parts=("trainer",)) -> dict 
 
 
 def check_same_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Raise UserError unless the names and shapes are the same."""
+    """Raise UserError unless the names and shapes are equal."""
     ours = {name: tuple(value.shape) for name, value in wanted.items()}
     theirs = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
     differing = [name for name in sorted(ours.keys() | theirs.keys(), key=str) if ours.get(name) != theirs.get(name)]

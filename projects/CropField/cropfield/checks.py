@@ -1,4 +1,4 @@
-"""Everything about a detector's run that can be known to fail before its first iteration."""
+"""Checks of a detection run for everything that can be known to fail before the first iteration."""
 
 import torch
 
@@ -16,11 +16,13 @@ from pretrain.engine.lazy_config import build
 from pretrain.errors import UserError
 from pretrain.outputs import output_path, refuse_finished
 
-RUN = ("last_checkpoint", "model_*.pth", RESULT)  # what a run leaves that another must not replace
+RUN = ("last_checkpoint", "model_*.pth", RESULT)  # files of a run that another must not overwrite
 
 
 def check(cfg, args) -> dict | None:
-    """Everything that can be known to fail before the first iteration, as a UserError; the state to resume from."""
+    """Raise UserError for anything that can be known to fail before the first iteration; return the state to resume
+    from.
+    """
     check_config(cfg, Detection)
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
@@ -30,7 +32,7 @@ def check(cfg, args) -> dict | None:
             RUN,
             "choose another train.output_dir for the evaluation",
         )
-    elif not getattr(args, "resume", False):  # who only checks a config need not say
+    elif not getattr(args, "resume", False):  # absent when only a config is checked
         advice = "add --resume to go on with it, or choose another train.output_dir"
         refuse_finished(output_path(cfg.train.output_dir, "train.output_dir"), RUN, advice)
     if args.eval_only and not cfg.train.init_checkpoint:
@@ -59,7 +61,7 @@ def check(cfg, args) -> dict | None:
         fill(cfg, model, args.eval_only)
     if not args.eval_only and uses_cache(cfg):
         cache = feature_cache(cfg, model, build(cfg, "dataloader.train"))
-        if cfg.train.init_checkpoint:  # without, the weights and so the cache are known later
+        if cfg.train.init_checkpoint:  # otherwise the weights, and so the cache, are not yet known
             cache.check_disk()
     return state
 
@@ -67,7 +69,7 @@ def check(cfg, args) -> dict | None:
 def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
     """The last checkpoint's content, or None.
 
-    Raises UserError where it is not of this model and these classes, or leaves nothing to do.
+    Raises UserError if it belongs to another model or other classes, or no iterations are left.
     """
     parts = ("trainer", "ema") if cfg.train.get("ema", {}).get("enabled") else ("trainer",)
     state = read_last(cfg.train.output_dir, model, parts)
@@ -80,11 +82,11 @@ def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
 
 
 def check_classes(cfg, model, known: list[dict] | None) -> None:
-    """Raise UserError where the detector has another number of classes than the dataset."""
+    """Raise UserError if the detector's number of classes differs from the dataset's."""
     number = getattr(getattr(model, "roi_heads", model), "num_classes", None)
     if known and number not in (None, len(known)):
         names = ", ".join(categories.names_of(known)[:20])
         raise UserError(
             f"the detector has {number} classes and its dataset {len(known)} ({names}): "
-            "leave num_classes to the config, or give the dataset that it is for"
+            "remove the override of num_classes, or give the matching dataset"
         )

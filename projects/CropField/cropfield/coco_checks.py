@@ -1,6 +1,6 @@
-"""A COCO file's content, whole: what can be repaired without a doubt is, what cannot be trained on is refused.
+"""Check the content of a COCO file: repair what is unambiguous, refuse what cannot be trained on.
 
-`pretrain.data.coco` holds the types; here is what takes more than one value to judge. Images are not looked at, see
+`pretrain.data.coco` checks types; this module checks what involves more than one value. For the image files see
 `cropfield.image_files`.
 """
 
@@ -20,7 +20,9 @@ NUMERAL = re.compile("-?[0-9]{1,18}")  # fits into 64 bits
 
 @dataclass
 class CheckedCoco:
-    """repaired: what was repaired, in words -> how often; a file that it is not empty for is not to be read by others.
+    """A checked COCO file.
+
+    repaired: description of each repair -> count; if not empty, other readers must use a repaired copy of the file.
     harmless: what training skips or clips. unmeasurable: why COCO's AP cannot be computed, or None.
     """
 
@@ -34,9 +36,9 @@ def checked_coco(json_file: str) -> CheckedCoco:
     """Read, repair and check a COCO annotation file.
 
     Raises:
-        UserError: it cannot be trained on; see `pretrain.data.coco.read_coco` for types and ranges. Here: empty lists,
-            the same id twice, ids of words and of numbers, unknown categories, damaged masks, boxes as shares of 1,
-            "ignore", no object that a detector could learn.
+        UserError: it cannot be trained on. For types and ranges see `pretrain.data.coco.read_coco`; here: empty lists,
+            duplicate ids, text mixed with numeric ids, unknown categories, damaged masks, boxes as fractions of the
+            image, "ignore", no object that a detector could learn.
     """
     content, unusual = read_coco(json_file)
     _check_filled(json_file, content)
@@ -71,7 +73,7 @@ def _check_filled(json_file: str, content: CocoFile) -> None:
 
 
 def _number_entries(json_file: str, checked: CheckedCoco, part: str, reference: str) -> None:
-    """Ids become whole numbers, here and in the annotations: numerals their value, words their place from 1."""
+    """Make all ids integers, also in the annotations: numerals by value, other text by position, from 1."""
     entries, annotations = getattr(checked.content, part), checked.content.annotations
     kinds = {type(entry.id) for entry in entries} | {type(getattr(a, reference)) for a in annotations}
     if kinds != {int} or max(abs(entry.id) for entry in entries) >= 2**63:
@@ -101,7 +103,7 @@ def _unknown_category(json_file: str, place: int, key: int | float | str) -> Use
 
 
 def _text(key: int | float | str) -> str:
-    """The same for 7, 7.0, "7" and "007"."""
+    """The same text for 7, 7.0, "7" and "007"."""
     if isinstance(key, float) and key.is_integer():
         return str(int(key))
     text = str(key).strip()
@@ -131,7 +133,7 @@ def _refuse_duplicates(json_file: str, part: str, ids: list) -> None:
 
 
 def _number_annotations(json_file: str, checked: CheckedCoco) -> None:
-    """COCO's AP takes an object of id 0 for not found, and knows one object only of each id."""
+    """Renumber annotations if needed: COCO's AP counts an object with id 0 as not found, and merges duplicate ids."""
     annotations = checked.content.annotations
     ids = [annotation.id for annotation in annotations]
     if {type(key) for key in ids} == {int} and min(ids) > 0 and max(ids) < 2**63 and len(set(ids)) == len(ids):
@@ -166,7 +168,7 @@ def _count_files_named_twice(checked: CheckedCoco) -> None:
 
 
 def _check_values(json_file: str, checked: CheckedCoco) -> None:
-    """Categories that are listed, iscrowd, and "ignore"."""
+    """Check categories, iscrowd and "ignore"."""
     content = checked.content
     known = {category.id for category in content.categories}
     for place, annotation in enumerate(content.annotations):
@@ -182,13 +184,13 @@ def _check_values(json_file: str, checked: CheckedCoco) -> None:
                     f'{json_file}: annotations[{place}] is marked "ignore", which Detectron2 refuses; remove it, or '
                     'mark it "iscrowd"'
                 )
-            if annotation.ignore is None:  # Detectron2 stumbles over it
+            if annotation.ignore is None:  # Detectron2 fails on it
                 checked.repaired['annotations whose "ignore" is null (left out)'] += 1
             annotation.ignore = UNSET
 
 
 def _name_categories(checked: CheckedCoco) -> None:
-    """Classes are known by their names, in weights and in tables of AP."""
+    """Make category names unique, because weights and AP tables identify classes by name."""
     categories = checked.content.categories
     while twice := {name for name, count in Counter(entry.name for entry in categories).items() if count > 1}:
         for category in categories:
@@ -223,7 +225,7 @@ def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) ->
 
 
 def _is_a_line(annotation: Annotation) -> bool:
-    """Polygons that enclose less than a pixel."""
+    """Whether the polygons enclose less than one pixel."""
     return isinstance(annotation.segmentation, list) and has_mask(annotation) and area_of(annotation) < 1
 
 
@@ -231,8 +233,9 @@ def _is_a_line(annotation: Annotation) -> bool:
 
 
 def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[int, int]], empty: list[int]) -> None:
-    """Counts what training skips or clips. Boxes without area, whose masks have none either, and masks without a pixel
-    are taken out: nothing that a detector says could find them.
+    """Count what training skips or clips.
+
+    Objects whose box and mask have no area, and masks without a pixel, are removed: no detection could match them.
     """
     content, harmless = checked.content, checked.harmless
     boxes = np.array([annotation.bbox for annotation in content.annotations])
@@ -270,7 +273,9 @@ def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[in
 
 
 def _refuse_shares(json_file: str, annotations: list[Annotation], boxes: np.ndarray, whole: np.ndarray) -> None:
-    """All boxes in the first pixel, or one in there whose object has an area of many."""
+    """Refuse boxes that look like fractions: inside the first pixel, as all boxes are or although the object's area is
+    larger.
+    """
     within = whole & ((boxes[:, :2] + boxes[:, 2:]) <= 1.001).all(axis=1)
     areas = np.array([a.area or 0 for a, small in zip(annotations, within, strict=True) if small])
     small = np.flatnonzero(within)

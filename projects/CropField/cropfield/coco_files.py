@@ -1,4 +1,4 @@
-"""COCO annotations and detections as things to draw; and as a file for readers that know only the plain format."""
+"""COCO annotations and detections for drawing, and repaired copies for tools that read plain COCO files only."""
 
 import hashlib
 import json
@@ -19,8 +19,11 @@ from pretrain.files import replacing
 
 @dataclass(frozen=True)
 class CocoImages:
-    """A COCO file's images: `entries` by image id, `truth` (annotations, crowds left out) by image id, `names` of the
-    categories by category id, in the order of the ids."""
+    """Images of a COCO file.
+
+    entries: images by id. truth: annotations without crowds, by image id. names: category names by category id, sorted
+    by id.
+    """
 
     folder: Path
     entries: dict[int, dict]
@@ -31,7 +34,7 @@ class CocoImages:
         return self.folder / self.entries[image_id]["file_name"]
 
     def instances(self, image_id: int, annotations: list[dict]) -> list[Instance]:
-        """Annotations or detections of one image."""
+        """Convert annotations or detections of one image for drawing."""
         entry, order = self.entries[image_id], list(self.names)
         return [
             Instance(
@@ -46,7 +49,7 @@ class CocoImages:
 
 
 def coco_images(content: dict, folder: Path) -> CocoImages:
-    """Index the content of a COCO file whose image files are in `folder`."""
+    """Index a COCO file's content; `folder` contains the image files."""
     entries = {entry["id"]: entry for entry in content["images"]}
     truth = {image_id: [] for image_id in entries}
     for annotation in content["annotations"]:
@@ -57,14 +60,16 @@ def coco_images(content: dict, folder: Path) -> CocoImages:
 
 
 def spread_out(coco: CocoImages, count: int) -> list[int]:
-    """`count` ids of images with objects, evenly spaced through the file: chosen before any result is looked at."""
+    """`count` ids of images with objects, evenly spaced through the file, so that the choice is independent of any
+    result.
+    """
     ids = [image_id for image_id in sorted(coco.entries) if coco.truth[image_id]]
     places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
     return [ids[place] for place in places]
 
 
 def decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
-    """COCO's polygons or run lengths, compressed or not -> bool (height, width); None where there is none."""
+    """COCO polygons or run lengths, compressed or not -> bool (height, width), or None without a mask."""
     if not segmentation:
         return None
     if isinstance(segmentation, list):
@@ -75,7 +80,9 @@ def decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
 
 
 def area_of(annotation: dict) -> float:
-    """Square pixels of a detection's mask (run lengths), or without one of its box: what COCO's tools ask for."""
+    """Area in square pixels of a detection's mask (run lengths), or of its box if it has no mask, as COCO's tools
+    expect.
+    """
     if annotation.get("segmentation"):
         return float(rle.area(annotation["segmentation"]))
     return annotation["bbox"][2] * annotation["bbox"][3]
@@ -87,8 +94,11 @@ def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
 
 
 def repaired_copy(content: CocoFile, json_file: str) -> str:
-    """Write `content` where Detectron2 and COCO's measures can read it -> path: in the user's cache, or in a temporary
-    folder where that cannot be written. Named by what it holds, so processes that write at once write the same."""
+    """Write `content` to a file that Detectron2 and COCO's evaluation can read; returns its path.
+
+    The file is in the user's cache, or in a temporary folder if the cache is not writable. Its name is a hash of the
+    content, so that concurrent processes write the same file.
+    """
     try:
         data = msgspec.json.encode(content)
     except UnicodeEncodeError:  # a file name that is not UTF-8

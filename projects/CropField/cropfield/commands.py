@@ -1,4 +1,4 @@
-"""The project's own commands as stages of a chain: pretrain, export, detect. Each can be typed by hand as well."""
+"""The project's commands as stages of a chain: pretrain, export, detect. Each can also be run by hand."""
 
 import re
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from pathlib import Path
 from cropfield.stages import Stage
 from pretrain.engine.checkpoint import LAST
 
-RESERVED = ("null", "true", "false", "nan", "inf")  # no text to hydra
+RESERVED = ("null", "true", "false", "nan", "inf")  # not read as text by hydra
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Makes stages out of the tools and configs of `repository`; a stage is called as its output folder."""
+    """Makes stages from the tools and configs of `repository`. A stage is named after its output folder."""
 
     repository: Path
 
     def pretrain(self, config: str | Path, images: Path, output: Path, *overrides: str) -> Stage:
-        """Pretrain with a config of configs/pretrain, or an absolute path, on a folder of images."""
+        """Pretrain on a folder of images; `config` is relative to configs/pretrain, or an absolute path."""
         data = override("dataloader.train.source.root", images)
         command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
         return Stage(output.name, command, show=r"pretrain\.|^error")
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
-        """Take the backbone out of a pretraining's output folder; the same as .pth for Detectron2's own tools."""
+        """Export the backbone from a pretraining's output folder, also as .pth for Detectron2's own tools."""
         outputs = (str(backbone.with_suffix(".pth")), str(backbone))
         return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", *outputs))
 
@@ -34,7 +34,7 @@ class Commands:
 
         Args:
             dataset: train_json, train_images, val_json, val_images.
-            threads: of the process; None: as many as it takes.
+            threads: CPU threads of the process; None: the default number.
         """
         data = (override(f"dataset.{name}", path) for name, path in dataset.items())
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
@@ -51,9 +51,9 @@ class Commands:
 
 
 def override(key: str, text: str | Path) -> str:
-    """`key=text` as `load_config` and Detectron2's own tools read it back, whatever characters `text` has.
+    """`key=text`, quoted so that `load_config` and Detectron2's tools read back exactly `text`.
 
-    Paths of plain characters stay as they are; others are quoted, and so is what would be read as something else.
+    Paths of plain characters stay unquoted.
     """
     text = str(text)
     if re.fullmatch(r"([A-Za-z_/]|\.\.?/)[\w./-]*", text, re.ASCII) and text.lower() not in RESERVED:
@@ -64,5 +64,5 @@ def override(key: str, text: str | Path) -> str:
 
 
 def in_words(ap: float | None) -> str:
-    """An AP for a reader; COCO's measure is undefined for a detector that found nothing at all."""
+    """An AP for the log; COCO's AP is undefined for a detector without any detection."""
     return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"

@@ -1,6 +1,7 @@
 """CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY.
 
-The backbone is imported when one is built: `import cropfield` is to cost no more than `import detectron2.engine`.
+The backbone is imported only when one is built, so that `import cropfield` costs no more than `import
+detectron2.engine`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_cropfield_config(cfg: CfgNode) -> None:
-    """Add MODEL.CROPFIELD with the values of ViT-B/16. Names and meanings are `CropFieldViT`'s."""
+    """Add MODEL.CROPFIELD with the values of ViT-B/16. The keys are `CropFieldViT`'s arguments."""
     cfg.MODEL.CROPFIELD = node = CfgNode()
     node.PATCH_SIZE = 16
     node.EMBED_DIM = 768
@@ -29,14 +30,14 @@ def add_cropfield_config(cfg: CfgNode) -> None:
     node.MLP_RATIO = 4.0
     node.FIELD_SIZE = [50, 50]
     node.DROP_PATH_RATE = 0.1
-    node.LAYER_SCALE = 1e-5  # initial value; 0 builds blocks without
+    node.LAYER_SCALE = 1e-5  # initial value; 0 disables LayerScale
     node.FINAL_NORM = False
     node.CLASS_TOKEN = False
     node.ACTIVATION_CHECKPOINTING = False
     node.OUT_FEATURE = "last_feat"
-    node.OUT_BLOCKS = [-1]  # whose maps it is, put together channel by channel
+    node.OUT_BLOCKS = [-1]  # the output: these blocks' maps, concatenated along channels
     node.FROZEN = False
-    node.SQUARE_PAD = 0  # pixels; 0 pads only to whole strides
+    node.SQUARE_PAD = 0  # pixels; 0 pads to multiples of the stride only
     # The simple feature pyramid of build_cropfield_vit_fpn_backbone.
     node.FPN_CHANNELS = 256
     node.FPN_SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]
@@ -46,7 +47,7 @@ def add_cropfield_config(cfg: CfgNode) -> None:
 
 
 def read_keys(cfg: CfgNode) -> CfgNode:
-    """MODEL.CROPFIELD with the defaults of whatever `cfg`, a project's own or an older one, lacks. Raises UserError."""
+    """MODEL.CROPFIELD of `cfg`, with defaults for the keys that it lacks. Raises UserError."""
     defaults = CfgNode({"MODEL": CfgNode()})
     add_cropfield_config(defaults)
     keys, given = defaults.MODEL.CROPFIELD, cfg.MODEL.get("CROPFIELD", {})
@@ -59,10 +60,10 @@ def read_keys(cfg: CfgNode) -> CfgNode:
 
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldViT:
-    """The plain backbone: one feature map at the patch's stride.
+    """Build the plain backbone: one feature map at the patch's stride.
 
     Args:
-        input_shape: what Detectron2 passes; images have three channels in any case.
+        input_shape: passed by Detectron2 and ignored; images always have three channels.
     """
     from cropfield.backbone import CropFieldViT
 
@@ -87,7 +88,9 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
 
 @BACKBONE_REGISTRY.register()
 def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CropFieldFeaturePyramid:
-    """The backbone under a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale factors."""
+    """Build the backbone with a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale
+    factors.
+    """
     from cropfield.backbone import CropFieldFeaturePyramid
 
     node = read_keys(cfg)
@@ -104,7 +107,7 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
 
 @ROI_HEADS_REGISTRY.register()
 class CropFieldROIHeads(StandardROIHeads):
-    """Detectron2's, with MODEL.CROPFIELD.CANONICAL_BOX_SIZE, which yaml has no key for."""
+    """Detectron2's `StandardROIHeads` with MODEL.CROPFIELD.CANONICAL_BOX_SIZE, which has no key in Detectron2."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -116,7 +119,9 @@ class CropFieldROIHeads(StandardROIHeads):
 
 
 def _max_pool_over(stride: float) -> LastLevelMaxPool:
-    """One more level over the one of this stride; Detectron2's class only knows p5, the last level of patches of 16."""
+    """Max pooling over the level with this stride; Detectron2's class supports "p5" only, the last level for patches of
+    16.
+    """
     top = LastLevelMaxPool()
     top.in_feature = f"p{int(math.log2(stride))}"
     return top

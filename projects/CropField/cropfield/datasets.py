@@ -1,4 +1,4 @@
-"""Any COCO-format dataset, from a json file and an image folder, for LazyConfig files: nothing to register by hand."""
+"""COCO-format datasets from a json file and an image folder, for LazyConfig files, without manual registration."""
 
 import hashlib
 import importlib.util
@@ -28,17 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Count = MAX_PIXELS) -> str:
-    """The name under which Detectron2 knows the dataset; registers and checks it on the first call.
+    """Detectron2's name of the dataset; the first call checks and registers it.
 
     Args:
-        json_file: COCO-format annotations; "" means the dataset `otherwise`. A list or a pattern of several files makes
-            one dataset of them, see `cropfield.joined`.
-        images: folder that the file names in `json_file` are relative to; of several, one for all or one for each.
+        json_file: COCO-format annotations; "" selects the dataset `otherwise`. A list of files, or a pattern, is joined
+            into one dataset; see `cropfield.joined`.
+        images: folder that the file names in `json_file` are relative to; for several files, one folder for all or one
+            for each.
         otherwise: name of a registered dataset.
-        max_pixels: of an image.
+        max_pixels: largest allowed image.
 
     Raises:
-        UserError: the dataset cannot be trained on or evaluated; see `check_coco_file`.
+        UserError: the dataset cannot be used for training or evaluation; see `check_coco_file`.
     """
     if json_file == "":
         return otherwise
@@ -59,20 +60,20 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Co
 
 def _join(files: list[str], folders: list[str]) -> str:
     joined = join(files, folders, [checked_coco(file).content for file in files])
-    logger.info("%d annotation files are one dataset, %s", len(files), joined)
+    logger.info("%d annotation files joined into one dataset, %s", len(files), joined)
     return joined
 
 
 def num_classes(json_file: Paths, otherwise: int) -> int:
-    """Number of categories in a COCO file, or in each of several; `otherwise` when `json_file` is ""."""
+    """Number of categories in a COCO file, or in each of several; `otherwise` if `json_file` is ""."""
     return len(class_names(json_file)) if json_file else otherwise
 
 
 def has_masks(json_file: Paths, otherwise: bool = True) -> bool:
-    """Whether the objects of a COCO file have masks; `otherwise` when `json_file` is "".
+    """Whether the objects of a COCO file have masks; `otherwise` if `json_file` is "".
 
     Raises:
-        UserError: some objects have a mask and some have none, which a mask head cannot be trained on.
+        UserError: only some objects have a mask, so a mask head cannot be trained.
     """
     if not json_file:
         return otherwise
@@ -86,31 +87,35 @@ def has_masks(json_file: Paths, otherwise: bool = True) -> bool:
 
 
 def mask_features(json_file: Paths, features: list[str]) -> list[str] | None:
-    """`mask_in_features` of the ROI heads: `features`, or None (no mask head) where the training file has no masks."""
+    """`mask_in_features` of the ROI heads: `features`, or None (no mask head) if the training file has no masks."""
     return list(features) if has_masks(json_file) else None
 
 
 def evaluation_tasks(train_json: Paths, val_json: Paths) -> tuple[str, ...]:
-    """COCO's tasks by name: without a single prediction an evaluator could not tell them from the predictions."""
+    """COCO's tasks ("bbox", "segm"). Given explicitly, because an evaluator cannot infer them without any
+    prediction.
+    """
     return ("bbox", "segm") if has_masks(train_json) and has_masks(val_json) else ("bbox",)
 
 
 def class_names(json_file: Paths) -> list[str]:
-    """Category names in the order of their ids, which is the order of Detectron2's contiguous ids; the first file's."""
+    """Category names sorted by id, which is the order of Detectron2's contiguous ids; of several files, the first
+    one's.
+    """
     return list(_facts(several(json_file)[0]).class_names)
 
 
 class _Facts(NamedTuple):
-    """What is asked of an annotation file, so that it is read once. readable: itself, or its repaired copy."""
+    """What callers need from an annotation file, so that it is read once. readable: the file, or its repaired copy."""
 
     class_names: tuple[str, ...]
-    masks: tuple[int, int]  # annotations with a mask, annotations
+    masks: tuple[int, int]  # number of annotations with a mask, and of all
     images: tuple[Image, ...]
     repaired: Counter
     harmless: Counter
     unmeasurable: str | None
     polygons: bool
-    most: int  # objects in one image
+    most: int  # largest number of objects in an image
     readable: str
 
 
@@ -118,7 +123,7 @@ def _facts(json_file: str) -> _Facts:
     try:
         stamp = os.stat(json_file).st_mtime_ns
     except (OSError, ValueError):
-        stamp = 0  # reading says why
+        stamp = 0  # reading it will raise the error
     return _read_facts(json_file, stamp)
 
 
@@ -140,24 +145,24 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
 
 
 def most_objects(json_file: Paths) -> int:
-    """Objects in the image that has most, crowds left out."""
+    """The largest number of objects in one image, without crowds."""
     return max(_facts(file).most for file in several(json_file))
 
 
 def check_registered(name: str) -> None:
-    """Raise UserError unless `name` is a dataset that Detectron2 knows and whose annotation file is there."""
+    """Raise UserError unless `name` is a registered dataset and its annotation file exists."""
     if name not in DatasetCatalog.list():
         raise UserError(f"Detectron2 knows no dataset {name!r}; register it, or give dataset.train_json and the like")
     json_file = MetadataCatalog.get(name).get("json_file")
     if json_file and not os.path.isfile(json_file):
         raise UserError(
             f"the dataset {name} is not on this machine (no {json_file}): set DETECTRON2_DATASETS to the folder that "
-            "holds it, or give your own by dataset.train_json, train_images, val_json and val_images"
+            "contains it, or give your own with dataset.train_json, train_images, val_json and val_images"
         )
 
 
 def check_same_categories(train_json: Paths, val_json: Paths) -> None:
-    """Raise UserError unless both files number the same categories in the same way."""
+    """Raise UserError unless both files have the same category ids and names."""
     if class_names(train_json) != class_names(val_json):
         raise UserError(
             f"{val_json} and {train_json} have different categories: a detector trained on one cannot be evaluated on "
@@ -166,27 +171,27 @@ def check_same_categories(train_json: Paths, val_json: Paths) -> None:
 
 
 def check_can_be_evaluated(json_file: Paths) -> None:
-    """Raise UserError where an annotation has an area that would make COCO's AP wrong."""
+    """Raise UserError if an annotation's area would make COCO's AP wrong."""
     for fault in filter(None, (_facts(file).unmeasurable for file in several(json_file))):
         raise UserError(fault)
 
 
 def read_coco_file(json_file: Paths) -> dict:
-    """A COCO annotation file's content, repaired and checked, as plain dicts; UserError as from `checked_coco`.
+    """Read, repair and check a COCO annotation file -> plain dicts; UserError as from `checked_coco`.
 
-    Of several the first one's categories and nothing else: images have other numbers in each.
+    For several files only the categories of the first are returned: image ids are unique within one file only.
     """
     content = msgspec.to_builtins(checked_coco(several(json_file)[0]).content)
     return content | {"images": [], "annotations": []} if is_several(json_file) else content
 
 
 def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -> Counter:
-    """Check a COCO-format dataset before any work is done with it.
+    """Check a COCO-format dataset before it is used.
 
-    What cannot be trained on raises; what is repaired, and what training merely skips or clips, is counted and logged.
+    Faults that prevent training raise an error; repairs, and what training skips or clips, are counted and logged.
 
     Returns:
-        counts of what was repaired and of harmless faults, by their description.
+        Number of repairs and harmless faults, by description.
 
     Raises:
         UserError: see `cropfield.coco_checks.checked_coco` and `cropfield.image_files.check_image_files`.
@@ -204,5 +209,5 @@ def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -
     for fault, count in faults.items():
         logger.warning("%s: %d %s", json_file, count, fault)
     if facts.repaired:
-        logger.warning("%s: trained and measured on a repaired copy, %s", json_file, facts.readable)
+        logger.warning("%s: training and evaluation use a repaired copy, %s", json_file, facts.readable)
     return faults

@@ -1,6 +1,7 @@
-"""Objects drawn on an image: boxes, masks, names and scores.
+"""Draw objects on an image: boxes, masks, names and scores.
 
-Detectron2's Visualizer fills holes of masks, cuts off names at the image's border and fails on a name such as "$x^$".
+Unlike Detectron2's Visualizer it keeps holes in masks, does not cut off names at the border and accepts names such as
+"$x^$".
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from cropfield.canvas import blend, color_of, draw_box, draw_tag
 
 @dataclass(frozen=True)
 class Instance:
-    """One object: `box` (x0, y0, x1, y1) in pixels, `mask` bool (H, W) or None, `category` number from 0 and `name`,
-    `score` of a detection or None for truth."""
+    """One object.
+
+    box: (x0, y0, x1, y1) in pixels. mask: bool (H, W) or None. category: index from 0. name: of the category. score: of
+    a detection, or None for ground truth.
+    """
 
     box: tuple[float, float, float, float]
     category: int
@@ -24,7 +28,7 @@ class Instance:
 
 
 def draw_instances(image: np.ndarray, instances: list[Instance], factor: int = 3) -> np.ndarray:
-    """The image enlarged `factor` times with its objects; a category has one colour. Low scores first, high on top."""
+    """Draw the objects on the image enlarged `factor` times; one colour for each category, high scores on top."""
     size = (image.shape[1] * factor, image.shape[0] * factor)
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     ordered = sorted(instances, key=lambda instance: instance.score or 0.0)

@@ -1,10 +1,10 @@
-"""For tools that cannot be changed, such as Detectron2's own `tools/train_net.py`.
+"""Setup for tools that cannot be changed, such as Detectron2's own `tools/train_net.py`.
 
     DETECTRON2_ENV_MODULE=cropfield.environment python -m tools.train_net --config-file faster_rcnn.yaml
 
-Detectron2 imports the module that this variable names when it is imported itself, and calls `setup_environment`. A
-module of your own can call this one. CROPFIELD_TRAIN_JSON and CROPFIELD_TRAIN_IMAGES, a COCO file and its folder, are
-the dataset "own_train"; CROPFIELD_VAL_JSON and CROPFIELD_VAL_IMAGES are "own_val".
+Detectron2 imports the module named by this variable when it is imported itself, and calls its `setup_environment`. Your
+own module can call this one. CROPFIELD_TRAIN_JSON and CROPFIELD_TRAIN_IMAGES, a COCO file and its image folder, are
+registered as the dataset "own_train"; CROPFIELD_VAL_JSON and CROPFIELD_VAL_IMAGES as "own_val".
 """
 
 import os
@@ -18,8 +18,10 @@ from cropfield.datasets import dataset_name
 
 
 def setup_environment() -> None:
-    """Add MODEL.CROPFIELD to the defaults from which every `get_cfg()` starts, and the datasets; builders register on
-    import. Raises UserError of a dataset that cannot be trained on."""
+    """Add MODEL.CROPFIELD to the defaults of every `get_cfg()`, register the builders, and register the datasets.
+
+    Raises UserError if a dataset cannot be trained on.
+    """
     if "CROPFIELD" not in _C.MODEL:
         add_cropfield_config(_C)
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""COCO AP by hotcoco: the figures of pycocotools, bit for bit, in a fraction of its time."""
+"""COCO AP with hotcoco: bit-identical to pycocotools, and much faster."""
 
 import contextlib
 import io
@@ -14,13 +14,13 @@ from pretrain.errors import UserError
 
 
 class HotCOCOEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator` for boxes and masks on hotcoco, a Rust implementation of COCO's protocol.
+    """Detectron2's `COCOEvaluator` for boxes and masks, computed by hotcoco, a Rust implementation of COCO's protocol.
 
-    pycocotools remains the official number and the default. In a config or as an override, with any tool:
-    `dataloader.evaluator._target_=cropfield.evaluation.HotCOCOEvaluator`.
+    pycocotools remains the official implementation and the default. To use hotcoco in a config, or as an override of
+    any tool: `dataloader.evaluator._target_=cropfield.evaluation.HotCOCOEvaluator`.
 
     Raises:
-        UserError: hotcoco is not installed, or takes exception to the dataset's file (it is stricter than pycocotools).
+        UserError: hotcoco is not installed, or rejects the dataset's file (it is stricter than pycocotools).
     """
 
     def __init__(self, dataset_name: str, **options):
@@ -45,7 +45,7 @@ class HotCOCOEvaluator(COCOEvaluator):
             self._results[task] = self._derive_coco_results(result, task, self._metadata.get("thing_classes"))
 
     def _measure(self, detections: list[dict], task: str, img_ids: list[int] | None):
-        if task == "segm":  # with a box, COCO would take the box's area for the object's
+        if task == "segm":  # given a box, COCO would use its area instead of the mask's
             detections = [{k: v for k, v in detection.items() if k != "bbox"} for detection in detections]
         truth = self._hotcoco.COCO(self._truth_file)
         result = self._hotcoco.COCOeval(truth, truth.load_res(detections), task)
@@ -59,7 +59,7 @@ class HotCOCOEvaluator(COCOEvaluator):
 
 
 def readable_by(hotcoco, json_file: str) -> str:
-    """The file, or a copy of what detection needs of it: hotcoco also wants types of what it does not use.
+    """The file, or a reduced copy for detection: hotcoco also validates fields that it does not use.
 
     Raises:
         UserError: hotcoco can read neither.

@@ -1,8 +1,9 @@
-"""Features of a frozen backbone, kept on disk: it sees each image once, and the rest of a detector trains from there.
+"""On-disk cache of a frozen backbone's features: each image passes the backbone once, and the heads train from the
+cache.
 
-FOLDER/<fingerprint>/ holds a row for each view of each image: its map (H, W, C) in `features.bin`, its sizes in
-`views.bin`. `cache.json` says what they depend on, and is there when they are whole. The folder's name is a hash of
-that: other weights, images or augmentations have another folder. What was interrupted goes on where it was.
+FOLDER/<fingerprint>/ contains one row for each view of each image: its map (H, W, C) in `features.bin` and its sizes in
+`views.bin`. `cache.json` records what the features depend on, and is written when they are complete. The folder's name
+is a hash of it, so other weights, images or augmentations use another folder. An interrupted computation resumes.
 """
 
 import contextlib
@@ -39,21 +40,21 @@ from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.models.weights import fingerprint
 
-VERSION = 1  # of the files and of what a view is
+VERSION = 1  # of the file format and the definition of a view
 SEED = 0  # of the augmentations
-MARGIN = 2**30  # bytes that are left free on the disk
-VIEW = np.dtype((np.int32, 4))  # height and width of the image, and of the view; zeros where there is none
+MARGIN = 2**30  # bytes to leave free on the disk
+VIEW = np.dtype((np.int32, 4))  # height and width of the image, and of the view; zeros if not computed
 
 logger = logging.getLogger(__name__)
 
 
 def check_cacheable(model: nn.Module, mapper) -> None:
-    """Raise UserError unless what `model` trains on, as `mapper` gives it, is a function of each image alone."""
+    """Raise UserError unless the input of `model`, as prepared by `mapper`, is a function of each image alone."""
     net = getattr(getattr(model, "backbone", None), "net", None)
     if not isinstance(model, GeneralizedRCNN | DenseDetector) or not isinstance(net, CropFieldViT):
         raise UserError("dataloader.feature_cache is for detectors over a CropFieldViT; set its folder to ''")
     if not net.frozen:
-        raise UserError("dataloader.feature_cache keeps what a frozen backbone gives; set train.freeze_backbone=True")
+        raise UserError("dataloader.feature_cache needs a frozen backbone; set train.freeze_backbone=True")
     if not model.backbone.padding_constraints["square_size"]:
         raise UserError("dataloader.feature_cache needs maps of one size; set model.backbone.square_pad")
     if getattr(model, "vis_period", 0):
@@ -63,15 +64,16 @@ def check_cacheable(model: nn.Module, mapper) -> None:
 
 
 class FeatureCache:
-    """The features of a loader's images, and the mapper that gives them in the images' place.
+    """The features of a loader's images, and a mapper that returns them instead of the images.
 
     Args:
-        model: a detector with the backbone's final weights, not wrapped.
-        folder: of any number of caches.
-        augmentations: views an image, as the loader's mapper augments it, drawn once; 0: one, augmented as `still`.
-        dtype: in which maps are kept, "bfloat16" or "float32".
+        model: a detector with the backbone's final weights, not wrapped in DistributedDataParallel.
+        folder: may contain any number of caches.
+        augmentations: number of views of each image, drawn once with the loader's augmentations; 0: one view, augmented
+            with `still`.
+        dtype: of the stored maps, "bfloat16" or "float32".
         still: the evaluation's augmentations.
-        precision: autocast type under which the model is trained, or None.
+        precision: autocast type that the model is trained with, or None.
 
     Raises:
         UserError: see `check_cacheable`.
@@ -97,7 +99,7 @@ class FeatureCache:
             self.mapper.augmentations = still
         self.dtype, self.numpy_dtype = getattr(torch, dtype), {"bfloat16": np.uint16, "float32": np.float32}[dtype]
         self.precision = torch.bfloat16 if isinstance(model, TrainsInBFloat16) else precision
-        self.first: dict[str, int] = {}  # entry of each image; several entries may share one
+        self.first: dict[str, int] = {}  # entry index of each image; several entries may share an image
         for number, entry in enumerate(self.entries):
             self.first.setdefault(entry["file_name"], number)
         self.image_of = {name: number for number, name in enumerate(self.first)}
@@ -108,7 +110,7 @@ class FeatureCache:
         self.path = Path(folder) / hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def depends_on(self, model: nn.Module) -> dict[str, str]:
-        """What features are a function of, in words or as hashes."""
+        """Everything that determines the features, as text or hashes."""
         images = hashlib.sha256()
         for name in self.first:
             images.update(f"{name}\0{stamp_or_none(name)}\n".encode(errors="surrogateescape"))
@@ -128,7 +130,7 @@ class FeatureCache:
         return len(self.first) * self.views
 
     def __getitem__(self, row: int) -> dict:
-        """The entry, without its objects, that a row is made of."""
+        """The dataset entry of a row, without its objects."""
         entry = self.entries[self.numbers[row // self.views]]
         return {key: value for key, value in entry.items() if key != "annotations"} | {"row": row}
 
@@ -137,7 +139,7 @@ class FeatureCache:
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
     def read_views(self) -> np.ndarray:
-        """int32 (rows, 4), as `VIEW`; zeros for rows that are not there."""
+        """int32 (rows, 4), as `VIEW`; zeros for rows that are not computed."""
         views, path = np.zeros((len(self), 4), dtype=np.int32), self.path / "views.bin"
         if path.is_file():
             found = np.fromfile(path, dtype=VIEW)[: self.size_on_disk() // self.row_bytes]
@@ -152,7 +154,7 @@ class FeatureCache:
         return (self.path / "cache.json").is_file() and self.size_on_disk() == len(self) * self.row_bytes
 
     def check_disk(self) -> None:
-        """Say how large the cache is; raise UserError where the disk has not so much left."""
+        """Log the size of the cache; raise UserError if the disk has not enough space left."""
         absent = 0 if self.is_whole() else int((self.read_views()[:, 0] == 0).sum())
         need, where = absent * self.row_bytes, self.path.parent.absolute()
         while not where.exists():
@@ -163,7 +165,7 @@ class FeatureCache:
             )
         size, free = len(self) * self.row_bytes / 1e9, shutil.disk_usage(where).free
         of = f"{len(self.first):,} images" + (f", {self.views} views each," if self.views > 1 else "")
-        logger.info("features of %s: %.3g GB in %s, of which %.3g are to be computed", of, size, self.path, need / 1e9)
+        logger.info("features of %s: %.3g GB in %s, %.3g GB still to compute", of, size, self.path, need / 1e9)
         if need and need + MARGIN > free:
             raise UserError(
                 f"features of {of} take {need / 1e9:.3g} GB in dataloader.feature_cache.folder, and {where} has "
@@ -171,7 +173,7 @@ class FeatureCache:
             )
 
     def attach(self, model: nn.Module) -> None:
-        """Compute what is absent; from here on the loader gives features, and the model takes them beside images."""
+        """Compute missing features, then make the loader return features and the model accept them beside images."""
         self.check_disk()
         self.tell_others()
         if not all(comm.all_gather(self.is_whole())):
@@ -181,7 +183,7 @@ class FeatureCache:
 
     def tell_others(self) -> None:
         for file in sorted(self.path.parent.glob("*/cache.json")):
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # whatever it is, it is not used
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # not a cache of this project
                 theirs = json.loads(file.read_text())
                 differing = ", ".join(key for key in self.facts if theirs.get(key) != self.facts[key])
                 if differing:
@@ -189,10 +191,10 @@ class FeatureCache:
 
     @torch.no_grad()
     def compute(self, model: nn.Module) -> None:
-        """Write the rows that are not there; every process its share. A signal ends the process with EXIT_STOPPED."""
+        """Compute the missing rows, split over the processes. A stop signal ends the process with EXIT_STOPPED."""
         start = said = time.monotonic()
         rows = np.flatnonzero(self.read_views()[:, 0] == 0)[comm.get_rank() :: comm.get_world_size()]
-        comm.synchronize()  # all have read the same before one writes
+        comm.synchronize()  # every process has read the files before one writes
         sizes = self.loader.batch_size, self.loader.num_workers, self.loader.broken.max_share
         views, done = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes), 0
         try:
@@ -222,23 +224,23 @@ class FeatureCache:
         comm.synchronize()
 
     def opened(self, name: str):
-        """A file for reading and writing anywhere; what is in it stays."""
+        """Open a file for random reads and writes without truncating it."""
         return open(os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
 
     def view(self, entry: dict) -> dict:
-        """An image as it is augmented for its row."""
+        """Load an image with the augmentation of its row."""
         with augmenting(SEED, entry["row"]):
             return self.mapper(entry)
 
     def maps(self, model: nn.Module, batch: list[dict]) -> Tensor:
-        """What the pyramid reads of the backbone, as in training: (B, H, W, C) in the cache's type, on the CPU."""
+        """The backbone's output as the pyramid reads it in training: (B, H, W, C) in the cache's dtype, on the CPU."""
         images = type(model).preprocess_image(model, batch).tensor
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
             features = model.backbone.net(images)[model.backbone.in_feature]
-        return features.permute(0, 2, 3, 1).to(self.dtype).cpu().contiguous()  # the order that tokens have
+        return features.permute(0, 2, 3, 1).to(self.dtype).cpu().contiguous()  # the layout of tokens
 
     def write(self, maps, sizes, batch: list[dict], values: Tensor) -> None:
-        """Maps first, down to the disk, then that they are there."""
+        """Write and sync the maps first, then mark their rows as computed."""
         for entry, value in zip(batch, values, strict=True):
             maps.seek(entry["row"] * self.row_bytes)
             maps.write(value.flatten().view(torch.uint8).numpy())
@@ -251,15 +253,15 @@ class FeatureCache:
 
     @cached_property
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        """Maps, mapped from their file, and sizes; of each process its own."""
+        """The memory-mapped maps, and their sizes; opened by each process itself."""
         return np.memmap(self.path / "features.bin", self.numpy_dtype, "r", shape=self.shape), self.read_views()
 
     def features_of(self, entry: dict) -> dict:
-        """A mapper: as `ImageMapper`, with `features` (H, W, C) and `image_size` in the place of `image`.
+        """Mapper: as `ImageMapper`, with `features` (H, W, C) and `image_size` instead of `image`.
 
         Raises:
             BrokenImage: the image could not be read when its features were computed.
-            UserError: the augmentations have come out otherwise.
+            UserError: the augmentations now give another view than the stored one.
         """
         maps, sizes = self.stored
         row = self.image_of[entry["file_name"]] * self.views + np.random.randint(self.views)
@@ -269,16 +271,16 @@ class FeatureCache:
         with augmenting(SEED, row):
             mapped = self.mapper(entry, np.zeros((height, width, 3), dtype=np.uint8))
         if list(mapped.pop("image").shape[-2:]) != size:
-            raise UserError(f"{self.path} was made by other augmentations than these have become; remove that folder")
+            raise UserError(f"{self.path} was made with other augmentations than the current ones; remove that folder")
         return mapped | {"features": torch.from_numpy(maps[row].copy()).view(self.dtype), "image_size": tuple(size)}
 
 
 def images_or_features(model: nn.Module, batch: list[dict]) -> ImageList:
-    """A detector's `preprocess_image`, which for entries with features has those, by name, in the images' place."""
+    """A detector's `preprocess_image` that, for entries with features, returns these by name instead of images."""
     if "features" not in batch[0]:
         return type(model).preprocess_image(model, batch)
     maps = torch.stack([entry["features"] for entry in batch]).to(model.device).float()
-    maps = maps.permute(0, 3, 1, 2)  # in memory as a backbone's: convolutions then round alike
+    maps = maps.permute(0, 3, 1, 2)  # the backbone's memory layout, so that convolutions round alike
     return ImageList({model.backbone.in_feature: maps}, [entry["image_size"] for entry in batch])
 
 
@@ -287,7 +289,7 @@ def padded_side(model: nn.Module) -> int:
 
 
 def stamp_or_none(path: str) -> tuple[int, int] | None:
-    """Date and size; None of what will be a broken image."""
+    """Modification time and size; None if the file cannot be read, which makes it a broken image."""
     try:
         return stamp(path)
     except (OSError, ValueError):
@@ -295,4 +297,4 @@ def stamp_or_none(path: str) -> tuple[int, int] | None:
 
 
 def idle() -> None:
-    """Nothing has to be told of a signal."""
+    """Signal callback that does nothing."""

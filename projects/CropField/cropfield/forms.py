@@ -1,5 +1,7 @@
-"""What a detection config holds besides its calls: keys, types and ranges. configs/common/detection.py says what they
-mean. Detectron2's own keys are required, those of this project's tool are not."""
+"""Keys, types and ranges of a detection config outside its `LazyCall`s; configs/common/detection.py documents them.
+
+Detectron2's own keys are required, this project's are optional.
+"""
 
 from typing import Annotated, Literal, Required, TypedDict
 
@@ -35,7 +37,7 @@ class Train(TypedDict, total=False):
     eval_period: Required[Whole]
     log_period: Required[Count]
     device: Required[str]
-    seed: Annotated[int, Range(-(2**31), 2**32 - 1)]  # negative: another one each time
+    seed: Annotated[int, Range(-(2**31), 2**32 - 1)]  # negative: a random one for each run
     cudnn_benchmark: bool
     float32_precision: str
     freeze_backbone: bool
@@ -74,7 +76,7 @@ class Optimizer(TypedDict, total=False):
 
 
 class Detection(TypedDict, total=False):
-    """configs/COCO, and what starts from configs/common/detection.py or Detectron2's own LazyConfig files."""
+    """Configs of configs/COCO, and any based on configs/common/detection.py or Detectron2's own LazyConfig files."""
 
     model: Required[dict]
     dataloader: Required[Loaders]

@@ -1,4 +1,4 @@
-"""The two halves of a chain, pretraining and detection: which one an override is for, and whether they fit together."""
+"""The two halves of a chain, pretraining and detection: split overrides between them, and check that they match."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ FIXED = {
 
 
 def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the pretraining config and of the detector's, without their prefixes."""
+    """Split overrides into those of the pretraining config and of the detection config, without their prefixes."""
     halves = {"pretrain": [], "detect": []}
     for override in overrides:
         half, _, rest = override.partition(".")
@@ -36,10 +36,10 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 
 def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str, str | Path]) -> None:
-    """Raise UserError on everything that can be known to fail, before the first stage.
+    """Raise UserError for anything that can be known to fail before the first stage starts.
 
     Args:
-        dataset: as of `Commands.detect`.
+        dataset: as in `Commands.detect`.
     """
     configs = []
     for half, stage, form in (("pretrain", pretrain, Pretraining), ("detect", detect, Detection)):
@@ -64,9 +64,9 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
 
 @contextmanager
 def naming_half(half: str, form: type) -> Iterator[None]:
-    """In a UserError of one half's config, keys are written as they are given here: `detect.train.max_iter`.
+    """Prefix config keys in a UserError of one half as the user writes them: `detect.train.max_iter`.
 
-    form: whose names the keys begin with.
+    form: the config's TypedDict, whose keys are recognised.
     """
     names, files = "|".join(form.__annotations__), "pth|json|safetensors|ya?ml|py"
     key = rf"(?<![\w./-])(?=(?:{names})\.(?!(?:{files})\b))|^(?=(?:{names})[:= ])|(?<=no key )|(?<=nothing reads )"

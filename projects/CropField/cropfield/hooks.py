@@ -1,4 +1,4 @@
-"""Hooks that Detectron2's engine does not have: averaged weights, early stopping, a best checkpoint that survives."""
+"""Additions to Detectron2's hooks: weight averaging, early stopping, and checkpointing that survives a resume."""
 
 import logging
 from pathlib import Path
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class ModelEMA(HookBase):
-    """Exponential moving average of the weights after every step.
+    """Exponential moving average of the weights, updated after every step.
 
-    The average starts short and grows to `decay`: at step t it forgets 1 - min(decay, (1 + t) / (10 + t)), so that the
-    random weights of the first steps do not stay in it. Buffers are the model's own.
+    The decay at step t is min(decay, (1 + t) / (10 + t)), so that the random initial weights are forgotten quickly.
+    Buffers are copied from the model.
 
     Args:
-        decay: share of the average that a step keeps.
+        decay: the fraction of the average that each step keeps.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -39,7 +39,7 @@ class ModelEMA(HookBase):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which forgot the best value when a training was resumed, and so replaced a better model."""
+    """Detectron2's, with its best value kept across a resume; without it, a better checkpoint would be overwritten."""
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
@@ -49,11 +49,11 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
 
 class EarlyStopping(HookBase):
-    """Ends a training whose metric has not risen for `patience` evaluations; to stand behind `EvalHook`.
+    """Stop training when a metric has not improved for `patience` evaluations. List it after `EvalHook`.
 
     Args:
         metric: name in the event storage, such as "bbox/AP".
-        patience: evaluations without a new best value.
+        patience: number of evaluations without a new best value.
     """
 
     def __init__(self, metric: str, patience: int):
@@ -70,7 +70,7 @@ class EarlyStopping(HookBase):
         if measured != self.trainer.iter:
             return
         self.waited = 0 if value > self.best else self.waited + 1
-        self.best = max(self.best, value) if value == value else self.best  # an undefined AP is no AP
+        self.best = max(self.best, value) if value == value else self.best  # ignore NaN, an undefined AP
         if self.waited >= self.patience:
             logger.info("%s has not risen above %.3f for %d evaluations: stopping", self.metric, self.best, self.waited)
             self.trainer.stop(self.trainer.iter + 1)
@@ -83,13 +83,14 @@ class EarlyStopping(HookBase):
 
 
 def check_best_metric(metric: str, patience: int, period: int, max_iter: int, evaluator, classes: list[str]) -> None:
-    """Raises UserError where `evaluator` will not give `metric`, or early stopping has no evaluation to stop at.
+    """Raise UserError if `evaluator` does not compute `metric`, or early stopping has no evaluations to act on.
 
-    patience, period: evaluations, and iterations between them; 0 is none.  classes: names, each of which has an AP.
+    patience: in evaluations; 0 is off. period: iterations between evaluations; 0 is none. classes: names for per-class
+    AP.
     """
     if patience and not 0 < period < max_iter:
         raise UserError(
-            f"train.early_stopping.patience={patience} needs evaluations on the way, and train.eval_period={period} "
+            f"train.early_stopping.patience={patience} needs evaluations in training, but train.eval_period={period} "
             f"makes none within {max_iter} iterations; set train.eval_period, or patience to 0"
         )
     known = []
@@ -101,15 +102,13 @@ def check_best_metric(metric: str, patience: int, period: int, max_iter: int, ev
         known = [f"sem_seg/{figure}" for figure in figures]
     if period and known and metric not in known:
         first = ", ".join(known[:8])
-        raise UserError(
-            f"train.best_metric={metric!r} is none of the figures of an evaluation; choose one of {first}, ..."
-        )
+        raise UserError(f"train.best_metric={metric!r} is not a metric of the evaluation; choose one of {first}, ...")
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Detectron2's; it also saves the final model when a training ends early, and when a signal stops it (`save_now`).
 
-    Of the checkpoints that earlier parts of a resumed run have left it keeps no more than of its own.
+    The limit on the number of checkpoints also counts those from before a resume.
     """
 
     def before_train(self) -> None:
@@ -128,13 +127,13 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 class Stoppable:
-    """The loader of a training's evaluation, which ends where `stop` has received a signal and all is saved.
+    """Loader for evaluations during training; the last evaluation ends if `stop` has received a signal.
 
-    That is after the last step. In between the evaluation is finished first: best weights and early stopping depend on
-    it. So it is with several processes, which would have to agree.
+    Everything is saved by then. Earlier evaluations are finished first, because the best checkpoint and early stopping
+    depend on them. With several processes all evaluations are finished, because they would have to agree to stop.
 
-    Raises (while it is iterated):
-        SystemExit: of EXIT_STOPPED.
+    Raises (while iterating):
+        SystemExit: with EXIT_STOPPED.
     """
 
     def __init__(self, loader, stop: StopOnSignal):

@@ -1,4 +1,4 @@
-"""The image files of a COCO file: whether they are there, and as large as it says. Only headers are read."""
+"""Check that a COCO file's images exist and have the recorded size. Only headers are read."""
 
 import os
 import re
@@ -14,25 +14,26 @@ from pretrain.data.decode import MAX_PIXELS, lift_pillows_limit, safe_formats
 from pretrain.data.orientation import orientation_in_file
 from pretrain.errors import UserError
 
-READERS = 8  # threads: mostly they wait for the disk
+READERS = 8  # threads, which mostly wait for the disk
 
 
 def check_image_files(json_file: str, entries: list[Image], folder: str, max_pixels: int = MAX_PIXELS) -> int:
-    """Look for each file below `folder` and compare its header with the entry.
+    """Look for each file in `folder` and compare its header with the entry.
 
     Returns:
-        the number of images that EXIF turns while their sizes do not tell whether boxes were drawn on them as they are
-        stored or upright, as they are read here.
+        The number of images with an EXIF rotation whose size does not tell whether the boxes refer to the stored or the
+        upright image. They are read upright.
 
     Raises:
-        UserError: no such folder, an absent file, one that is no image, another width or height than the upright image.
+        UserError: no such folder, a missing file, a file that is not an image, or a size other than the upright
+            image's.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder; give the folder that holds the images of {json_file}")
+        raise UserError(f"{folder} is not a folder; give the folder that contains the images of {json_file}")
     absent = [entry.file_name for entry in entries if not os.path.isfile(os.path.join(folder, entry.file_name))]
     if absent:
         raise UserError(
-            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, {absent[0]!r:.200} first"
+            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, first {absent[0]!r:.200}"
             f"{_looks_like(absent[0], folder)}; give the folder that its file names are relative to"
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
@@ -56,16 +57,16 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, max_pix
 
 
 def _header(path: str, max_pixels: int) -> tuple[int, int, int] | None:
-    """-> stored width and height, EXIF orientation (1 where there is none); None: not an image, or too large."""
+    """Read width and height as stored, and EXIF orientation (1 if absent); None if not an image, or too large."""
     try:
         with Pillow.open(path, formats=safe_formats()) as image:
             orientation = orientation_in_file(image)
             if image.width * image.height > max_pixels:
                 return None
-            # Pillow gives the size of a TIFF upright.
+            # Pillow reports a TIFF's upright size.
             size = image.size[::-1] if image.format == "TIFF" and orientation >= 5 else image.size
             return *size, orientation
-    except Exception:  # a hostile header can make a parser raise anything
+    except Exception:  # parsers may raise anything on a malicious header
         return None
 
 
@@ -88,7 +89,7 @@ def _mismatch(place: int, entry: Image, header: tuple[int, int, int]) -> str:
 
 
 def _looks_like(name: str, folder: str) -> str:
-    """What is odd about the name of an absent file, in brackets."""
+    """A hint about the name of a missing file, in parentheses, or ""."""
     if re.match("[A-Za-z][A-Za-z0-9+.-]+://", name):
         return " (a URL: download the images, and write their names)"
     if "\\" in name or re.match("[A-Za-z]:", name):

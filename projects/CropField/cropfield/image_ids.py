@@ -1,13 +1,13 @@
-"""The ids of images in a file of predictions: the dataset's own where the image is the dataset's."""
+"""Image ids in a predictions file: the dataset's own for its images, new numbers for all others."""
 
 from pathlib import PurePath
 
 
 class ImageIds:
-    """Gives each image an id, once.
+    """Assigns an id to each image; each of the dataset's ids is used once.
 
-    An image is a dataset's when its path ends with one of the dataset's file names, and its size is the one given
-    there; of several such names the longest counts. Others get new numbers.
+    An image belongs to the dataset if its path ends with one of the dataset's file names and its size matches; the
+    longest such name wins. All others get new numbers.
 
     entries: `images` of a COCO file.
     """
@@ -21,12 +21,12 @@ class ImageIds:
         self.next = 1
 
     def take(self, name: str, height: int, width: int) -> int | str:
-        """The id of the image at path `name`, height x width pixels upright."""
+        """The id of the image at path `name`, with upright `height` and `width`."""
         parts = PurePath(name).parts
         for count in range(min(self.longest, len(parts)), 0, -1):
             for entry in self.entries.get(parts[-count:], ()):
                 if (entry["height"], entry["width"]) == (height, width):
-                    self.entries[parts[-count:]].remove(entry)  # a second such image is another one
+                    self.entries[parts[-count:]].remove(entry)  # a second match is a different image
                     return entry["id"]
         while str(self.next) in self.taken:
             self.next += 1

@@ -1,4 +1,4 @@
-"""Several COCO files as one dataset: each with its own folder of images, categories matched by their names."""
+"""Join several COCO files, each with its own image folder, into one dataset; categories are matched by name."""
 
 import glob
 import os
@@ -11,17 +11,17 @@ Paths = str | os.PathLike | list[str]
 
 
 def several(paths: Paths) -> list[str]:
-    """A path, a pattern or a list of both -> absolute paths, those of a pattern in alphabetical order.
+    """Expand a path, a pattern or a list of both to absolute paths; matches of a pattern are sorted alphabetically.
 
     Raises:
-        UserError: nothing fits a pattern, or an empty list.
+        UserError: a pattern without matches, or an empty list.
     """
     found = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = os.fspath(path)
         fitting = sorted(glob.glob(path)) if is_several(path) else [path]
         if not fitting:
-            raise UserError(f"nothing fits {path}; give a pattern of files that are there")
+            raise UserError(f"no file matches {path}; give a pattern that matches files")
         found += map(os.path.abspath, fitting)
     if not found:
         raise UserError("an empty list of files; give at least one")
@@ -29,12 +29,12 @@ def several(paths: Paths) -> list[str]:
 
 
 def is_several(paths: Paths) -> bool:
-    """Whether it is a list, or a pattern and no path that is there."""
+    """Whether `paths` is a list, or a pattern rather than an existing path."""
     return not isinstance(paths, str | os.PathLike) or (glob.has_magic(os.fspath(paths)) and not os.path.exists(paths))
 
 
 def folders_of(json_files: list[str], images: Paths) -> list[str]:
-    """The folder of each file's images: one for all, or one for each. Raises UserError."""
+    """The image folder of each file: one for all, or one for each. Raises UserError."""
     folders = several(images)
     if len(folders) == 1:
         return folders * len(json_files)
@@ -47,13 +47,13 @@ def folders_of(json_files: list[str], images: Paths) -> list[str]:
 
 
 def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) -> str:
-    """Write all of them as one file -> its path. Images and annotations are numbered anew, images have whole paths.
+    """Write all files as one; returns its path. Images and annotations are renumbered, and image paths made absolute.
 
     Raises:
-        UserError: other categories, or an image in two files.
+        UserError: the categories differ, or an image is in two files.
     """
     if twice := [file for place, file in enumerate(json_files) if file in json_files[:place]]:
-        raise UserError(f"{twice[0]} is given twice as a part of one dataset; give it once")
+        raise UserError(f"{twice[0]} is given twice; give it once")
     first, joined = contents[0], CocoFile([], contents[0].categories, [])
     ours = {category.name: category.id for category in first.categories}
     owner: dict[str, str] = {}
@@ -66,8 +66,8 @@ def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) ->
             if owner.setdefault(os.path.realpath(path), json_file) != json_file:
                 other = owner[os.path.realpath(path)]
                 raise UserError(
-                    f"the image {path} is in {other} and in {json_file}, and what one lists the other would teach to "
-                    "be background; list it in one of them, with all its objects"
+                    f"the image {path} is in both {other} and {json_file}, and objects listed in one would be "
+                    "background in the other; list it in one of them, with all its objects"
                 )
             numbers[image.id] = len(joined.images) + 1
             joined.images.append(Image(numbers[image.id], path, image.height, image.width))
@@ -81,12 +81,12 @@ def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) ->
 
 
 def check_same_names(path: str, first: CocoFile, other_path: str, other: CocoFile) -> None:
-    """Raise UserError unless both files have the same names of categories, which are unique in each."""
+    """Raise UserError unless both files have the same category names, each unique within its file."""
     names, others = ({category.name for category in content.categories} for content in (first, other))
     if names != others:
         differing = sorted(names ^ others)
         raise UserError(
-            f"{other_path} and {path} are to be one dataset and have different categories "
-            f"({', '.join(differing[:8])} in one of them only); write the same "
-            "names into both, also of categories that one does not use"
+            f"{other_path} and {path} cannot be joined, because they have different categories "
+            f"({', '.join(differing[:8])} in only one of them); write the same "
+            "names into both files, including categories that one does not use"
         )

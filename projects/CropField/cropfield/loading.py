@@ -1,5 +1,5 @@
-"""Detectron2's loaders with what pretraining's has: batches that are a function of (seed, step), an account of broken
-images (skipped, counted, listed, with a limit), and a sentence for workers that die.
+"""Detectron2's data loaders with the features of pretraining's: batches are a function of (seed, step), broken images
+are skipped, counted, listed and limited, and a worker that dies raises a clear error.
 """
 
 import itertools
@@ -20,16 +20,17 @@ from pretrain.errors import UserError
 from pretrain.ranges import BatchSize, Share, Workers
 
 ACCOUNT = "reading"  # an entry's (index or None, [(name, reason) of broken images], message of an error or None)
-MAX_BROKEN = 0.2  # share of a dataset's images
+MAX_BROKEN = 0.2  # fraction of a dataset's images
 
-Key = tuple[int, int, int]  # of an image in a training: seed, position in the data's order, index
+Key = tuple[int, int, int]  # of a training image: seed, position in the data's order, dataset index
 
 
 class ReadEntries(Dataset):
-    """Mapped entries of a Detectron2 dataset, each with its `ACCOUNT`. Nothing is raised: it may be a worker's.
+    """Mapped entries of a Detectron2 dataset, each with its `ACCOUNT`. Errors are recorded there, because it may run in
+    a worker.
 
-    A `Key` gives an entry for training, a function of the key alone: another image takes a broken one's place. An
-    index gives one for evaluation; of a broken one it is the account alone.
+    A `Key` returns a training entry, a function of the key alone; a broken image is replaced by another. An index
+    returns an evaluation entry; for a broken image it contains only the account.
     """
 
     def __init__(self, entries: Sequence[dict], mapper: Callable[[dict], dict]):
@@ -63,10 +64,10 @@ class ReadEntries(Dataset):
 
 
 class AccountedLoader:
-    """Batches of a `ReadEntries`, without the entries that could not be read. `broken` is their account.
+    """Batches of a `ReadEntries`, without entries that could not be read; `broken` counts those.
 
-    Raises (while it is iterated):
-        UserError: more than the share `max_broken` of the images are broken, a worker died, or what a mapper raised.
+    Raises (while iterating):
+        UserError: more than the fraction `max_broken` of the images is broken, a worker died, or a mapper raised it.
     """
 
     def __init__(self, dataset: ReadEntries, batch_size: int, num_workers: int, max_broken: float):
@@ -74,7 +75,7 @@ class AccountedLoader:
         self.broken = BrokenImages(len(dataset), max_broken)
 
     def read(self, batches: Iterable[list]) -> Iterator[list[dict]]:
-        """The entries of batches of keys or indices; each batch but the last has `batch_size` of them."""
+        """Yield the entries for batches of keys or indices, each of which has `batch_size` except the last."""
         entries = self._entries(itertools.chain.from_iterable(batches))
         while batch := list(itertools.islice(entries, self.batch_size)):
             accounts = [entry.pop(ACCOUNT) for entry in batch]
@@ -96,7 +97,7 @@ class AccountedLoader:
 
 
 class TrainLoader(AccountedLoader):
-    """Endless batches, as many entries each; see `build_train_loader`."""
+    """Endless batches of equal size; see `build_train_loader`."""
 
     def __init__(self, dataset: ReadEntries, sampler: Sampler | None, groups: np.ndarray, *sizes):
         super().__init__(dataset, *sizes)
@@ -106,14 +107,14 @@ class TrainLoader(AccountedLoader):
         return self.batches(0, comm.shared_random_seed())
 
     def batches(self, start: int, seed: int) -> Iterator[list[dict]]:
-        """This process's batches from number `start` on: a function of the sampler, `seed` and the number."""
+        """This process's batches from number `start` on, a function of the sampler, `seed` and the batch number."""
         sampler = self.sampler or TrainingSampler(len(self.dataset), seed=seed)
-        rank, processes = comm.get_rank(), comm.get_world_size()  # a sampler gives this process's share
+        rank, processes = comm.get_rank(), comm.get_world_size()  # the sampler yields this process's indices only
         keys = ((seed, rank + number * processes, int(index)) for number, index in enumerate(sampler))
         return self.read(itertools.islice(self._grouped(keys), start, None))
 
     def _grouped(self, keys: Iterator[Key]) -> Iterator[list[Key]]:
-        """Batches of images of one group each."""
+        """Batches of images that belong to the same group."""
         waiting = {}
         for key in keys:
             batch = waiting.setdefault(self.groups[key[-1]], [])
@@ -147,11 +148,11 @@ def build_train_loader(
     num_workers: Workers = 0,
     max_broken: Share = MAX_BROKEN,
 ) -> TrainLoader:
-    """As `build_detection_train_loader`; it goes on without broken images, and from any batch on.
+    """As `build_detection_train_loader`, but it skips broken images and can start from any batch.
 
     Args:
-        sampler: gives the images' order, each time the same; None: shuffled epochs, a function of the seed.
-        max_broken: the share of the images that may be broken; see `BrokenImages`.
+        sampler: yields the images in the same order each time; None: shuffled epochs, a function of the seed.
+        max_broken: fraction of the images that may be broken; see `BrokenImages`.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -173,6 +174,6 @@ def build_test_loader(
     num_workers: Workers = 0,
     max_broken: Share = MAX_BROKEN,
 ) -> EvaluationLoader:
-    """`build_detection_test_loader` that leaves broken images out; what they show then counts as not found."""
+    """As `build_detection_test_loader`, but it skips broken images, whose objects then count as missed."""
     entries = ReadEntries(DatasetFromList(dataset, copy=False), mapper)
     return EvaluationLoader(entries, sampler or InferenceSampler(len(dataset)), batch_size, num_workers, max_broken)

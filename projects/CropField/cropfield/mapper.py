@@ -1,4 +1,4 @@
-"""Detectron2's mapper with this project's way of reading images, and resizing that leaves no image without pixels."""
+"""Detectron2's dataset mapper with this project's image reader, and resizing that never yields an empty image."""
 
 import copy
 import sys
@@ -16,9 +16,9 @@ from pretrain.ranges import Count, Pixels, Positive
 
 
 class ImageMapper(DatasetMapper):
-    """`DatasetMapper` that reads images as pretraining does: see `decode_image`. Its arguments are Detectron2's.
+    """`DatasetMapper` that reads images as in pretraining (`decode_image`). Its other arguments are Detectron2's.
 
-    An image without objects keeps empty boxes, classes and, where there are masks, masks.
+    An image without objects gets empty boxes, classes and, if the model uses them, masks.
 
     Args:
         max_pixels: larger images count as broken.
@@ -29,13 +29,13 @@ class ImageMapper(DatasetMapper):
         self.max_pixels = max_pixels
 
     def __call__(self, entry: dict, image: np.ndarray | None = None) -> dict:
-        """An entry of a Detectron2 dataset -> what its models take: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
+        """Map an entry of a Detectron2 dataset to a model's input: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
 
-        image: uint8 (H, W, 3), in the place of the file's.
+        image: uint8 (H, W, 3), used instead of the file.
 
         Raises:
             BrokenImage: the image or its label map cannot be read.
-            UserError: the image is not of the size that the dataset gives.
+            UserError: the image's size differs from the dataset's entry.
         """
         entry = copy.deepcopy(entry)
         image = in_format(self.read(entry["file_name"]) if image is None else image, self.image_format)
@@ -59,11 +59,11 @@ class ImageMapper(DatasetMapper):
         return entry
 
     def read(self, path: str) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
+        """Read an image -> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
         return decode_image(path, max_pixels=self.max_pixels)
 
     def no_objects(self, shape: tuple[int, int]) -> Instances:
-        """The objects of an image (height, width) that shows none."""
+        """Empty `Instances` for an image of shape (height, width)."""
         none = Instances(shape, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
         if self.use_instance_mask:
             bitmasks = self.instance_mask_format == "bitmask"
@@ -72,8 +72,9 @@ class ImageMapper(DatasetMapper):
 
 
 def with_fractions(annotation: dict) -> dict:
-    """An annotation whose box and polygons are no whole numbers: Detectron2 scales arrays in place, and those of whole
-    numbers would lose what comes after the point."""
+    """Convert the annotation's box and polygons to float: Detectron2 scales arrays in place, and integer ones would be
+    truncated.
+    """
     annotation = dict(annotation)
     if "bbox" in annotation:
         annotation["bbox"] = np.asarray(annotation["bbox"], dtype=np.float64).tolist()
@@ -83,7 +84,7 @@ def with_fractions(annotation: dict) -> dict:
 
 
 def in_format(image: np.ndarray, image_format: str) -> np.ndarray:
-    """uint8 RGB (H, W, 3) -> one of Detectron2's formats: "RGB", "BGR", "L" (H, W, 1), "YUV-BT.601" (float)."""
+    """Convert uint8 RGB (H, W, 3) to a Detectron2 format: "RGB", "BGR", "L" (H, W, 1), "YUV-BT.601" (float)."""
     if image_format == "RGB":
         return image
     if image_format == "BGR":
@@ -92,7 +93,7 @@ def in_format(image: np.ndarray, image_format: str) -> np.ndarray:
 
 
 def check_size(entry: dict, image: np.ndarray) -> None:
-    """Fill in `height` and `width` where they are absent; raise UserError where they are not the image's."""
+    """Fill in missing `height` and `width`; raise UserError if they differ from the image's."""
     found = image.shape[:2]
     wanted = entry.setdefault("height", found[0]), entry.setdefault("width", found[1])
     if tuple(wanted) != tuple(found):
@@ -103,23 +104,23 @@ def check_size(entry: dict, image: np.ndarray) -> None:
 
 
 def read_labels(path: str) -> np.ndarray:
-    """A label map (H, W), uint8. Raises `BrokenImage`."""
+    """Read a label map -> uint8 (H, W). Raises `BrokenImage`."""
     try:
         with Image.open(path, formats=safe_formats()) as labels:
             return np.array(labels.convert("L"))
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders may raise anything
         raise BrokenImage(path, "cannot be read") from error
 
 
 def _with_pixels(resize: T.Transform) -> T.Transform:
-    """Detectron2 rounds the short side of a very thin image to nothing."""
+    """Keep at least one pixel a side: Detectron2 rounds the short side of a very thin image to zero."""
     if isinstance(resize, T.ResizeTransform):
         resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
     return resize
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, with at least one pixel a side."""
+    """Detectron2's, with at least one pixel on each side."""
 
     def __init__(
         self, short_edge_length: Pixels | list[Pixels], max_size: Count = sys.maxsize, sample_style: str = "range"
@@ -131,7 +132,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class ResizeScale(T.ResizeScale):
-    """Detectron2's, with at least one pixel a side."""
+    """Detectron2's, with at least one pixel on each side."""
 
     def __init__(self, min_scale: Positive, max_scale: Positive, target_height: Pixels, target_width: Pixels):
         super().__init__(min_scale, max_scale, target_height, target_width)

@@ -1,4 +1,4 @@
-"""Masks of a COCO file against their images: polygons that can be drawn, run lengths that cover the image."""
+"""Check a COCO file's masks against its images: polygons must be drawable, run lengths must cover the image."""
 
 from collections import Counter
 
@@ -9,25 +9,25 @@ from cropfield.run_lengths import DamagedRuns, box_of_runs, decompress
 from pretrain.data.coco import Annotation, Runs, shown
 from pretrain.errors import UserError
 
-REACH = 10  # times the image's longer side: farther out is a slip, and drawing takes time and memory by the length
-BATCH = 10_000  # compressed masks at once
+REACH = 10  # times the image's longer side; beyond it is an error, and drawing cost grows with the distance
+BATCH = 10_000  # compressed masks decoded at once
 
 
 def check_masks(
     json_file: str, annotations: list[Annotation], sizes: dict[int, tuple[int, int]], repaired: Counter
 ) -> list[int]:
-    """Refuse damaged masks; repair what is plain: rings without area beside whole ones, boxes of no area beside masks.
+    """Refuse damaged masks; repair minor faults: degenerate rings beside valid ones, empty boxes of objects with masks.
 
     Args:
-        sizes: width and height of each image by its id; annotations of other images are passed over.
-        repaired: what was repaired is counted there, in words.
+        sizes: width and height of each image by id; annotations of other images are skipped.
+        repaired: repairs are counted here, by description.
 
     Returns:
         places of the annotations whose masks have no pixel in their image.
 
     Raises:
-        UserError: an odd number of coordinates, fewer than three points, coordinates far outside the image, run lengths
-            of another size or that do not cover their image.
+        UserError: an odd number of coordinates, fewer than three points, coordinates far outside the image, or run
+            lengths whose size or total does not match the image.
     """
     compressed, empty = [], []
     for place, annotation in enumerate(annotations):
@@ -147,7 +147,7 @@ def _check_compressed(
 def _check_runs(
     json_file: str, place: int, annotation: Annotation, size: tuple[int, int], runs: np.ndarray, repaired: Counter
 ) -> bool:
-    """-> whether the mask has no pixel."""
+    """Check one mask's run lengths; returns whether it has no pixel."""
     (width, height), where = size, f"{json_file}: annotations[{place}].segmentation"
     if annotation.segmentation.size != (height, width):
         swapped = annotation.segmentation.size == (width, height)
@@ -173,12 +173,14 @@ def _mend_box(annotation: Annotation, box: tuple[float, ...], repaired: Counter)
 
 
 def has_mask(annotation: Annotation) -> bool:
-    """Null and empty lists are none."""
+    """Whether there is a mask; null and empty lists are none."""
     return isinstance(annotation.segmentation, Runs) or bool(annotation.segmentation)
 
 
 def area_of(annotation: Annotation) -> float:
-    """Square pixels of a checked mask, or of the box where there is none; parts of a mask that overlap count twice."""
+    """Area in square pixels of a checked mask, or of the box if there is none; overlapping parts of a mask count
+    twice.
+    """
     mask = annotation.segmentation
     if not has_mask(annotation):
         return annotation.bbox[2] * annotation.bbox[3]

@@ -1,4 +1,4 @@
-"""Images and videos to detect in, and the pictures that are drawn of them."""
+"""Input images and videos of a detector, and the pictures drawn from them."""
 
 import functools
 import os
@@ -19,12 +19,12 @@ from pretrain.files import replacing
 from pretrain.outputs import UniqueNames, is_output
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-DRAWN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # pictures of other images become .png
+DRAWN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # drawn in the same format; other images become .png
 
 
 @dataclass(frozen=True)
 class Medium:
-    """An image or a video. `place`: of its picture, below the output folder."""
+    """An image or a video. `place`: path of its drawn picture, relative to the output folder."""
 
     path: Path
     place: Path
@@ -39,13 +39,13 @@ def is_video(path: Path) -> bool:
 
 
 def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str], list[Path]]:
-    """Every image and video of `inputs`, once.
+    """List every image and video of `inputs` once.
 
     Returns:
-        them; the folders below that were left out, because they hold a tool's output; files that were given again.
+        The media; subfolders left out because they contain a tool's output; files that were given more than once.
 
     Raises:
-        UserError: an input that is absent or neither image, folder nor video, or nothing to detect in.
+        UserError: an input is missing or neither image, folder nor video, or there is nothing to detect in.
     """
     found, left_out, again = {}, [], []
 
@@ -55,7 +55,7 @@ def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str
             return True
         return False
 
-    real = functools.cache(os.path.realpath)  # of folders: equal files of other names may be meant apart
+    real = functools.cache(os.path.realpath)  # resolves folders only: links to the same file may be intended
 
     def take(path: Path, place: Path) -> None:
         key = real(path.parent), path.name
@@ -73,9 +73,9 @@ def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str
             take(path, Path(path.name))
         else:
             known = ", ".join((*ENDINGS, *VIDEOS))
-            raise UserError(f"{path} is neither an image nor a video by its ending; known are {known}")
+            raise UserError(f"{path} is neither an image nor a video by its ending; supported are {known}")
     if not found:
-        raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that hold some")
+        raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that contain some")
     names = UniqueNames()
     return [Medium(path, names.take(_picture_name(place))) for path, place in found.values()], left_out, again
 
@@ -87,7 +87,7 @@ def _picture_name(place: Path) -> Path:
 
 
 def frames(medium: Medium, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and RGB pictures of one image, or of a video's frames. Raises `BrokenImage`."""
+    """Yield name and RGB image of an image, or of each frame of a video. Raises `BrokenImage`."""
     name = str(medium.path)
     if not medium.is_video:
         yield name, decode_image(medium.path, max_pixels=max_pixels)
@@ -103,7 +103,7 @@ def frames(medium: Medium, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, 
 
 @contextmanager
 def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
-    """Raises `BrokenImage`: a pipe would be waited for without end."""
+    """Open a video. Raises `BrokenImage` for anything but a file: reading from a pipe could block forever."""
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
         open(path, "rb").close() if regular else None
@@ -121,7 +121,7 @@ def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
 
 @contextmanager
 def _in_utf8(path: Path) -> Iterator[Path]:
-    """A path to the same place that OpenCV can take: another encoding ends the interpreter."""
+    """An equivalent path in UTF-8, because OpenCV kills the interpreter on other encodings."""
     path = Path(os.path.abspath(path))
     try:
         os.fspath(path).encode()
@@ -138,10 +138,10 @@ def _in_utf8(path: Path) -> Iterator[Path]:
 
 
 class Picture:
-    """Writes what was drawn: an image as an image, a video's frames as one video; whole or not at all.
+    """Writes drawn images: an image as an image, a video's frames as one video. Incomplete files are removed.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
 
     def __init__(self, path: Path, medium: Medium):
@@ -149,7 +149,7 @@ class Picture:
         self.draft = path.with_name(f".{os.getpid()}.partial.mp4")
 
     def write(self, image: np.ndarray) -> None:
-        """image: uint8 RGB (H, W, 3)."""
+        """Add an image or frame, uint8 RGB (H, W, 3)."""
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if self.medium.is_video:
             self._add_frame(bgr)
@@ -173,7 +173,7 @@ class Picture:
         self.video.write(bgr)
 
     def close(self, keep: bool) -> None:
-        """The video is done; `keep` it, or leave nothing of it."""
+        """Finish a video; `keep` the file or delete it."""
         if self.video is None:
             return
         self.video.release()

@@ -1,4 +1,4 @@
-"""Configs by name, in a checkout and in an installed package, and backbones from their files."""
+"""Configs by name, from a checkout or an installed package, and backbones from weight files."""
 
 import difflib
 from pathlib import Path
@@ -13,16 +13,16 @@ from pretrain.errors import UserError
 from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
 PACKAGE = Path(__file__).resolve().parent
-# What holds configs/, tools/ and projects/: the package itself where it was installed, see setup.py.
+# Contains configs/, tools/ and projects/; in an installed package that is the package itself, see setup.py.
 ROOT = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parents[2]
 
 
 def get_config_file(name: str) -> Path:
-    """The file of a config, from the checkout or the installed package.
+    """Path of a config in the checkout or the installed package.
 
     Args:
-        name: below configs/, "COCO/mask_rcnn_cropfield_vits_12ep.py", or below the repository,
-            "projects/StoP/configs/stop_tiny.py".
+        name: relative to configs/ ("COCO/mask_rcnn_cropfield_vits_12ep.py") or to the repository
+            ("projects/StoP/configs/stop_tiny.py").
 
     Raises:
         UserError: there is no such config.
@@ -32,21 +32,21 @@ def get_config_file(name: str) -> Path:
             return folder / name
     names = [path.relative_to(ROOT / "configs").as_posix() for path in ROOT.glob("configs/*/*.py")]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"{ROOT / 'configs'} has them"
+    hint = f"did you mean {close[0]}?" if close else f"see {ROOT / 'configs'}"
     raise UserError(f"there is no config {name}; {hint}")
 
 
 def get_config(name: str, overrides: list[str] | None = None) -> DictConfig | CfgNode:
-    """A config that comes with this package, as `detectron2.model_zoo.get_config` gives Detectron2's.
+    """Load one of this package's configs, like `detectron2.model_zoo.get_config` for Detectron2's.
 
     Args:
-        name: see `get_config_file`; a .yaml file becomes a `CfgNode`.
-        overrides: "key=value" of a LazyConfig.
+        name: see `get_config_file`; a .yaml file returns a `CfgNode`.
+        overrides: "key=value" for a LazyConfig.
 
     Raises:
         UserError: as `get_config_file` and `load_config`.
     """
-    from pretrain.engine.lazy_config import load_config  # here: a package that only wants the backbone needs no engine
+    from pretrain.engine.lazy_config import load_config  # imported here: using only the backbone needs no engine
 
     path = get_config_file(name)
     if path.suffix != ".yaml":
@@ -58,12 +58,12 @@ def get_config(name: str, overrides: list[str] | None = None) -> DictConfig | Cf
 
 
 def load_pretrained(path: str | Path, **arguments) -> CropFieldViT:
-    """A backbone of the shape that a weight file has, filled with its weights, in eval mode.
+    """Build a backbone with the architecture of a weight file and load its weights, in eval mode.
 
     Args:
-        path: a file of tools/export_backbone.py, a training state, published ViT weights, or an address of them
-            (`https://`, `detectron2://`, `hf://OWNER/NAME/FILE`).
-        arguments: of `CropFieldViT` beside the shape: `class_token=True, final_norm=True` keep what detectors drop.
+        path: an export of tools/export_backbone.py, a training state, published ViT weights, or their URL (`https://`,
+            `detectron2://`, `hf://OWNER/NAME/FILE`).
+        arguments: further arguments of `CropFieldViT`; `class_token=True, final_norm=True` keep what detectors drop.
 
     Raises:
         UserError: as `read_backbone` and `build_backbone`.

@@ -1,4 +1,4 @@
-"""The detection probe while a run goes on: figures, the best backbone kept, and an early end where that is wanted."""
+"""Detection probe during pretraining: logs metrics, keeps the best backbone, and optionally stops early."""
 
 import json
 import logging
@@ -23,24 +23,24 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineDetectionProbe(HookBase):
-    """Logs `probe/*` (`DetectionProbe.measure`) of the teacher's backbone every `period` steps and after the last one.
+    """Log `probe/*` (`DetectionProbe.measure`) of the teacher's backbone every `period` steps and after the last one.
 
-    All values lie in detection_probe.json beside the run's checkpoint, with those of the backbone before the first
-    step, which is the line to compare with, and those of positions and colours alone. The backbone with the best value
-    is best_detection.pth: a file for a detector's train.init_checkpoint, far smaller than a training state.
+    All values are in detection_probe.json in the output folder, together with two baselines: the backbone before the
+    first step, and positions and colours alone. The best backbone is best_detection.pth, which a detector's
+    train.init_checkpoint accepts and which is far smaller than a training state.
 
     Args:
-        train_json, train_images, val_json, val_images: two COCO-format datasets. Without all four the hook is off.
-        output_dir: the run's.
+        train_json, train_images, val_json, val_images: two COCO-format datasets; without any of them the hook is off.
+        output_dir: the run's output folder.
         period: steps between probes; 0 turns the hook off.
-        image_size: pixels of an image's longer side: more than a crop's, for a detector's grid is larger too.
-        train_limit, val_limit: images at most, evenly spaced through their files.
+        image_size: longer side in pixels; larger than a crop, as in detection.
+        train_limit, val_limit: most images to use, evenly spaced through the files.
         layers, batch_size: see `backbone_features` and `DetectionProbe`.
-        metric: the figure of which the best value is kept.
-        patience: probes without a better value after which the run ends; 0: never.
+        metric: selects the best backbone.
+        patience: end the run after this many probes without a better value; 0: never.
 
     Raises:
-        UserError: before the first step, where the datasets are not as they should be, see `probe_images`.
+        UserError: before the first step, if the datasets are unsuitable; see `probe_images`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class OnlineDetectionProbe(HookBase):
             self.log("before the first step", self.record["start"])
             self.write_record()
         elif due(done, self.period) and done not in [probe["step"] for probe in self.record["probes"]]:
-            self.look(done)  # the run was cut off between its checkpoint and its probe
+            self.look(done)  # the run was interrupted between checkpoint and probe
         self.stop_in_time(done)
 
     def after_step(self) -> None:
@@ -100,7 +100,7 @@ class OnlineDetectionProbe(HookBase):
             self.stop_in_time(done)
 
     def look(self, done: int) -> None:
-        """Probe the backbone of after `done` steps; an image that has become unreadable costs the run only a probe."""
+        """Probe the backbone after `done` steps; if an image cannot be read, only this probe is skipped."""
         try:
             figures = self.measure()
         except UserError as error:
@@ -110,7 +110,7 @@ class OnlineDetectionProbe(HookBase):
         self.record["probes"].append({"step": done, **figures})
         self.log(f"after {done:,} steps", figures)
         if best is None or figures[self.metric] > best[self.metric]:
-            self.keep_best(done, figures)  # first: a run cut off between the two files writes both again
+            self.keep_best(done, figures)  # first: a run interrupted between the two files writes both again
         self.write_record()
 
     def measure(self) -> dict[str, float]:
@@ -128,7 +128,7 @@ class OnlineDetectionProbe(HookBase):
         logger.info(f"detection probe {when}: {', '.join(shown)}")
 
     def best(self) -> dict | None:
-        """The first probe with the best value."""
+        """The first probe that reached the best value."""
         return max(self.record["probes"], key=lambda probe: probe[self.metric], default=None)
 
     def stop_in_time(self, done: int) -> None:
@@ -152,7 +152,7 @@ class OnlineDetectionProbe(HookBase):
             write_json(self.folder / RECORD, self.record)
 
     def read_record(self, done: int) -> dict:
-        """The probes of the run's first `done` steps, if they are of these images; a resumed run repeats later ones."""
+        """Probes of the run's first `done` steps, if made with the same images; a resumed run repeats later ones."""
         empty = {"settings": self.settings, "lower_line": None, "start": None, "probes": []}
         path = self.folder / RECORD
         if done == 0 or not path.is_file():
@@ -164,8 +164,8 @@ class OnlineDetectionProbe(HookBase):
                 [float(figures[name]) for name, _ in FIGURES]
             settings = record["settings"]
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}); remove it, and the probe's values begin anew") from None
+            raise UserError(f"{path} is damaged ({error}); remove it to restart the record") from None
         if settings != self.settings:
-            logger.warning("detection probe: resumed with other images or settings: its values begin anew")
+            logger.warning("detection probe: resumed with other images or settings; the record restarts")
             return empty
         return record | {"probes": probes}

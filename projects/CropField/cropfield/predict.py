@@ -1,4 +1,4 @@
-"""Detections in images, folders and videos, drawn and in COCO's format: what tools/predict.py does."""
+"""Detect in images, folders and videos; write pictures and COCO-format results. Implements tools/predict.py."""
 
 import argparse
 import hashlib
@@ -36,10 +36,10 @@ PREDICTIONS = "predictions.json"
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Detect in `args.inputs`; `args` is the command line of tools/predict.py.
+    """Detect in `args.inputs`; `args` are the options of tools/predict.py.
 
     Raises:
-        UserError: an input, config, weights or output folder that cannot be used.
+        UserError: an input, config, weight file or output folder cannot be used.
     """
     media, left_out, again = find_media(args.inputs, output_path(args.output))
     cfg = load_config(args.config_file, args.opts)
@@ -72,7 +72,9 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
-    """What the predictions depend on: config, options, and paths and bytes of the files that are read."""
+    """Digest of everything that the predictions depend on: config, options, and paths and contents of the files
+    read.
+    """
     files = [medium.path for medium in media] + [Path(path) for path in (args.weights, args.names) if path]
     facts = [
         args.threshold,
@@ -84,7 +86,7 @@ def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
 
 
 def bytes_of(path: Path) -> str | None:
-    """A digest of a file; None for one that cannot be read, or a pipe, which can be read once."""
+    """Digest of a file; None if it cannot be read, or is a pipe, which can be read only once."""
     with suppress(OSError):
         if path.is_file():
             with open(path, "rb") as file:
@@ -93,7 +95,7 @@ def bytes_of(path: Path) -> str | None:
 
 
 def finished(folder: Path, request: str) -> str | None:
-    """The `summary` of predictions that `folder` holds already, if they answer this very request."""
+    """`summary` of the predictions in `folder`, if they were made for the same request."""
     try:
         found = json.loads((Path(folder) / PREDICTIONS).read_text())
         return summary(Path(folder), found) if found["info"]["request"] == request else None
@@ -102,16 +104,16 @@ def finished(folder: Path, request: str) -> str | None:
 
 
 def summary(output: Path, found: dict) -> str:
-    """Counts of the content of predictions.json, and where it is."""
+    """Numbers of objects and images in predictions.json, and its path."""
     place = printable(str(output / PREDICTIONS))
     return f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}"
 
 
 class Detector:
-    """A config's detector with weights, and the reading and resizing of its test data.
+    """A config's detector with weights, and the preprocessing of its test data.
 
-    content: of the file `weights`.
-    known: the classes of its outputs, or None where nothing says; see `cropfield.categories`.
+    content: tensors and metadata of the file `weights`.
+    known: the classes of its outputs, or None if not recorded; see `cropfield.categories`.
     """
 
     def __init__(self, cfg, weights: Path, content: tuple[dict, dict], threshold: float, known: list[dict] | None):
@@ -133,7 +135,7 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, image_id) -> list[dict]:
-        """RGB uint8 (H, W, 3) -> detections in COCO's format, classes counted from 0."""
+        """RGB uint8 (H, W, 3) -> detections in COCO's format, with classes numbered from 0."""
         resized = T.AugInput(in_format(image, self.image_format))
         self.resize(resized)
         pixels = torch.as_tensor(np.array(resized.image.transpose(2, 0, 1), order="C"))
@@ -143,12 +145,12 @@ class Detector:
 
 
 def choose_categories(weights: Path, metadata: dict, content: dict | None) -> list[dict] | None:
-    """The classes of a detector's outputs: as its weights name them, with the ids of a COCO file where one is given.
+    """Classes of a detector's outputs, named by its weights, with the ids of a COCO file if one is given.
 
-    metadata: of the weights.  content: of the COCO file.
+    metadata: of the weights. content: of the COCO file.
 
     Raises:
-        UserError: the file lacks a class of the weights, or names one twice.
+        UserError: the file lacks a class of the weights, or contains it twice.
     """
     theirs, ours = categories.in_metadata(metadata, weights), categories.of_file(content) if content else None
     if not theirs or not ours or categories.names_of(theirs) == categories.names_of(ours):
@@ -160,7 +162,7 @@ def choose_categories(weights: Path, metadata: dict, content: dict | None) -> li
 
 
 def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.ndarray:
-    """The image with boxes, masks, names and scores."""
+    """Draw boxes, masks, names and scores on the image."""
     instances = []
     for detection in detections:
         x, y, width, height = detection["bbox"]
@@ -171,7 +173,7 @@ def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.n
 
 
 def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: ImageIds, content: dict) -> None:
-    """Add an image, or a video's frames, to the content of predictions.json, and draw it below `output`.
+    """Add an image or a video's frames to the content of predictions.json, and draw it below `output`.
 
     Raises:
         BrokenImage: it cannot be read.
@@ -197,7 +199,7 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
 
 
 def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector, ids: ImageIds) -> tuple[dict, dict]:
-    """Through all files; returns the content of predictions.json, and why files could not be read, by name.
+    """Detect in all files; returns the content of predictions.json, and the unreadable files with reasons.
 
     Raises:
         UserError: none could be read.

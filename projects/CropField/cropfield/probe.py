@@ -1,8 +1,9 @@
-"""The detection probe: what a frozen backbone's patch tokens say of objects, by ridge regression. No steps, no seed.
+"""Detection probe: ridge regression from a frozen backbone's patch tokens to objects. Deterministic, without training
+steps.
 
-From a patch's token to (i) the class of the object that the patch lies on, one-hot with "none", and (ii) the sides of
-that object's box as seen from the patch. Both are fitted in closed form, with penalties that every tenth training image
-chooses, and measured on other images; also as a detector, of which every patch proposes a box.
+For each patch it predicts (i) the class of the object at the patch, one-hot including "none", and (ii) the distances
+from the patch to the sides of the object's box. Both are fitted in closed form, with penalties chosen on every tenth
+training image, and evaluated on other images, also as a detector in which every patch proposes a box.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
-HELD_OUT = 10  # one training image in so many chooses the penalties
-PROBE_LIMITS = 300, 100  # images to fit and to measure on, at most
+HELD_OUT = 10  # every tenth training image is used to choose the penalties
+PROBE_LIMITS = 300, 100  # most images to fit on, and to evaluate on
 NMS_IOU, MOST_CANDIDATES, MOST_DETECTIONS = 0.5, 1000, 100
 
 FIGURES = (
@@ -37,13 +38,13 @@ FIGURES = (
     ("patch_class_accuracy", "their class"),
 )
 
-Features = Callable[[list[Tensor]], list[Tensor]]  # normalised images (3, H*p, W*p) -> their tokens, each (H*W, D)
+Features = Callable[[list[Tensor]], list[Tensor]]  # normalised images (3, H*p, W*p) -> tokens of each, (H*W, D)
 
 
 class DetectionProbe:
-    """Measures features by two sets of images. Of several processes each reads its share; all get the same figures.
+    """Evaluates features on two sets of images. Work is split over the processes; all get the same metrics.
 
-    batch_size: images of a forward pass.
+    batch_size: images in a forward pass.
     """
 
     def __init__(self, train: ProbeImages, val: ProbeImages, batch_size: int = 16):
@@ -53,15 +54,15 @@ class DetectionProbe:
 
     @torch.no_grad()
     def measure(self, features: Features) -> dict[str, float]:
-        """Figures of the validation images, in percent.
+        """Metrics on the validation images, in percent.
 
         Returns:
-            box_ap, box_ap50: COCO's, of the boxes of all patches after non-maximum suppression.
-            patch_box_iou: of the patches on objects, the mean overlap of the box that they tell with the true one.
-            patch_class_accuracy: of the patches on objects, how many tell its class when they have to name one.
+            box_ap, box_ap50: COCO AP of the boxes of all patches after non-maximum suppression.
+            patch_box_iou: mean IoU of predicted and true box, over patches on objects.
+            patch_class_accuracy: accuracy among the classes, without "none", over patches on objects.
 
         Raises:
-            UserError: an image cannot be read; in every process.
+            UserError: an image cannot be read; raised in every process.
         """
         classifier, locator = self.fit(features)
         detections, sums = [], np.zeros(3)
@@ -78,7 +79,7 @@ class DetectionProbe:
         return {"box_ap": ap, "box_ap50": ap50} | {name: float(value) for name, value in patch_figures.items()}
 
     def fit(self, features: Features) -> tuple[Ridge, Ridge]:
-        """From tokens to scores of the classes and of "none" (C + 1), and to sides of boxes (4), see `to_sides`."""
+        """Fit tokens to scores of the classes and "none" (C + 1), and to box sides (4), see `to_sides`."""
         held_out, sums = set(self.train.with_objects[::HELD_OUT]), {}
         for index, tokens in self.tokens(self.train, features):
             on_object, classes, boxes = self.train.targets(index)
@@ -95,7 +96,7 @@ class DetectionProbe:
         return tuple(fit_chosen(total[task, False], total[task, True], size) for task, size in sizes.items())
 
     def tokens(self, images: ProbeImages, features: Features) -> Iterator[tuple[int, Tensor]]:
-        """This process's share of the images, by their index, with their tokens; unreadable ones are noted."""
+        """Yield index and tokens of this process's images; unreadable ones are recorded."""
         share = range(comm.get_rank(), len(images), comm.get_world_size())
         for start in range(0, len(share), self.batch_size):
             batch = {}
@@ -107,7 +108,7 @@ class DetectionProbe:
             yield from zip(batch, features(list(batch.values())) if batch else (), strict=True)
 
     def gather(self, value) -> list:
-        """The values of all processes. Raises UserError where one of them could not read an image."""
+        """Gather a value from all processes. Raises UserError if any of them could not read an image."""
         parts = comm.all_gather((value, self.unreadable))
         self.unreadable = []
         if broken := [name for _, names in parts for name in names]:
@@ -116,8 +117,11 @@ class DetectionProbe:
 
 
 def backbone_features(backbone: VisionTransformer, layers: int = 1, amp: bool = False) -> Features:
-    """Patch tokens of the last `layers` blocks, each after the final norm, end to end; the whole image reads the whole
-    field. amp: under bfloat16 autocast. The backbone is used where it is and as it is: see `evaluating`."""
+    """Patch tokens of the last `layers` blocks, each after the final norm, concatenated.
+
+    The whole image covers the whole field. amp: use bfloat16 autocast. The backbone stays on its device; see
+    `evaluating`.
+    """
 
     def features(images: list[Tensor]) -> list[Tensor]:
         device, collected = backbone.pos_embed.device, []
@@ -134,9 +138,9 @@ def backbone_features(backbone: VisionTransformer, layers: int = 1, amp: bool = 
 
 
 def positions_and_colours(patch: int, waves: int = 8) -> Features:
-    """What a patch tells without a backbone: its mean colour, and cosines of its place. Any backbone should tell more.
+    """Baseline features without a backbone: a patch's mean colour, and cosines of its position.
 
-    patch: pixels. waves: of each axis; their products are the position's features.
+    patch: pixels. waves: frequencies per axis; the position's features are products of the two axes' cosines.
     """
 
     def features(images: list[Tensor]) -> list[Tensor]:
@@ -153,7 +157,7 @@ def positions_and_colours(patch: int, waves: int = 8) -> Features:
 
 
 def probe_file(weights: Path, train: tuple[str, str], val: tuple[str, str], size: int) -> dict[str, float]:
-    """`DetectionProbe.measure` of a weight file's backbone, on the CPU. train, val, size: see `probe_images`."""
+    """`DetectionProbe.measure` for the backbone in a weight file, on the CPU. train, val, size: see `probe_images`."""
     file = read_backbone(weights)
     backbone = build_backbone(file)
     fill_backbone(backbone, file)
@@ -163,7 +167,7 @@ def probe_file(weights: Path, train: tuple[str, str], val: tuple[str, str], size
 
 @contextlib.contextmanager
 def evaluating(backbone: torch.nn.Module) -> Iterator[None]:
-    """In this block the backbone is in eval mode; afterwards each of its modules is in its own again."""
+    """Put the backbone in eval mode within the block; then restore the mode of each module."""
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
     try:
@@ -179,20 +183,22 @@ def to_sides(boxes: Tensor, centres: Tensor) -> Tensor:
 
 
 def to_boxes(sides: Tensor, centres: Tensor) -> Tensor:
-    """The reverse of `to_sides`; a box holds its point and ends where the image ends."""
+    """Inverse of `to_sides`; boxes contain their point and are clipped to the image."""
     sides = sides.clamp(min=0)
     return torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], dim=1).clamp(0, 1)
 
 
 def overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union, pair by pair: (N, 4), (N, 4) -> (N,)"""
+    """Pairwise intersection over union: (N, 4), (N, 4) -> (N,)."""
     common = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
     return common / (areas[0] + areas[1] - common)
 
 
 def detect(images: ProbeImages, index: int, scores: Tensor, boxes: Tensor) -> list[dict]:
-    """COCO's detections of an image: each patch's box (N, 4) as each class (N, C), a hundred after suppression."""
+    """COCO detections of an image: each patch's box (N, 4) with each class score (N, C), the top 100 after
+    suppression.
+    """
     best = scores.clamp(0, 1).flatten().topk(min(MOST_CANDIDATES, scores.numel()))
     patches, classes = best.indices // scores.shape[1], best.indices % scores.shape[1]
     kept = batched_nms(boxes[patches], best.values, classes, NMS_IOU)[:MOST_DETECTIONS]
@@ -207,7 +213,7 @@ def detect(images: ProbeImages, index: int, scores: Tensor, boxes: Tensor) -> li
 
 
 def box_ap(truth: dict, detections: list[dict]) -> tuple[float, float]:
-    """COCO's AP and AP50 in percent, by pycocotools; objects of all sizes. truth: a COCO file's content."""
+    """COCO AP and AP50 in percent, by pycocotools, over objects of all sizes. truth: a COCO file's content."""
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO()
         known.dataset = truth

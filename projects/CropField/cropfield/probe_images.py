@@ -1,4 +1,4 @@
-"""What a detection probe learns from and is measured on: whole images of a COCO file, and what their patches lie on."""
+"""Images and targets of a detection probe: whole images of a COCO file, and the object at each patch."""
 
 import contextlib
 import hashlib
@@ -18,22 +18,23 @@ from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.decode import decode_image
 from pretrain.errors import UserError
 
-MOST_COMPARED = 100_000  # of a run's files, whose content is compared with the probe's
+MOST_COMPARED = 100_000  # most pretraining files whose content is compared with the probe's
 
 logger = logging.getLogger(__name__)
 
 
 class ProbeImages:
-    """Some images with objects of a COCO file, whole, with a longer side of `size` pixels, both sides cut into patches.
+    """Images with objects from a COCO file, resized to a longer side of `size` pixels and to whole patches.
 
     Args:
-        limit: images at most, evenly spaced through the file.
+        limit: most images to use, evenly spaced through the file.
         size, patch: pixels; size is a multiple of patch.
 
     Attributes:
-        classes: for each image int16 (N,), the object that each patch lies on, len(names) for none (`patch_objects`).
-        boxes: for each image float32 (N, 4), that object's box, x0, y0, x1, y1 in [0, 1]; 0 for none.
-        with_objects: the images of which a patch lies on an object.
+        classes: for each image int16 (N,), the class of the object at each patch, len(names) for none
+            (`patch_objects`).
+        boxes: for each image float32 (N, 4), that object's box x0, y0, x1, y1 in [0, 1]; 0 for none.
+        with_objects: the images with an object at one of their patches.
     """
 
     def __init__(self, json_file: str, folder: str, limit: int, size: int, patch: int):
@@ -57,26 +58,26 @@ class ProbeImages:
         return self.coco.path(self.ids[index])
 
     def sides(self, index: int) -> tuple[int, int]:
-        """Height and width of the file, upright."""
+        """Height and width of the upright image."""
         entry = self.coco.entries[self.ids[index]]
         return entry["height"], entry["width"]
 
     def grid(self, image_id: int) -> tuple[int, int]:
-        """(H, W) in patches."""
+        """Size (H, W) in patches."""
         sides = [self.coco.entries[image_id][side] for side in ("height", "width")]
         return tuple(max(1, round(side / max(sides) * self.size / self.patch)) for side in sides)
 
     def centres(self, index: int) -> Tensor:
-        """Of an image's patches (N, 2), float64: see `centres`."""
+        """Patch centres of an image, float64 (N, 2): see `centres`."""
         return torch.from_numpy(centres(self.grid(self.ids[index])))
 
     def targets(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Which patches lie on an object (N,), of which class (N,) int64, and its box (N, 4) float64."""
+        """Whether each patch is on an object (N,), its class (N,) int64, and its box (N, 4) float64."""
         classes, boxes = torch.from_numpy(self.classes[index]).long(), torch.from_numpy(self.boxes[index]).double()
         return classes < len(self.coco.names), classes, boxes
 
     def load(self, index: int) -> Tensor:
-        """Normalised pixels (3, H*p, W*p), float32. Raises `BrokenImage`."""
+        """Load normalised pixels (3, H*p, W*p), float32. Raises `BrokenImage`."""
         image = decode_image(self.path(index))
         height, width = (side * self.patch for side in self.grid(self.ids[index]))
         if image.shape[:2] != (height, width):
@@ -86,15 +87,15 @@ class ProbeImages:
 
 
 def centres(grid: tuple[int, int]) -> np.ndarray:
-    """Patch centres (H*W, 2) as (x, y), in shares of the image, row by row."""
+    """Patch centres (H*W, 2) as (x, y), as fractions of the image, in row-major order."""
     y, x = (np.indices(grid).reshape(2, -1) + 0.5) / np.array(grid)[:, None]
     return np.stack([x, y], axis=1)
 
 
 def patch_objects(coco: CocoImages, image_id: int, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Class (N,) and box (N, 4) of the object whose mask, or box where it has none, holds each patch's centre.
+    """Class (N,) and box (N, 4) of the object whose mask (or box, without a mask) contains each patch's centre.
 
-    Of several the one with the smallest box counts: as a rule it lies on top.
+    If there are several, the one with the smallest box is used, as it is usually on top.
     """
     entry, names = coco.entries[image_id], list(coco.names)
     size = np.array([entry["width"], entry["height"]])
@@ -113,14 +114,14 @@ def patch_objects(coco: CocoImages, image_id: int, grid: tuple[int, int]) -> tup
 def probe_images(
     train: tuple[str, str], val: tuple[str, str], limits: tuple[int, int], size: int, patch: int
 ) -> tuple[ProbeImages, ProbeImages]:
-    """The probe's training and validation images, checked.
+    """Load and check the probe's training and validation images.
 
     Args:
         train, val: annotation file and image folder.
 
     Raises:
-        UserError: either is no COCO dataset that can be trained on and measured, they have other classes, fewer than
-            two training images, no object at a patch's centre, or `size` does not divide into patches.
+        UserError: a dataset cannot be trained on or evaluated, their classes differ, there are fewer than two training
+            images or no object at a patch's centre, or `size` is not a multiple of the patch size.
     """
     if size % patch or size < patch:
         raise UserError(f"the detection probe's image size, {size}, is not a multiple of the backbone's patch, {patch}")
@@ -132,7 +133,7 @@ def probe_images(
     for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
         if len(images.with_objects) < least:
             raise UserError(
-                f"{json_file}: the detection probe needs {least} images with an object on a patch's centre, and of the "
+                f"{json_file}: the detection probe needs {least} images with an object at a patch's centre, but of the "
                 f"{len(images)} it looked at {len(images.with_objects)} qualify; give more images, or a larger image "
                 "size"
             )
@@ -140,10 +141,10 @@ def probe_images(
 
 
 def tell_of_shared_images(files: Sequence[Path], source) -> None:
-    """Log which of `files` are among a run's own images (`source`), by content and by name. That is allowed.
+    """Log which of `files` are also in a run's own images (`source`), by content and by name; this is allowed.
 
-    Only contents of the same size are compared; in a source of more than 100,000 files those of so many, and of those
-    with the same names; in tar shards none.
+    Contents are compared only between files of equal size; in a source of more than 100,000 files, only for that many
+    and for those with equal names; in tar shards not at all.
     """
     own, count = {file.name for file in files}, len(source)
     named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
@@ -152,16 +153,16 @@ def tell_of_shared_images(files: Sequence[Path], source) -> None:
         by_size.setdefault(os.path.getsize(file), {})[_digest(file)] = file
     for index in {*range(0, count, -(-count // MOST_COMPARED)), *named} if hasattr(source, "root") else ():
         path = source.root / source.name(index)
-        with contextlib.suppress(OSError, ValueError):  # the loader counts those
+        with contextlib.suppress(OSError, ValueError):  # the loader counts unreadable files
             if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(_digest(path))):
                 same[index] = file
     if same:
         logger.warning(
-            f"detection probe: {len(set(same.values())):,} of its {len(files):,} images are pretrained on too, "
-            f"{next(iter(same.values()))} is one: its figures say less about images that are not"
+            f"detection probe: {len(set(same.values())):,} of its {len(files):,} images are also pretrained on, "
+            f"{next(iter(same.values()))} for example: its metrics say less about unseen images"
         )
     if names := set(named.values()) - {file.name for file in same.values()}:
-        logger.info(f"detection probe: {len(names):,} of its images share no more than their names with the run's")
+        logger.info(f"detection probe: {len(names):,} of its images share only their names with the run's")
 
 
 def _digest(path: Path) -> str:

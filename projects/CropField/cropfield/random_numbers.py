@@ -1,6 +1,6 @@
-"""Random numbers that belong to a place, so that a training can be resumed, or an image looked at again, exactly.
+"""Seed random numbers by step or image position, so that a run can be resumed, or an image reproduced, exactly.
 
-Detectron2's augmentations and models draw from the global generators of Python, numpy and torch.
+Detectron2's augmentations and models draw from the global generators of Python, NumPy and torch.
 """
 
 import random
@@ -15,13 +15,13 @@ STEP, AUGMENTATION = range(2)  # streams of random numbers
 
 
 def seed_step(seed: int, step: int) -> None:
-    """From here on all generators, the GPU's too, are at the start of a step; they differ from process to process."""
+    """Seed all generators, including the GPU's, for a step; each process gets a different seed."""
     torch.manual_seed(_seed_host(seed, STEP, step, comm.get_rank()))
 
 
 @contextmanager
 def augmenting(seed: int, position: int) -> Iterator[None]:
-    """In this block, and only there, the host's generators are those of an image's place in the data's order."""
+    """Within the block, seed the CPU generators by an image's position in the data's order; restore them afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     torch.default_generator.manual_seed(_seed_host(seed, AUGMENTATION, position))
     try:
@@ -33,7 +33,7 @@ def augmenting(seed: int, position: int) -> Iterator[None]:
 
 
 def _seed_host(*place: int) -> int:
-    """Seed Python's and numpy's generators; returns torch's seed."""
+    """Seed Python's and NumPy's generators; returns a seed for torch."""
     seeds = np.random.SeedSequence(place).generate_state(3)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])

@@ -1,4 +1,4 @@
-"""What a detector's config says of its run as a whole: schedule, precision, weights, classes, feature cache."""
+"""Derived settings of a detection run: schedule, precision, weights, classes, feature cache."""
 
 import torch
 from detectron2.config import instantiate
@@ -12,10 +12,10 @@ from pretrain.errors import UserError
 
 
 def fit_schedule(cfg, overrides: list[str]) -> list[str]:
-    """Rescale what is counted in iterations, and the learning rate, to the batch size; what was given by hand stays.
+    """Adapt the iteration counts and the learning rate to the batch size; values that the user overrides are kept.
 
     Returns:
-        what was changed, in words.
+        Descriptions of the changes.
     """
     reference = cfg.train.get("reference_batch_size")
     size = cfg.dataloader.train.total_batch_size
@@ -32,7 +32,7 @@ def fit_schedule(cfg, overrides: list[str]) -> list[str]:
             )
             changes.append(f"{key} {old:g} -> {OmegaConf.select(cfg, key):g}")
     steps = cfg.lr_multiplier.get("scheduler", {})
-    if "milestones" in steps:  # shares of num_updates, so nothing but their print changes
+    if "milestones" in steps:  # relative to num_updates: only the logged values change
         steps.milestones = [rule.iterations(milestone) for milestone in steps.milestones]
         steps.num_updates = rule.iterations(steps.num_updates)
         changes.append(f"decays at {', '.join(map(str, steps.milestones))} of {steps.num_updates}")
@@ -44,24 +44,24 @@ def count_passes(cfg, processes: int) -> int:
 
 
 def precision(cfg) -> torch.dtype | None:
-    """The autocast type of training."""
+    """Autocast dtype for training, or None."""
     return getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
 
 
 def best_metric(cfg) -> tuple[str, int, int]:
-    """The figure that tells the best weights, evaluations to wait for a better one, iterations between them."""
+    """Metric that selects the best weights, patience in evaluations, and iterations between evaluations."""
     patience = cfg.train.get("early_stopping", {}).get("patience", 0)
     return cfg.train.get("best_metric", "bbox/AP"), patience, cfg.train.eval_period
 
 
 def dataset_categories(cfg, eval_only: bool = False) -> list[dict] | None:
-    """The classes of the detector's outputs: those of the dataset that is trained or evaluated on."""
+    """Classes of the detector's outputs, from the dataset for training or evaluation."""
     names = instantiate(cfg.dataloader["test" if eval_only else "train"].dataset.names)
     return categories.of_dataset(names if isinstance(names, str) else names[0])
 
 
 def fill(cfg, model, eval_only: bool = False) -> None:
-    """Load `train.init_checkpoint`, which a UserError names."""
+    """Load `train.init_checkpoint`, and name it in any UserError."""
     partial = not eval_only and cfg.train.get("init_partial", False)
     try:
         load_weights(model, cfg.train.init_checkpoint, partial, dataset_categories(cfg, eval_only), whole=eval_only)

@@ -1,4 +1,4 @@
-"""One run of a detector, or a segmentor, from its checked config to its figures."""
+"""Run a detector, or a segmentor, from a checked config to its metrics."""
 
 import logging
 import math
@@ -39,17 +39,17 @@ from pretrain.outputs import open_output
 logger = logging.getLogger("detectron2")
 WRITTEN = ("config.yaml", "log.txt", "metrics.json", RESULT, LISTED, "inference")
 HEADLINES = {"bbox": "box AP", "segm": "mask AP", "sem_seg": "mIoU"}
-# SemSegEvaluator's boundary figures stay in the log: with several classes they are differences of labels.
+# SemSegEvaluator's boundary metrics are only logged: with several classes they are differences of label indices.
 SEM_SEG = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
 def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> None:
-    """One process of the run.
+    """Run one process of a training or an evaluation.
 
     Args:
         args: the command line of tools/lazyconfig_train_net.py.
-        changes: what the batch size has changed in `cfg`, in words.
-        seed: of the run that goes on.
+        changes: descriptions of what `fit_schedule` changed in `cfg`.
+        seed: of the run to resume.
         states: see `train`.
     """
     if comm.is_main_process():
@@ -61,7 +61,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed
     set_up(cfg, args)
     for change in changes:
-        logger.info("By rule: %s", change)
+        logger.info("Adapted to the batch size: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):
         masks = instantiate(cfg.dataloader.train.mapper.get("use_instance_mask", False))
         kind = "with masks" if masks else "boxes only"
@@ -74,7 +74,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
 
 
 def set_up(cfg, args) -> None:
-    """Detectron2's `default_setup`; it also says what a resumed run has changed."""
+    """As Detectron2's `default_setup`; a resumed run also logs what changed in its config."""
     output, rank = cfg.train.output_dir, comm.get_rank()
     for name in ("fvcore", "detectron2", "cropfield", "pretrain"):
         setup_logger(output, rank, name=name)
@@ -87,11 +87,11 @@ def set_up(cfg, args) -> None:
 
 
 def save_config(cfg, path: Path, resumed: bool) -> None:
-    """Write config.yaml; first, for a resumed run, log in what it differs from the one that is there."""
+    """Write config.yaml; if resumed, first log how it differs from the existing one."""
     try:
         text = as_yaml(cfg)
-    except UserError:  # Detectron2 has said why
-        text = "# this config has parts that YAML cannot hold\n"
+    except UserError:  # Detectron2 has logged the reason
+        text = "# this config has parts that YAML cannot represent\n"
     else:
         if resumed and path.exists():
             warn_of_changes(path, text)
@@ -99,9 +99,10 @@ def save_config(cfg, path: Path, resumed: bool) -> None:
 
 
 def train(cfg, args, states: list[dict]) -> dict:
-    """Fine-tune, evaluate after the last iteration, return that evaluation.
+    """Fine-tune, evaluate after the last iteration, and return the metrics.
 
-    states: the one to resume from, where it has been read, which is taken out: it is as large as the training's own.
+    states: the state to resume from, if it has been read; it is removed from the list, because it is as large as the
+    model and optimizer together.
     """
     model = instantiate(cfg.model).to(cfg.train.device)
     logger.info("Model:\n%s", model)
@@ -116,7 +117,7 @@ def train(cfg, args, states: list[dict]) -> dict:
     if cfg.train.init_checkpoint and not resumed:
         fill(cfg, model)
     elif cfg.train.get("freeze_backbone") and not resumed:
-        logger.warning("the frozen backbone is a random one: give its weights as train.init_checkpoint=FILE")
+        logger.warning("the frozen backbone has random weights: give its weights as train.init_checkpoint=FILE")
     ema = ModelEMA(model, cfg.train.ema.decay) if cfg.train.get("ema", {}).get("enabled") else None
     if cfg.train.get("compile"):
         compile_blocks(model)
@@ -132,7 +133,7 @@ def train(cfg, args, states: list[dict]) -> dict:
     if uses_cache(cfg):
         feature_cache(cfg, model, loader).attach(model)
     if not hasattr(loader, "batches"):
-        logger.warning("dataloader.train is not cropfield's: a resumed training sees its data from the beginning")
+        logger.warning("dataloader.train is not cropfield's: a resumed run reads its data from the beginning")
     try:
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
     except FloatingPointError as error:
@@ -141,9 +142,9 @@ def train(cfg, args, states: list[dict]) -> dict:
 
 
 def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, results: dict, accounted: bool) -> list:
-    """In order: what an evaluation decides is in the checkpoint that follows it.
+    """Hooks in order: the result of an evaluation is included in the checkpoint that follows it.
 
-    accounted: whether the training's loader keeps an account of broken images.
+    accounted: whether the training loader counts broken images.
     """
     model = ema.averaged.module if ema else checkpointer.model
     evaluated = AtomicCheckpointer(model, cfg.train.output_dir, resumable=False, categories=checkpointer.categories)
@@ -180,24 +181,24 @@ def make_writers(cfg) -> list:
 
 
 def save_average(trainer: DetectionTrainer, evaluated: AtomicCheckpointer) -> None:
-    """model_ema.pth, of a training that has come to its end."""
+    """Save model_ema.pth at the end of training, unless it was stopped before."""
     if trainer.iter >= trainer.max_iter:
         evaluated.save("model_ema", iteration=trainer.iter - 1)
 
 
 def not_finite(error: FloatingPointError, trainer: DetectionTrainer, checkpointer: AtomicCheckpointer) -> UserError:
-    """Keep the weights, which are still those before the bad step, and name the images of that step."""
+    """Save the weights from before the failed step, and return an error that names the images of that step."""
     name = f"model_before_{trainer.iter:07d}"
     checkpointer.save(name, iteration=trainer.iter)
     files = ", ".join(trainer.batch_files[:8])
     return UserError(
-        f"{str(error).splitlines()[0]} The step is undone and {name}.pth saved. Its images: {files}. Look at them, or "
-        "lower optimizer.lr; --resume goes on from there"
+        f"{str(error).splitlines()[0]} The step was undone and {name}.pth saved. Its images: {files}. Check them, or "
+        "lower optimizer.lr; --resume continues from there"
     )
 
 
 def evaluate_only(cfg) -> dict:
-    """Evaluate `train.init_checkpoint`; metrics.json gets a line as after training."""
+    """Evaluate `train.init_checkpoint`; metrics.json gets a line, as after training."""
     model = instantiate(cfg.model).to(cfg.train.device).eval()
     fill(cfg, model, eval_only=True)
     results = evaluate(cfg, create_ddp_model(model))
@@ -209,9 +210,9 @@ def evaluate_only(cfg) -> dict:
 
 
 def evaluate(cfg, model, stop: StopOnSignal | None = None) -> dict:
-    """Metrics by task, {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}; also into result.json.
+    """Evaluate and write result.json; returns {"bbox": {"AP": ...}, "segm": ...} or {"sem_seg": {"mIoU": ...}}.
 
-    stop: of the training that this belongs to. After its last step, when all is saved, a signal ends the evaluation.
+    stop: the training's signal hook; a signal ends the evaluation after the last step, when everything is saved.
     """
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, Stoppable(loader, stop) if stop else loader, evaluator)
@@ -223,17 +224,17 @@ def evaluate(cfg, model, stop: StopOnSignal | None = None) -> dict:
 
 
 def tell_broken(loader, path: Path) -> None:
-    """Log and list the images that an evaluation had to leave out, if its loader keeps an account of them."""
+    """Log and list the broken images that an evaluation skipped, if its loader counts them."""
     found = [*getattr(loader, "broken", BrokenImages(0, 0.0)).reasons.items()]
     found = {name: reason for part in comm.all_gather(found) for name, reason in part}
     if found and comm.is_main_process():
         write_list(path, found)
-        what = f"{len(found)} broken images were left out, and what they show counts as not found"
+        what = f"{len(found)} broken images were skipped; their objects count as missed"
         logger.warning("%s: %s; see %s", what, summarize(found.items()), path)
 
 
 def write_figures(cfg, results: dict) -> None:
-    """result.json, replaced as a whole. What cannot be measured (no such object in the dataset) is null."""
+    """Write result.json atomically. Undefined values (no such object in the dataset) are null."""
     plain = {task: {k: v if math.isfinite(v) else None for k, v in r.items()} for task, r in results.items()}
     if "sem_seg" not in plain:
         write_json(Path(cfg.train.output_dir, RESULT), plain)

@@ -1,14 +1,14 @@
-"""COCO's run lengths: masks as the lengths of runs, column by column, of what is not of them and what is, in turn.
+"""COCO run lengths: masks as lengths of alternating runs of background and foreground, column by column.
 
-Compressed, a number is 5 bits a character (plus 48, bit 5: more follow, the last one's bit 4: the sign), and from the
-fourth number on it is the difference to the number two before (pycocotools' maskApi).
+In the compressed form each character stores 5 bits (plus 48); bit 5 is set if more follow, and bit 4 of the last one is
+the sign. From the fourth number on, the difference to the number two before is stored (pycocotools' maskApi).
 """
 
 import numpy as np
 
 
 class DamagedRuns(ValueError):
-    """Text that no run lengths are compressed to. `place`: which of the texts."""
+    """Text that is not valid compressed run lengths. `place`: index of the text."""
 
     def __init__(self, place: int):
         super().__init__(place)
@@ -16,19 +16,19 @@ class DamagedRuns(ValueError):
 
 
 def decompress(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Compressed run lengths -> int64 run lengths of all of them end to end, and how many belong to each.
+    """Compressed run lengths -> concatenated int64 run lengths, and the number of runs of each text.
 
-    All at once, because a call of NumPy's for each of a million masks would take minutes.
+    Vectorised over all texts: one NumPy call for each of a million masks would take minutes.
 
     Raises:
-        DamagedRuns: a text is empty, has a character outside the code, a number without an end or of more than 35 bits.
+        DamagedRuns: a text is empty, has an invalid character, an unfinished number or one of more than 35 bits.
     """
     for place, text in enumerate(texts):
         if not text or not text.isascii():
             raise DamagedRuns(place)
     bits = np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int64) - 48
     text_ends = np.cumsum([len(text) for text in texts])
-    last = (bits & 32) == 0  # of its number
+    last = (bits & 32) == 0  # last character of a number
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     within = np.arange(len(bits)) - np.repeat(starts, np.diff(starts, append=len(bits)))
@@ -42,7 +42,7 @@ def decompress(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _undo_differences(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums over each text's numbers 1, 3, 5, ... and 2, 4, 6, ...; number 0 stands alone."""
+    """Cumulative sums over numbers 1, 3, 5, ... and 2, 4, 6, ... of each text; number 0 is not a difference."""
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     within = np.arange(len(numbers)) - np.repeat(firsts, counts)
     chain = 3 * np.repeat(np.arange(len(counts)), counts) + np.where(within == 0, 0, 1 + within % 2)
@@ -56,14 +56,14 @@ def _undo_differences(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def box_of_runs(runs: np.ndarray, height: int) -> tuple[float, float, float, float]:
-    """The box [x, y, width, height] around a mask; all zeros where the mask is empty."""
+    """Bounding box [x, y, width, height] of a mask; all zeros if the mask is empty."""
     ends = np.cumsum(runs)
     starts, ends = (ends - runs)[1::2], ends[1::2]
     starts, ends = starts[ends > starts], ends[ends > starts]
     if not len(starts):
         return 0.0, 0.0, 0.0, 0.0
     left, right = starts[0] // height, (ends[-1] - 1) // height
-    whole = starts // height != (ends - 1) // height  # a run that goes on in the next column
+    whole = starts // height != (ends - 1) // height  # a run that continues in the next column
     top = 0 if whole.any() else (starts % height).min()
     bottom = height - 1 if whole.any() else ((ends - 1) % height).max()
     return float(left), float(top), float(right - left + 1), float(bottom - top + 1)

@@ -1,4 +1,4 @@
-"""Schedules that fvcore lacks; layer-wise decay; what another batch size does; how a batch is cut into passes."""
+"""Schedules that fvcore lacks, layer-wise decay, scaling rules for the batch size, and gradient accumulation."""
 
 import math
 from collections.abc import Callable
@@ -23,20 +23,21 @@ class PolynomialToFloor(ParamScheduler):
 
 
 def layer_decay(depth: int, rate: float) -> Callable[[str], float]:
-    """ViTDet's layer-wise decay: parameter name -> factor of the learning rate.
+    """ViTDet's layer-wise decay: returns a function from parameter name to learning rate factor.
 
-    1 for all but the backbone, rate^(depth - i) for block i of `depth`, counted from 0, rate^(depth + 1) below them.
+    The factor is 1 outside the backbone, rate^(depth - i) for block i of `depth` (from 0), and rate^(depth + 1) below
+    the blocks.
     """
     return partial(get_vit_lr_decay_rate, num_layers=depth, lr_decay_rate=rate)
 
 
 @dataclass(frozen=True)
 class BatchRule:
-    """The rule for batches of `batch_size` images where the recipe has `reference`.
+    """Scaling rule for batches of `batch_size` images with a recipe made for `reference`.
 
-    As many images are seen: iterations x reference / batch_size. The learning rate goes with the square root of the
-    batch size, which keeps AdamW's noise as it was ("sqrt", the default and what pretraining does), in proportion
-    ("linear", Detectron2's rule, made for SGD), or stays ("none").
+    The number of images seen is kept: iterations x reference / batch_size. The learning rate scales with the square
+    root of the batch size, which keeps AdamW's noise scale ("sqrt", the default, as in pretraining), linearly
+    ("linear", Detectron2's rule, made for SGD), or not at all ("none").
     """
 
     batch_size: int
@@ -50,7 +51,7 @@ class BatchRule:
             raise UserError(f"dataloader.train.total_batch_size={self.batch_size}: a batch needs at least one image")
 
     def iterations(self, count: int) -> int:
-        """A number of iterations, or an iteration's number, at this batch size."""
+        """Convert an iteration count or index to this batch size."""
         return round(count * self.reference / self.batch_size)
 
     def lr(self, lr: float) -> float:
@@ -59,10 +60,10 @@ class BatchRule:
 
 
 def passes(batch_size: int, processes: int, images_per_gpu: int) -> int:
-    """Passes a step so that a GPU holds `images_per_gpu` images at once; 0 is its whole share of the batch.
+    """Number of accumulation passes a step so that a GPU processes `images_per_gpu` images at once; 0 is one pass.
 
     Raises:
-        UserError: the batch does not divide.
+        UserError: the batch is not divisible.
     """
     share, rest = divmod(batch_size, processes)
     if rest or share == 0:

@@ -1,4 +1,4 @@
-"""Whether images, padding, patches and strides go together, before anything is trained or detected."""
+"""Check that image sizes, padding, patch size and strides fit together, before training or inference."""
 
 import numpy as np
 from detectron2.data import transforms as T
@@ -9,17 +9,18 @@ from torch import nn
 from cropfield.tiles import TiledRCNN
 from pretrain.errors import UserError
 
-SHAPES = ((480, 640), (640, 480), (200, 1400), (1400, 200), (64, 64))  # of images, height and width in pixels
-DRAWS = 2  # of random augmentations, for each shape
+SHAPES = ((480, 640), (640, 480), (200, 1400), (1400, 200), (64, 64))  # test images: height, width in pixels
+DRAWS = 2  # random augmentations of each shape
 
 
 def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> None:
-    """Raise UserError where a detector would see parts of its images only, or its maps do not fit its heads.
+    """Raise UserError if a detector would see only parts of its images, or its maps do not fit its heads.
 
-    Models of other kinds may cut images into windows, and are not looked at.
+    Other kinds of models are not checked; they may cut images into windows.
 
     Args:
-        augmentations: of a mapper.  key: the mapper's, for the message.
+        augmentations: of a mapper.
+        key: the mapper's config key, for the message.
     """
     if not isinstance(model, GeneralizedRCNN | DenseDetector):
         return
@@ -44,7 +45,7 @@ def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> No
 
 
 def largest(augmentations: T.Augmentation) -> tuple[int, int]:
-    """The greatest height and width that images of common shapes get."""
+    """The largest height and width that images of common shapes are resized to."""
     sides = []
     for shape in SHAPES * DRAWS:
         image = T.AugInput(np.zeros((*shape, 3), dtype=np.uint8))
@@ -54,7 +55,7 @@ def largest(augmentations: T.Augmentation) -> tuple[int, int]:
 
 
 def check_strides(model: nn.Module) -> None:
-    """Raise UserError where anchors or poolers are made for other strides than the backbone's levels have."""
+    """Raise UserError if anchors or poolers are made for other strides than the backbone's."""
     levels = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
     proposals, heads = getattr(model, "proposal_generator", None), getattr(model, "roi_heads", None)
     asked = {}

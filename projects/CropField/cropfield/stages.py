@@ -1,4 +1,4 @@
-"""A chain of commands that remembers what it has done: pretrain, export, fine-tune, report."""
+"""A resumable chain of commands: pretrain, export, fine-tune, report."""
 
 import json
 import os
@@ -27,10 +27,10 @@ class Stage:
     """One command of a chain.
 
     Args:
-        name: short and unique within the chain.
-        command: a Python script of the project and its arguments. It must go on where it was interrupted.
-        show: pattern of the output lines worth showing; all lines go to the stage's log.
-        environment: variables to set for it.
+        name: short, and unique within the chain.
+        command: a Python script of the project and its arguments; must resume if interrupted.
+        show: regular expression for output lines to print; all lines go to the stage's log.
+        environment: environment variables to set.
     """
 
     name: str
@@ -40,28 +40,29 @@ class Stage:
 
 
 class Chain:
-    """Runs stages once each. `output/stages.json` says which are done, with which command and in how many seconds.
+    """Runs each stage once. `output/stages.json` records command and duration in seconds of each finished stage.
 
     Raises (from `run`):
-        UserError: a stage failed, or was begun earlier with another command.
-        SystemExit: a signal stopped it; stages under way were told, and what they saved is where the next call begins.
+        UserError: a stage failed, or was started earlier with another command.
+        SystemExit: a signal stopped the chain; running stages were signalled, and the next call resumes from what they
+            saved.
     """
 
     def __init__(self, output: Path):
         self.output = output
         self.record_file = output / RECORD
-        self.recording = Lock()  # stages side by side share the record
+        self.recording = Lock()  # parallel stages share the record
         self.running: set[subprocess.Popen] = set()
         self.signals: list[int] = []
         self.record = read_record(self.record_file)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that each finished stage took."""
+        """Duration of each finished stage, in seconds."""
         return {name: entry["seconds"] for name, entry in self.record.items() if entry["seconds"] is not None}
 
     def check(self, stages: list[Stage]) -> None:
-        """Refuse, before any work, stages that were begun with another command."""
+        """Raise UserError for stages that were started with another command, before any work."""
         for stage in stages:
             begun = self.record.get(stage.name)
             if begun and begun["command"] != list(stage.command):
@@ -71,7 +72,7 @@ class Chain:
                 )
 
     def run(self, *stages: Stage) -> None:
-        """Run stages side by side; return when all are done."""
+        """Run stages in parallel; return when all are done."""
         self.check(list(stages))
         open_output(self.output, written=() if self.record else WRITTEN)
         waiting = [stage for stage in stages if stage.name not in self.seconds]
@@ -80,21 +81,21 @@ class Chain:
                 print(f"== {stage.name}: done already, in {self.seconds[stage.name]:.0f} s", flush=True)
         with passing_on(self._terminate) as self.signals, ThreadPoolExecutor(max(1, len(waiting))) as pool:
             futures = [pool.submit(self._run, stage) for stage in waiting]
-            while wait(futures, timeout=1).not_done:  # a signal may come to another thread, and not wake this one
+            while wait(futures, timeout=1).not_done:  # a signal handled by another thread would not wake this one
                 pass
             results = [future.result() for future in futures]
         if self.signals or any(code == EXIT_STOPPED for code, _ in results):
-            print("stopped; the same call again goes on from here", file=sys.stderr)
+            print("stopped; run the same command again to continue", file=sys.stderr)
             raise SystemExit(EXIT_STOPPED)
         for stage, (code, failure) in zip(waiting, results, strict=True):
             if code:
                 raise UserError(
                     f"the {stage.name} stage stopped: {failure}. Its whole output: {self._log(stage)}. "
-                    "The same call again goes on from here."
+                    "Run the same command again to continue."
                 )
 
     def _run(self, stage: Stage) -> tuple[int, str]:
-        """Run one stage; returns its exit code, and why it failed or ""."""
+        """Run one stage; returns its exit code, and the reason if it failed, or ""."""
         print(f"== {stage.name}\n$ python {shlex.join(stage.command)}", flush=True)
         self._note(stage, None)
         start, last = time.monotonic(), ""
@@ -105,7 +106,7 @@ class Chain:
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
             )  # fmt: skip
             self.running.add(process)
-            if self.signals:  # one that came while this stage was being started
+            if self.signals:  # received while this stage was starting
                 process.terminate()
             for line in process.stdout:
                 log.write(line)

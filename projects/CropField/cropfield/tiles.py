@@ -1,4 +1,4 @@
-"""An R-CNN that looks at images larger than its square in tiles that overlap, in evaluation and in `predict`."""
+"""An R-CNN that processes large images in overlapping tiles, in evaluation and `predict`."""
 
 from itertools import product
 from typing import Annotated
@@ -14,14 +14,15 @@ from pretrain.ranges import Range
 
 
 class TiledRCNN(GeneralizedRCNN):
-    """`GeneralizedRCNN` whose images may be larger than the backbone's `square_pad`: seen in tiles of that size.
+    """`GeneralizedRCNN` for images larger than the backbone's `square_pad`: processed in tiles of that size.
 
     In a config: `model._target_=cropfield.tiles.TiledRCNN dataloader.test.mapper.augmentations=[]`, for images at their
-    own scale. Keys are those of the R-CNN. An object that a tile's border cuts is left to a tile that shows it whole;
-    what two tiles find is kept once. Each tile gives up to `test_topk_per_image` detections.
+    original scale. State dict keys are the R-CNN's. An object cut by a tile's border is left to a tile that contains
+    all of it, and duplicates between tiles are removed. Each tile returns up to `test_topk_per_image` detections.
 
     Args:
-        overlap: the least share of a tile's side that its neighbour sees too; objects up to this size are seen whole.
+        overlap: the least fraction of a tile's side shared with its neighbour; objects up to this size are always whole
+            in some tile.
         parts: of `GeneralizedRCNN`.
     """
 
@@ -52,19 +53,19 @@ class TiledRCNN(GeneralizedRCNN):
         if len(found) == 1:
             return found[0]
         predictor = self.roi_heads.box_predictor
-        predictor = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor  # a cascade's last
+        predictor = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor  # the last of a cascade
         return merge(Instances.cat(found), torch.cat(cut), predictor.test_nms_thresh)
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:
-    """Where tiles of `side` pixels begin, evenly, so that neighbours share at least `overlap` of it."""
+    """Evenly spaced offsets of tiles of `side` pixels; neighbours overlap by at least the fraction `overlap`."""
     step = max(1, int(side * (1 - overlap)))
     count = 1 + max(0, -(-(length - side) // step))
     return [round(start) for start in np.linspace(0, max(0, length - side), count)]
 
 
 def is_cut(boxes: Tensor, size: tuple[int, int], inner: tuple[bool, ...]) -> Tensor:
-    """Whether boxes (N, 4) of a tile (height, width) end at one of its inner borders (left, top, right, bottom)."""
+    """Whether boxes (N, 4) of a tile (height, width) touch one of its inner borders (left, top, right, bottom)."""
     (height, width), margin = size, max(size) / 64
     x0, y0, x1, y1 = boxes.unbind(1)
     sides = (x0 < margin, y0 < margin, x1 > width - margin, y1 > height - margin)
@@ -72,10 +73,10 @@ def is_cut(boxes: Tensor, size: tuple[int, int], inner: tuple[bool, ...]) -> Ten
 
 
 def merge(found: Instances, cut: Tensor, threshold: float) -> Instances:
-    """What several tiles found, each object once, by falling score.
+    """Merge detections of several tiles: remove duplicates, sort by descending score.
 
-    Of two of one class that overlap by more than `threshold` (intersection over union) the higher score stays, but
-    whole ones before those that a border cut. One that was cut also goes where most of it lies inside another.
+    Non-maximum suppression in each class at IoU `threshold`, with complete objects before those cut by a border. A cut
+    object is also removed if more than `threshold` of its area is inside a detection that is kept.
     """
     boxes, classes, alive, kept = found.pred_boxes, found.pred_classes, torch.ones_like(cut), []
     for number in torch.argsort(found.scores - 2.0 * cut, descending=True, stable=True).tolist():

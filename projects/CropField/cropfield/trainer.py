@@ -15,14 +15,16 @@ from pretrain.engine.loop import TrainingLoop
 class DetectionTrainer(TrainingLoop, SimpleTrainer):
     """`SimpleTrainer` whose step may be several passes: gradients and losses are the passes' means.
 
-    For most losses of a detector that is the whole batch's step. Those divided by a number that the batch itself gives
+    For most detection losses this equals a step on the whole batch. Losses normalised by a count from the batch
     (positive anchors in RetinaNet, regions in the ROI heads) become means of means.
 
     Args:
-        accumulate: passes a step; each takes one batch of `data_loader`.
-        precision: autocast type of the forward pass, or None for float32. float16 scales its gradients.
-        seed: with a loader that has `batches`, everything random is then a function of it and the step; None: not.
-        batch_size: images a step, over all processes and passes; a state of another one goes on after as many images.
+        accumulate: passes in each step; each reads one batch of `data_loader`.
+        precision: autocast dtype of the forward pass, or None for float32. float16 uses gradient scaling.
+        seed: if the loader has `batches`, all random numbers are a function of the seed and the step; None: they are
+            not.
+        batch_size: images in a step, over all processes and passes; a state saved with another batch size resumes after
+            the same number of images.
     """
 
     def __init__(
@@ -40,11 +42,11 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
         self.batch_size = batch_size
         self.device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=precision == torch.float16)
-        self.batch_files: list[str] = []  # of the step under way, for messages
+        self.batch_files: list[str] = []  # images of the current step, for messages
 
     @property
     def loader(self):
-        """As pretraining's hooks call it."""
+        """The loader, under the name that pretraining's hooks use."""
         return self.data_loader
 
     def run_step(self) -> None:
@@ -60,13 +62,15 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
             for name, loss in self.one_pass(batch, last=left == 0).items():
                 means[name] = means.get(name, 0.0) + loss.detach() / self.accumulate
         self.after_backward()
-        self.write_metrics(means, waited, self.iter)  # raises, before the step, where a loss is not finite
+        self.write_metrics(means, waited, self.iter)  # raises before the step if a loss is not finite
         self.check_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def check_gradients(self) -> None:
-        """Raise FloatingPointError, before the step, where one is not finite; float16's scaler skips such a step."""
+        """Raise FloatingPointError before the step if a gradient is not finite; float16's scaler skips such steps
+        itself.
+        """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.scaler.is_enabled() or not gradients:
             return
@@ -74,7 +78,7 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
             raise FloatingPointError(f"The gradient became infinite or NaN at iteration={self.iter}!")
 
     def one_pass(self, batch: list[dict], last: bool) -> dict[str, torch.Tensor]:
-        """Forward and backward; processes exchange gradients only in the last pass of a step."""
+        """Forward and backward pass; gradients are synchronised only in the last pass of a step."""
         wait = isinstance(self.model, DistributedDataParallel) and not last
         with self.model.no_sync() if wait else nullcontext():
             with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
@@ -99,7 +103,9 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
         return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Seed, batch size and the optimizer's options stay this trainer's. Raises ValueError of another optimizer."""
+        """Restore the state, but keep seed, batch size and optimizer options. Raises ValueError for another
+        optimizer.
+        """
         TrainerBase.load_state_dict(self, state_dict)
         saved = state_dict.get("batch_size")
         self.iter = resume_step("the state", self.iter + 1, saved, self.batch_size, None) - 1
@@ -107,5 +113,5 @@ class DetectionTrainer(TrainingLoop, SimpleTrainer):
         options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         load_optimizer(self.optimizer, state_dict["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, options, strict=True):
-            group |= ours | {"initial_lr": ours["lr"]}  # what schedules multiply
+            group |= ours | {"initial_lr": ours["lr"]}  # the base value of schedules
         self.scaler.load_state_dict(state_dict.get("grad_scaler", {}) if self.scaler.is_enabled() else {})

@@ -1,5 +1,6 @@
-"""A detector's config is tried before any work: every part is built, and one made-up image goes through training and
-evaluation. What would end the run at its first step, or after all of them, is told in the first seconds."""
+"""Dry run of a detector's config before any work: build every part, and pass a synthetic image through training and
+evaluation, so that errors show in the first seconds.
+"""
 
 import contextlib
 import copy
@@ -28,17 +29,18 @@ from pretrain.errors import UserError, reason
 from pretrain.ranges import check_schedule
 
 HEIGHT, WIDTH = 96, 128
-MOST_DETECTIONS = 10  # COCO's recall at 10 detections an image is measured as well, and its limits are sorted
+MOST_DETECTIONS = 10  # COCO also measures recall at 10 detections an image, and expects sorted limits
 
 
 def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
-    """Build every part of a detector's run, pass an image through it, and return the model, on the CPU, of no use else.
+    """Build every part of a detector's run and pass an image through it; returns the model, on the CPU, for inspection
+    only.
 
     Args:
-        eval_only: leave out what is for training.
+        eval_only: skip the parts used in training.
 
     Raises:
-        UserError: a part refuses its values, or what the other parts give it; the sentence names the part.
+        UserError: a part rejects its arguments or its input from other parts; the message names the part.
     """
     check_config(cfg, Detection)
     check_usable(cfg.train.device)
@@ -59,14 +61,16 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `model`, from a copy of the config."""
+    """Build the optimizer of `model` from a copy of the config."""
     cfg = copy.deepcopy(cfg)
     cfg.optimizer.params.model = model
     return build(cfg, "optimizer")
 
 
 def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
-    """Map an entry as `dataloader.<part>` does and give it to the model; in training, back again. What it returns."""
+    """Map an entry as `dataloader.<part>` does and pass it through the model, and back in training; returns the
+    output.
+    """
     mapper = build(cfg, f"dataloader.{part}.mapper")
     check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
     with _told(f"dataloader.{part}.mapper"):
@@ -83,12 +87,12 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
 
 
 def try_evaluators(evaluators, found: dict, folder: str) -> None:
-    """Have an image of the dataset evaluated by those that measure COCO's AP.
+    """Evaluate a made-up detection in one of the dataset's images with each COCO evaluator.
 
     Args:
         evaluators: one or a list.
-        found: what the model gave for an image; the detection that is made up has its kinds of values.
-        folder: for what they write.
+        found: the model's output for an image; decides whether the detection has a mask.
+        folder: for the evaluators' output.
     """
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         output = getattr(evaluator, "_output_dir", None)
@@ -110,7 +114,7 @@ def try_evaluators(evaluators, found: dict, folder: str) -> None:
 
 
 def made_up_detection(image: dict, found: dict) -> Instances:
-    """One in `image`, a COCO file's entry; with a mask where the model gives masks."""
+    """A detection in `image`, a COCO file's entry, with a mask if the model predicts masks."""
     height, width = image["height"], image["width"]
     corners = torch.tensor([[0.0, 0.0, width, height]])
     detection = Instances((height, width), pred_boxes=Boxes(corners), scores=torch.ones(1))
@@ -121,7 +125,7 @@ def made_up_detection(image: dict, found: dict) -> Instances:
 
 
 def made_up_entry(folder: Path) -> dict:
-    """An entry of a Detectron2 dataset: noise with one object, boxed, outlined, and labelled for each pixel."""
+    """An entry of a Detectron2 dataset: noise, with one object that has a box, a polygon and a label map."""
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "image.png")
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(folder / "labels.png")
@@ -145,13 +149,13 @@ def _told(
     except Exception as error:
         where = _innermost(error, model) if model else ""
         raise UserError(
-            f"{key}{where}: fails on {on} ({type(error).__name__}: {reason(error)}); correct the config's values "
-            "there, or those that they have to go with"
+            f"{key}{where}: fails on {on} ({type(error).__name__}: {reason(error)}); correct these values of the "
+            "config, or those that they must match"
         ) from error
 
 
 def _innermost(error: Exception, model: nn.Module) -> str:
-    """The name, after a dot, of the innermost of the config's modules whose own code the error passed through."""
+    """The name, after a dot, of the innermost of the model's modules in whose own code the error occurred."""
     names = {id(module): name for name, module in model.named_modules() if name}
     found, frame = "", error.__traceback__
     while frame:

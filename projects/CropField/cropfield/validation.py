@@ -1,4 +1,4 @@
-"""What an evaluation tells beside AP: the losses of the validation images, and what its limits leave out."""
+"""Evaluation besides AP: validation losses, and a warning if limits on detections are too low."""
 
 import logging
 from collections import Counter
@@ -15,14 +15,14 @@ from cropfield.datasets import most_objects
 from cropfield.loading import build_test_loader
 
 logger = logging.getLogger("detectron2")
-LIMITS = (  # detections an image, where a config may hold them; COCO's and Detectron2's default is 100
+LIMITS = (  # config keys that limit the detections in an image; COCO's and Detectron2's default is 100
     "dataloader.evaluator.max_dets_per_image",
     "model.roi_heads.box_predictor.test_topk_per_image",
 )
 
 
 def validation_loader(cfg):
-    """The validation images with their objects, resized as for evaluation."""
+    """Validation images with their objects, resized as in evaluation."""
     mapper = instantiate(cfg.dataloader.train.mapper)
     mapper.augmentations = instantiate(cfg.dataloader.test.mapper).augmentations
     dataset = instantiate(cfg.dataloader.test.dataset)
@@ -31,16 +31,16 @@ def validation_loader(cfg):
 
 @torch.no_grad()
 def mean_losses(model: nn.Module, loader) -> dict[str, float]:
-    """The mean of each training loss, and `total_loss`, over the images of all processes.
+    """Mean of each training loss, and of `total_loss`, over the images of all processes.
 
-    The backbone is in eval mode, without drop path; the heads draw the same regions each time.
+    The backbone is in eval mode, without drop path; the heads sample the same regions each time.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
     sums, training = Counter(), model.training
     model.train()
     model.backbone.eval()
     try:
-        with torch.random.fork_rng(), EventStorage():  # heads write figures of their own
+        with torch.random.fork_rng(), EventStorage():  # heads log their own metrics
             torch.manual_seed(0)
             for batch in loader:
                 sums.update({name: float(loss) * len(batch) for name, loss in model(batch).items()})
@@ -54,7 +54,7 @@ def mean_losses(model: nn.Module, loader) -> dict[str, float]:
 
 
 def warn_of_limits(cfg) -> None:
-    """Log where an image of the validation file holds more objects than are detected or counted in one."""
+    """Log a warning if a validation image has more objects than the limits on detections allow."""
     val_json = cfg.get("dataset", {}).get("val_json")
     most = most_objects(val_json) if val_json else 0
     values = {key: OmegaConf.select(cfg, key) for key in LIMITS if OmegaConf.select(cfg, key.rpartition(".")[0])}
@@ -62,4 +62,4 @@ def warn_of_limits(cfg) -> None:
     short = [key for key, number in numbers.items() if number < most]
     if short:
         keys = " and ".join(f"{key}={number}" for key, number in numbers.items() if key in short)
-        logger.warning("%s: an image holds %d objects, more than %s (100 by default)", val_json, most, keys)
+        logger.warning("%s: an image has %d objects, more than %s (100 by default)", val_json, most, keys)

@@ -1,4 +1,4 @@
-"""Weights into detectors: a backbone's, ours or public ones, or a whole detector's checkpoint."""
+"""Load weights into detectors: a backbone's, ours or public, or a whole detector's checkpoint."""
 
 import logging
 import re
@@ -29,31 +29,31 @@ def load_weights(
     whole: bool = False,
     content: tuple[dict[str, Tensor], dict[str, str]] | None = None,
 ) -> LoadReport | None:
-    """Fill a detector from a file: a backbone's weights go to its ViT, a whole detector's checkpoint to all of it.
+    """Load a file into a detector: backbone weights into its ViT, a detector checkpoint into all of it.
 
     Args:
-        path: a file, or an address, see `local_file`.
-        partial: see `load_backbone`; of a whole detector, what does not fit and outputs of other classes keep their
-            initial values, and a line says what was kept.
-        categories: of the model's outputs, see `cropfield.categories`; a detector of the same classes in another order
-            is put into this one.
-        whole: refuse a file that holds a backbone only.
-        content: what `read_tensors` gave of the file, where it has been read.
+        path: a file or a URL; see `local_file`.
+        partial: see `load_backbone`; for a detector, tensors that do not fit and outputs of other classes keep their
+            initial values, which is logged.
+        categories: of the model's outputs, see `cropfield.categories`; a checkpoint with the same classes in another
+            order is reordered.
+        whole: refuse a file that contains a backbone only.
+        content: the result of `read_tensors` for the file, if it has been read.
 
     Returns:
-        the backbone's report; None after a whole detector was loaded.
+        The backbone's report; None if a whole detector was loaded.
 
     Raises:
-        UserError: as `load_backbone`, or a detector's checkpoint that does not fit this detector, or has other classes.
+        UserError: as `load_backbone`, or a detector checkpoint that does not fit or has other classes.
     """
-    from pretrain.engine.addresses import local_file  # here: a package that only wants the backbone needs no engine
+    from pretrain.engine.addresses import local_file  # imported here: using only the backbone needs no engine
 
     tensors, metadata = content or read_tensors(local_file(path))
     state = {_WRAPPERS.sub("", name): value for name, value in tensors.items()}
     if not any(name.startswith(_DETECTOR_PARTS) for name in state):
         if whole:
             raise UserError(
-                f"{path} holds a backbone only, and the detector's heads would stay random; give a detector's "
+                f"{path} contains only a backbone, and the detector's heads would stay random; give a detector's "
                 "checkpoint (model_final.pth)"
             )
         return fill_backbone(find_backbone(model), backbone_file(path, tensors, metadata), partial)
@@ -62,7 +62,7 @@ def load_weights(
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
     if wrong and partial:
-        logger.warning("%s: %d tensors start anew: %s", path, len(wrong), abbreviated(wrong, most=8))
+        logger.warning("%s: %d tensors keep their initial values: %s", path, len(wrong), abbreviated(wrong, most=8))
         state = {name: value for name, value in state.items() if name not in wrong}
         if not any(name in wanted for name in state):
             raise UserError(f"{path} is another detector's checkpoint: nothing in it fits; choose other weights")
@@ -79,7 +79,7 @@ def load_weights(
 
 
 def by_part(names: list[str]) -> str:
-    """ "backbone.net 150, proposal_generator.rpn_head 6": how many tensors of each part of a detector."""
+    """Count tensors by part of the detector: "backbone.net 150, proposal_generator.rpn_head 6"."""
     counts = Counter(".".join(name.split(".")[: 1 + name.startswith(("backbone.", "roi_heads."))]) for name in names)
     return ", ".join(f"{part} {count}" for part, count in counts.items())
 
@@ -87,15 +87,15 @@ def by_part(names: list[str]) -> str:
 def in_our_order(
     state: dict, wanted: dict, ours: list[dict] | None, theirs: list[dict] | None, path: str | Path, partial: bool
 ) -> dict:
-    """A detector's weights with the outputs of its classes (`theirs`) where this one has them (`ours`).
+    """Reorder a checkpoint's class outputs from its classes (`theirs`) to this detector's (`ours`).
 
     Raises:
-        UserError: other classes, or a kind of detector whose classes cannot be moved.
+        UserError: other classes, or a kind of detector whose classes cannot be reordered.
     """
     if not ours:
         return state
     if not theirs:
-        logger.info("%s does not say which classes it knows: they are taken to be the dataset's, in its order", path)
+        logger.info("%s does not record its classes: assuming the dataset's, in the same order", path)
         return state
     order = places(path, theirs, ours, partial)
     if len(theirs) == len(ours) == len(order) and all(our == their for our, their in order.items()):
@@ -103,14 +103,14 @@ def in_our_order(
     moved = reorder(state, wanted, order, len(theirs), len(ours))
     if moved is None and not partial:
         raise other_classes(path, theirs, ours)
-    if moved is None:  # who knows where this kind of detector keeps its classes
+    if moved is None:  # the layout of this kind of detector is not supported
         return {name: value for name, value in state.items() if not _OUTPUTS.search(name)}
-    logger.info("%s: %d of %d classes found by their names and put in the dataset's order", path, len(order), len(ours))
+    logger.info("%s: %d of %d classes matched by name and put in the dataset's order", path, len(order), len(ours))
     return moved
 
 
 def find_backbone(model: nn.Module) -> nn.Module:
-    """The ViT inside a detector: Detectron2's `backbone.net`, or `backbone` itself."""
+    """The ViT in a detector: Detectron2's `backbone.net`, or `backbone` itself."""
     backbone = getattr(model, "backbone", model)
     net = getattr(backbone, "net", backbone)
     if not hasattr(net, "patch_embed"):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Parameters, multiply-adds and activations of a detector, part by part, for one image of a given size.
+"""Parameters, multiply-adds and activations of each part of a detector, for one image of a given size.
 
     projects/CropField/tools/analyze_model.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \\
         --image-size 1024x1024
 
-Counted by fvcore on a random image: a multiply and its add are one, as in fvcore and in the papers. Attention counts
-with its two products of N x N tokens. The regions' part depends on how many regions the random weights propose.
+Counted by fvcore on a random image; a multiply-add counts once, as in the papers. Attention counts its two products of
+N x N tokens. The cost of the ROI heads depends on how many regions the random weights propose.
 """
 
 import argparse
@@ -28,14 +28,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
-    parser.add_argument("--weights", help="a checkpoint; random weights without")
+    parser.add_argument("--weights", help="a checkpoint; random weights if omitted")
     parser.add_argument("--depth", type=int, default=2, help="levels of modules to show (default 2)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 
 def attention_flops(inputs: list, outputs: list) -> int:
-    """Scaled dot-product attention of (..., N, d) queries and (..., M, d) keys: N x M x d for each of two products."""
+    """Scaled dot-product attention of (..., N, d) queries and (..., M, d) keys: N x M x d for each of its two
+    products.
+    """
     queries, keys = get_shape(inputs[0]), get_shape(inputs[1])
     count = 2 * queries[-1] * queries[-2] * keys[-2]
     for leading in queries[:-2]:
@@ -44,7 +46,7 @@ def attention_flops(inputs: list, outputs: list) -> int:
 
 
 def analyze(model: torch.nn.Module, height: int, width: int) -> dict[str, tuple[int, float, float]]:
-    """{module name: (parameters, multiply-adds, activations)}, "" for the whole model."""
+    """{module name: (parameters, multiply-adds, activations)}; "" is the whole model."""
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     inputs = [{"image": image, "height": height, "width": width}]
     flops = FlopCountAnalysis(model, inputs).set_op_handle("aten::scaled_dot_product_attention", attention_flops)
@@ -66,7 +68,7 @@ def main() -> None:
             raise ValueError
     except ValueError:
         raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
-    warnings.filterwarnings("ignore")  # torch's tracer has dozens
+    warnings.filterwarnings("ignore")  # torch's tracer emits dozens
     cfg = load_config(args.config_file, args.opts)
     cfg.train.device = "cpu"
     model = instantiate(cfg.model).eval()

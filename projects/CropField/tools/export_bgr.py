@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Export a yaml detector for programs that give it BGR pixels whatever INPUT.FORMAT says, such as sahi.
+"""Export a yaml detector for programs that pass BGR images regardless of INPUT.FORMAT, such as sahi.
 
     projects/CropField/tools/export_bgr.py --config-file projects/CropField/configs/mask_rcnn_cropfield_vits.yaml \
         --weights model_final.pth --output outputs/bgr MODEL.ROI_HEADS.NUM_CLASSES 3
 
-OUTPUT gets config.yaml and model.pth: the same detector with the patch embedding's colours, mean and deviation the
-other way round. `import cropfield` before it is built.
+OUTPUT gets config.yaml and model.pth: the same detector with the channels of the patch embedding, mean and deviation
+reversed. Programs must `import cropfield` before they build it.
 """
 
 import argparse
@@ -18,20 +18,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--weights", type=Path, required=True, help="a detector's checkpoint")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 
 def export(cfg, weights: Path, output: Path) -> None:
-    """Raises UserError where the weights are no detector's or the detector takes BGR already."""
+    """Write the detector. Raises UserError if the weights are not a detector's, or it already takes BGR."""
     from pretrain.files import read_tensors, write_text, write_torch_file
     from pretrain.outputs import open_output
 
     state, metadata = read_tensors(weights)
     kernels = [name for name in state if name.endswith("backbone.net.patch_embed.proj.weight")]
     if cfg.INPUT.FORMAT != "RGB" or len(kernels) != 1:
-        raise UserError(f"{weights} with INPUT.FORMAT {cfg.INPUT.FORMAT} is no RGB detector of CropField's; give one")
+        raise UserError(f"{weights} with INPUT.FORMAT {cfg.INPUT.FORMAT} is not an RGB detector of CropField; give one")
     state[kernels[0]] = state[kernels[0]].flip(1).contiguous()
     state = {
         name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Export a detector, or its backbone, as an ONNX model and check it in onnxruntime.
+"""Export a detector, or its backbone, to ONNX and verify it with onnxruntime.
 
     projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \
         --weights backbone.safetensors -o vits16.onnx --image-size 1024x1024
 
-Input `images`: (B, 3, H, W) float32 RGB, normalised as the config says; any B. Output: the backbone's feature map
-(B, D, H/p, W/p), or with --pyramid the maps of the whole backbone, each under its name. The size is fixed: the position
-field is sampled for it and lies in the file as a constant.
+Input `images`: (B, 3, H, W) float32 RGB, normalised as in the config, any B. Output: the backbone's feature map (B, D,
+H/p, W/p), or with --pyramid each map of the pyramid by name. H and W are fixed, because the sampled position field is
+stored as a constant.
 
-With --detector the whole of an R-CNN: `image`, one (3, h, w) float32 with values 0 to 255 in the config's channel
-order, resized as the config does, of any size up to its square_pad, to `boxes` (N, 4) as x0, y0, x1, y1 in that image,
-`scores`, `classes` and `masks` (N, 1, 28, 28), each inside its box. Needs `pip install onnx onnxscript onnxruntime`.
+With --detector, a whole R-CNN: from `image`, (3, h, w) float32 with values 0 to 255 in the config's channel order,
+resized as in the config, of any size up to square_pad, to `boxes` (N, 4) as x0, y0, x1, y1 in that image, `scores`,
+`classes` and `masks` (N, 1, 28, 28), each relative to its box. Needs `pip install onnx onnxscript onnxruntime`.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pretrain.errors import UserError, run_main
 from pretrain.files import replacing
 from pretrain.outputs import refuse_inputs
 
-TOLERANCE = 1e-3  # of the largest feature: float32 sums in another order
+TOLERANCE = 1e-3  # relative to the largest feature; float32 sums differ in order
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -41,14 +41,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help="a backbone file, or a detector's checkpoint")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
-    parser.add_argument("--pyramid", action="store_true", help="the backbone with its pyramid, not only the backbone")
+    parser.add_argument("--pyramid", action="store_true", help="include the simple feature pyramid")
     parser.add_argument("--detector", action="store_true", help="the whole detector, for images of any size")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 
 class Maps(nn.Module):
-    """A backbone whose feature maps are a tuple, in the order of `names`."""
+    """A backbone that returns its feature maps as a tuple, in the order of `names`."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -60,7 +60,7 @@ class Maps(nn.Module):
 
 
 class Detections(nn.Module):
-    """A detector as a function of one image (3, h, w), before masks are pasted into it."""
+    """A detector as a function of one image (3, h, w), without pasting masks into it."""
 
     def __init__(self, detector: GeneralizedRCNN):
         super().__init__()
@@ -81,10 +81,10 @@ def check_packages() -> None:
 
 
 def write_onnx(model: Maps, height: int, width: int, path: Path) -> float:
-    """Export, check in onnxruntime, and write `path`; returns the largest difference, relative to the largest feature.
+    """Export, verify with onnxruntime and write `path`; returns the largest difference relative to the largest feature.
 
     Raises:
-        UserError: onnxruntime's features are others, or the file cannot be written.
+        UserError: onnxruntime's features differ, or the file cannot be written.
     """
     images = torch.randn(2, 3, height, width)
     options = {"dynamo": True, "dynamic_shapes": {"images": {0: torch.export.Dim("batch")}}}
@@ -95,12 +95,14 @@ def write_onnx(model: Maps, height: int, width: int, path: Path) -> float:
 
 
 def write_detector(model: Detections, path: Path) -> float:
-    """As `write_onnx`; checked at two sizes. Detectron2's heads are traced: torch.export cannot take their branches."""
+    """As `write_onnx`, verified at two sizes. The heads are traced, because torch.export does not support their
+    branches.
+    """
     if not isinstance(model.detector, GeneralizedRCNN):
         raise UserError(f"--detector takes R-CNNs, not a {type(model.detector).__name__}; export its backbone")
     square = model.detector.backbone.padding_constraints.get("square_size", 0)
     if not square:
-        raise UserError("model.backbone.square_pad is 0, and a detector for any size needs one, such as 1024")
+        raise UserError("model.backbone.square_pad is 0, but --detector needs a value, such as 1024")
     sizes = [(square, square * 3 // 4), (square // 2, square)]
     images = [255 * torch.rand(3, *size) for size in sizes]
     with replacing(path) as draft:
@@ -111,7 +113,7 @@ def write_detector(model: Detections, path: Path) -> float:
 
 def export(model: nn.Module, example: Tensor, name: str, **options):
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # the exporter's own warnings
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         return torch.onnx.export(model, (example,), input_names=[name], output_names=model.names, **options)
 
@@ -125,7 +127,9 @@ def check(model: nn.Module, draft: Path, images: list[Tensor], path: Path) -> fl
 
 @torch.no_grad()
 def compare(model: nn.Module, path: Path, images: Tensor) -> float:
-    """Largest difference between torch's and onnxruntime's outputs, relative to the largest; inf: other shapes."""
+    """Largest difference between torch's and onnxruntime's outputs, relative to the largest value; inf if shapes
+    differ.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

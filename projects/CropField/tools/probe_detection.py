@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The detection probe of one backbone or several: what their frozen patch tokens say of objects, in seconds each.
+"""Detection probe for one or more backbones: how well their frozen patch tokens predict objects, in seconds each.
 
     projects/CropField/tools/probe_detection.py outputs/*/backbone.safetensors --train-json T.json --train-images T/ \\
         --val-json V.json --val-images V/ --output probes.json
 
 Takes exports, training states (their teacher) and public ViT weights. Ridge regression on whole images, see
-cropfield/probe.py; no seed, so a file always gets the same figures. The last line is of colours and positions alone.
-docs/monitoring.md says what the figures mean.
+cropfield/probe.py; deterministic, so a file always gets the same values. The last line is a baseline of colours and
+positions alone. docs/monitoring.md explains the metrics.
 """
 
 import argparse
@@ -35,14 +35,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     for split in ("train", "val"):
         add(f"--{split}-json", required=True, metavar="FILE", help="COCO-format annotations")
         add(f"--{split}-images", required=True, metavar="DIR")
-    add("--output", type=Path, metavar="FILE", help="a new .json file for the figures")
+    add("--output", type=Path, metavar="FILE", help="a new .json file for the results")
     add("--image-size", type=positive, default=256, metavar="PX", help="longer side (default 256)")
     add("--train-limit", type=positive, default=300, metavar="N", help="training images at most (default 300)")
     add("--val-limit", type=positive, default=100, metavar="N", help="validation images at most (default 100)")
-    add("--layers", type=positive, default=1, metavar="N", help="last blocks whose tokens are used (default 1)")
-    add("--batch-size", type=positive, default=16, metavar="B", help="images of a forward pass (default 16)")
-    add("--num-heads", type=positive, metavar="N", help="where a file does not record them")
-    add("--device", default=default_device(), help="default: cuda where there is one")
+    add(
+        "--layers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="number of last blocks whose tokens are used (default 1)",
+    )
+    add("--batch-size", type=positive, default=16, metavar="B", help="images in a forward pass (default 16)")
+    add("--num-heads", type=positive, metavar="N", help="only for files that do not record it")
+    add("--device", default=default_device(), help="default: cuda if available")
     return parser.parse_args(argv)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the detector's loader really feeds: augmented images as the model gets them, with their boxes and masks.
+"""Draw the images that the detector's loader feeds to the model, after augmentation, with boxes and masks.
 
     projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
         --output outputs/seen --images 16 dataset.train_json=T.json dataset.train_images=T/ \
         dataset.val_json=V.json dataset.val_images=V/
 
---split test shows the evaluation's images, which carry no objects: their size is what there is to see.
+--split test shows evaluation images, without objects, to check their size.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--split", choices=("train", "test"), default="train")
     parser.add_argument("--images", type=int, default=16, help="how many (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentation")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 
 def fed_images(loader, count: int):
-    """The first `count` images of a loader, one after another."""
+    """The first `count` images of a loader."""
     shown = 0
     for batch in loader:
         for image in batch:
@@ -50,7 +50,7 @@ def fed_images(loader, count: int):
 
 
 def draw(fed: dict, names: list[str], channels: str) -> np.ndarray:
-    """One dictionary of the mapper -> RGB picture (H, W, 3)."""
+    """Draw a mapper's output -> RGB picture (H, W, 3)."""
     pixels = as_rgb(fed["image"])
     pixels = pixels[..., ::-1].copy() if channels == "BGR" else pixels
     instances = []
@@ -81,7 +81,7 @@ def main() -> None:
     for number, fed in enumerate(fed_images(loader, args.images)):
         path = args.output / f"{number:03d}_{Path(fed['file_name']).stem}.png"
         shown = draw(fed, names, cfg.dataloader.train.mapper.image_format)
-        with replacing(path) as draft:  # OpenCV's own writer ends the interpreter where a name is not UTF-8
+        with replacing(path) as draft:  # OpenCV's writer kills the interpreter if a name is not UTF-8
             draft.write_bytes(cv2.imencode(".png", shown[..., ::-1])[1])
         objects = len(fed["instances"]) if "instances" in fed else 0
         print(f"{printable(str(path))}: {shown.shape[1]} x {shown.shape[0]} pixels, {objects} objects")
