@@ -64,7 +64,7 @@ def test_no_file_is_unpickled(checkpointer, tmp_path, name, write):
 )
 def test_the_last_checkpoint_lies_beside_its_pointer(checkpointer, tmp_path, text):
     (tmp_path / "run" / "last_checkpoint").write_text(text)
-    with pytest.raises(UserError, match="lies beside it"):
+    with pytest.raises(UserError, match="not in that folder"):
         checkpointer.resume()
 
 

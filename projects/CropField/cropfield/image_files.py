@@ -33,7 +33,7 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, max_pix
     absent = [entry.file_name for entry in entries if not os.path.isfile(os.path.join(folder, entry.file_name))]
     if absent:
         raise UserError(
-            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, first {absent[0]!r:.200}"
+            f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, {absent[0]!r:.200} first"
             f"{_looks_like(absent[0], folder)}; give the folder that its file names are relative to"
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:

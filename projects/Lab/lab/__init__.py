@@ -1,1 +1,1 @@
-"""Looking at what was learned."""
+"""Evaluation and analysis of pretrained backbones."""

@@ -1,4 +1,4 @@
-"""What a comparison of pretrainings shows: means over seeds, paired differences, and only the order that they carry."""
+"""Statistics of a comparison of pretrainings: means over seeds, paired differences, and only significant orderings."""
 
 import math
 from collections.abc import Iterable
@@ -16,10 +16,12 @@ PROBE = "probe (box IoU of object patches)"  # a task without a detector
 
 @dataclass(frozen=True)
 class Figure:
-    """One detector's box AP. task: how it was trained and with how many labels, e.g. "frozen, 10%". Or PROBE's."""
+    """Box AP of one detector, or `PROBE`'s value. task: how it was trained and with how many labels, e.g. "frozen,
+    10%".
+    """
 
     config: str
-    start: str  # PRETRAINED, or UNTRAINED: the same initial values
+    start: str  # PRETRAINED, or UNTRAINED: its initial values
     task: str
     seed: int
     ap: float
@@ -27,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of `count` values and its two-sided Student interval, infinitely wide for one value."""
+    """Mean of `count` values and its two-sided Student t interval, infinitely wide for one value."""
 
     mean: float
     half: float
@@ -51,7 +53,7 @@ class Interval:
 
 
 class Figures:
-    """All detectors of a comparison, by what they have in common."""
+    """All results of a comparison, grouped by config, start and task."""
 
     def __init__(self, figures: Iterable[Figure]):
         self.by_arm: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -65,17 +67,17 @@ class Figures:
         return Interval.of(seeds.values()) if seeds else None
 
     def difference(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> Interval | None:
-        """one - other over the seeds that both have: what the seed does to both cancels."""
+        """one - other, paired over the seeds that both have, which cancels effects of the seed."""
         a, b = self.by_arm.get(one, {}), self.by_arm.get(other, {})
         shared = sorted(a.keys() & b.keys())
         return Interval.of(a[seed] - b[seed] for seed in shared) if shared else None
 
     def gain(self, config: str, task: str) -> Interval | None:
-        """What pretraining adds to its own initial values."""
+        """Gain of pretraining over its own initial values."""
         return self.difference((config, PRETRAINED, task), (config, UNTRAINED, task))
 
     def table(self) -> str:
-        """Markdown: a row for each config and start, and one for the gain; a column for each task."""
+        """Markdown table with a row for each config and start, a row for the gain, and a column for each task."""
         rows = []
         for config in self.configs:
             for start in (PRETRAINED, UNTRAINED):
@@ -84,7 +86,7 @@ class Figures:
         return tabulate(rows, ["pretraining", "start", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
 
     def differences(self) -> str:
-        """Markdown: paired differences between pretrained configs, a row for each two of them."""
+        """Markdown table of paired differences between pretrained configs, a row for each pair."""
         rows = [
             [f"{a} – {b}", *(self.difference((a, PRETRAINED, t), (b, PRETRAINED, t)) or "–" for t in self.tasks)]
             for a, b in combinations(self.configs, 2)
@@ -92,12 +94,15 @@ class Figures:
         return tabulate(rows, ["difference, by seed", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
 
     def verdict(self, task: str) -> str:
-        """One sentence on one task. An order is said only of two configs that both gain over their initial values, and
-        whose difference is, by the interval, not zero."""
+        """One sentence about a task.
+
+        It orders two configs only if both gain over their initial values and the interval of their difference excludes
+        zero.
+        """
         gains = {config: self.gain(config, task) for config in self.configs}
         idle = [config for config, gain in gains.items() if not (gain and gain.above_zero)]
         if idle:
-            worth = f"pretraining is not shown to be worth anything for {', '.join(idle)}"
+            worth = f"no significant gain from pretraining for {', '.join(idle)}"
             return f"{task}: {worth}, so no order is claimed."
         said = []
         for a, b in combinations(self.configs, 2):
@@ -106,12 +111,14 @@ class Figures:
                 if difference and difference.above_zero:
                     unit = "points" if task == PROBE else "box AP"
                     said.append(f"{better} is above {worse} by {difference} {unit}")
-        order = "; ".join(said) if said else "no order between them is shown"
+        order = "; ".join(said) if said else "no significant difference between them"
         return f"{task}: every pretraining gains over its initial values; {order}."
 
 
 def plot(figures: Figures, path) -> None:
-    """Box AP of every detector, a panel for each task: pretrained filled, untrained hollow; lines join a seed."""
+    """Plot box AP of every detector, a panel for each task: pretrained filled, untrained hollow; lines join equal
+    seeds.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -139,9 +146,9 @@ def plot(figures: Figures, path) -> None:
 
 
 def few_images(content: dict, share: float) -> dict:
-    """A COCO file's content with `share` of its images, at least one, and their annotations; categories stay.
+    """Keep the fraction `share` of a COCO file's images, at least one, with their annotations; categories are kept.
 
-    Always the same ones: a smaller share's images are among a larger one's.
+    Deterministic and nested: a smaller subset is part of a larger one.
     """
     images = sorted(content["images"], key=lambda image: str(image["id"]))
     order = np.random.default_rng(0).permutation(len(images))[: max(1, round(share * len(images)))]

@@ -1,4 +1,4 @@
-"""A backbone out of a weight file, as what is evaluated: built from the file's own tensors, frozen, in eval mode."""
+"""Open a weight file for evaluation: the backbone with the file's architecture, frozen, in eval mode."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from pretrain.models.vit import VisionTransformer
 
 
 def open_backbone(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """A pretrained backbone from its export, a training state (its teacher's) or public weights; on the CPU.
+    """Load a backbone from an export, a training state (its teacher) or public weights; on the CPU.
 
-    The arguments and errors are those of `weights.read_backbone` and `weights.build_backbone`.
+    For arguments and errors see `weights.read_backbone` and `weights.build_backbone`.
     """
     file = weights.read_backbone(path)
     backbone = weights.build_backbone(file, num_heads, drop_path_rate)
@@ -18,5 +18,5 @@ def open_backbone(path: str | Path, num_heads: int | None = None, drop_path_rate
 
 
 def build_backbone(path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """An untrained backbone of the shape of the one in `path`: what `open_backbone` is to be compared with."""
+    """Build an untrained backbone with the architecture of the file `path`, as the baseline of `open_backbone`."""
     return weights.build_backbone(weights.read_backbone(path), num_heads, drop_path_rate)

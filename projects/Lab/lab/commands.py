@@ -1,4 +1,4 @@
-"""What the laboratory's commands share: options, how a backbone is opened, how pictures and folders are written."""
+"""Shared code of the laboratory's commands: options, opening a backbone, writing pictures and folders."""
 
 import argparse
 import contextlib
@@ -21,43 +21,43 @@ from pretrain.outputs import LOCK, open_output
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
-    """A tool's docstring is its help, as it stands."""
+    """A parser whose help is the tool's docstring, unwrapped."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def positive(text: str) -> int:
-    """For `type=` of an option."""
+    """Parse a positive integer, for `type=`."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--weights, --num-heads, --untrained, --seed and --device, for `load_backbone`."""
+    """Add --weights, --num-heads, --untrained, --seed and --device, for `load_backbone`."""
     add, weights = parser.add_argument, "a backbone file, a training state or public ViT weights"
     add("--weights", type=Path, required=required, metavar="FILE", help=weights)
     add(
         "--num-heads",
         type=positive,
         metavar="N",
-        help="where --weights does not record them (default: as published ViTs of that width)",
+        help="only if --weights does not record it (default: as in published ViTs of that width)",
     )
-    add("--untrained", action="store_true", help="the file's shape with initial values, to compare with")
-    add("--seed", type=int, default=0, help="of initial values and of what is drawn (default 0)")
-    add("--device", default=default_device(), help="default: cuda where there is one")
+    add("--untrained", action="store_true", help="use the file's architecture with initial weights, as a baseline")
+    add("--seed", type=int, default=0, help="seed of initial weights and sampling (default 0)")
+    add("--device", default=default_device(), help="default: cuda if available")
 
 
 def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The backbone that `add_backbone_options` asks for, frozen, in eval mode, on its device. Raises UserError."""
-    torch.manual_seed(args.seed)  # of the untrained one's values
+    """The backbone selected by `add_backbone_options`, frozen, in eval mode, on its device. Raises UserError."""
+    torch.manual_seed(args.seed)  # for an untrained backbone
     make = build_backbone if args.untrained else open_backbone
     return make(args.weights, args.num_heads, drop_path_rate).to(args.device)
 
 
 def write_picture(path: Path, pixels: np.ndarray, palette: bool = False) -> str:
-    """Write uint8 RGB (H, W, 3) as PNG, whole or not at all -> a line that says so.
+    """Write uint8 RGB (H, W, 3) as PNG atomically; returns a line for the console.
 
-    palette: in 256 colours of its own, a third of the bytes.
+    palette: reduce to 256 colours, for a third of the size.
     """
     picture = Image.fromarray(pixels)
     with replacing(path) as draft:
@@ -69,7 +69,7 @@ def write_picture(path: Path, pixels: np.ndarray, palette: bool = False) -> str:
 
 
 def peak_memory() -> float:
-    """GiB that this process took at most, on the GPU where it ran there."""
+    """Peak memory of this process in GiB, of the GPU if it was used."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -78,16 +78,16 @@ def peak_memory() -> float:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a draft folder beside `path`, which becomes `path` when the block ends well and is removed when it fails.
+    """Yield a draft folder beside `path` that becomes `path` if the block succeeds, and is removed if it fails.
 
     Raises:
-        UserError: `path` is there already and not empty, cannot be written, or another process is at it.
+        UserError: `path` exists and is not empty, cannot be written, or is in use by another process.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is there already and not empty; remove it to make it anew, or give another --output")
+        raise UserError(f"{path} exists and is not empty; remove it to replace it, or give another --output")
     draft = open_output(path.with_name(f".{path.name}.partial"))
     try:
-        for left in draft.iterdir():  # by a process that was killed
+        for left in draft.iterdir():  # left by a killed process
             if left.name != LOCK:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield draft

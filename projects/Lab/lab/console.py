@@ -1,9 +1,9 @@
-"""The commands of an installed package: the scripts of tools/, with configs by their names.
+"""Console commands of the installed package: the scripts of tools/, with configs by name.
 
     cropfield-train --config-file COCO/mask_rcnn_cropfield_vits_12ep.py train.init_checkpoint=backbone.safetensors
 
-Not in `cropfield`, whose import takes seconds: a tool answers --help at once, and sets up threads before it imports
-torch.
+Not part of `cropfield`, whose import takes seconds: a tool answers --help at once, and sets up threads before it
+imports torch.
 """
 
 import os
@@ -16,19 +16,19 @@ CONFIGS = ("--config-file", "--pretrain-config")
 
 
 def root() -> Path:
-    """What holds configs/ and tools/: see `cropfield.model_zoo.ROOT`."""
+    """The folder that contains configs/ and tools/: see `cropfield.model_zoo.ROOT`."""
     package = Path(find_spec("cropfield").origin).resolve().parent
     return package if (package / "configs").is_dir() else package.parents[2]
 
 
 def run_tool(name: str) -> None:
-    """Become tools/NAME.py, with this process's arguments."""
+    """Run tools/NAME.py with this process's arguments."""
     command = [sys.executable, str(root() / "tools" / f"{name}.py"), *with_files(sys.argv[1:])]
     os.execv(sys.executable, command)
 
 
 def with_files(arguments: list[str]) -> list[str]:
-    """The arguments, with files for configs that are called by their names; others stay, for the tool to refuse."""
+    """Replace config names in the arguments by their files; unknown names stay, for the tool to report."""
     found = list(arguments)
     for place, word in enumerate(arguments):
         if place and arguments[place - 1] in CONFIGS and not Path(word).exists():

@@ -1,4 +1,6 @@
-"""Which cheap figure of a backbone foretells its detector's AP: figures of frozen features, and rank correlations."""
+"""Find cheap metrics of a backbone that predict its detector's AP: metrics of frozen features, and rank
+correlations.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,13 +21,13 @@ from pretrain.data.decode import decode_image
 from pretrain.methods.feature_statistics import effective_rank
 from pretrain.models.vit import VisionTransformer
 
-CONTEXT = 1.2  # side of an object's square crop, in longer sides of its box
+CONTEXT = 1.2  # side of an object's square crop, relative to the longer side of its box
 
 
 def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
-    """A square around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64.
+    """Square crop around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64.
 
-    What lies outside of the image is grey.
+    Pixels outside the image are grey.
     """
     crops, classes, names = [], [], list(images.coco.names)
     for index, image_id in enumerate(images.ids):
@@ -45,9 +47,9 @@ def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def cheap_figures(backbone: VisionTransformer, train: ProbeImages, val: ProbeImages, size: int) -> dict[str, float]:
-    """The detection probe's figures, k-NN accuracy of objects' classes in percent, and their features' effective rank.
+    """The detection probe's metrics, k-NN accuracy of object classes in percent, and effective rank of object features.
 
-    size: pixels of an object's crop, a multiple of the patch.
+    size: pixels of an object's crop, a multiple of the patch size.
     """
 
     def pooled(images: ProbeImages) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,7 @@ def cheap_figures(backbone: VisionTransformer, train: ProbeImages, val: ProbeIma
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of `count` pairs, with an interval of 95%; NaN where there is none."""
+    """Spearman's rank correlation of `count` pairs, with a 95% interval; NaN if undefined."""
 
     rho: float
     low: float
@@ -71,7 +73,9 @@ class Correlation:
 
     @classmethod
     def of(cls, x: list[float | None], y: list[float | None]) -> "Correlation":
-        """Of the pairs without None; the interval by Fisher's z with the variance of Bonett and Wright (2000)."""
+        """Correlation of the pairs without None; interval by Fisher's z with the variance of Bonett and Wright
+        (2000).
+        """
         pairs = [pair for pair in zip(x, y, strict=True) if None not in pair]
         if len(pairs) < 4 or any(len(set(values)) < 2 for values in zip(*pairs, strict=True)):
             return cls(math.nan, math.nan, math.nan, len(pairs))
@@ -85,7 +89,7 @@ class Correlation:
 
 
 def table(rows: list[dict], figures: list[str], aps: list[str]) -> str:
-    """Markdown: the correlation of each figure with each AP, then all figures of each backbone."""
+    """Markdown: the correlation of each metric with each AP, then all values of each backbone."""
     names = [[figure, *(Correlation.of(column(rows, figure), column(rows, ap)) for ap in aps)] for figure in figures]
     values = [[row["backbone"], *(row.get(name) for name in (*figures, *aps))] for row in rows]
     return "\n\n".join(
@@ -101,7 +105,7 @@ def column(rows: list[dict], name: str) -> list[float | None]:
 
 
 def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
-    """A panel for each figure (across) and AP (down), a point for each backbone."""
+    """Scatter plots with a panel for each metric (column) and AP (row), and a point for each backbone."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Features of any images for other programs: safetensors shards with the files' names."""
+"""Features of images for other programs: safetensors shards with file names."""
 
 import json
 import time
@@ -27,9 +27,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Wanted:
     """What to compute.
 
-    kinds: of KINDS: class token (D,), mean of the patch tokens (D,), patch tokens (H, W, D), all after the final norm.
-    image_size: pixels a side, a multiple of the patch.  framing: "centre" or "whole", see `framing.view`.
-    shard: images of a file at most.
+    kinds: from KINDS: class token (D,), mean of the patch tokens (D,), patch tokens (H, W, D), all after the final
+    norm.
+    image_size: side in pixels, a multiple of the patch size.
+    framing: "centre" or "whole", see `framing.view`.
+    shard: most images in a file.
     """
 
     kinds: tuple[str, ...] = ("cls",)
@@ -42,15 +44,15 @@ class Wanted:
 def write_embeddings(
     backbone: VisionTransformer, source, wanted: Wanted, output: Path, batch_size: int = 64, num_workers: int = 0
 ) -> Iterator[tuple[int, float | None]]:
-    """Write the shards that `output` lacks; yields after each the images done, and how many a
-    second, None for a shard that was there.
+    """Write the shards missing in `output`; after each, yield the number of images done, and images a second (None for
+    a shard that existed).
 
-    Shard k, `embeddings-<k>.safetensors`, holds a tensor for each kind with a row for each readable image, and in its
-    metadata `names` and `broken` as JSON lists. It is written whole or not at all, so a call after an interruption goes
-    on where it stopped. `embeddings.json` says what was asked for.
+    Shard k, `embeddings-<k>.safetensors`, contains one tensor for each kind with a row for each readable image, and
+    `names` and `broken` in its metadata as JSON lists. It is written atomically, so an interrupted call can be resumed.
+    `embeddings.json` records the settings.
 
     Raises:
-        UserError: `output` holds embeddings of another backbone, other images or settings, or cannot be written.
+        UserError: `output` contains embeddings of another backbone, other images or settings, or cannot be written.
     """
     begin(backbone, source, wanted, output)
     last = (len(source) - 1) // wanted.shard
@@ -69,7 +71,7 @@ def write_embeddings(
 
 
 def begin(backbone: VisionTransformer, source, wanted: Wanted, output: Path) -> None:
-    """Write down what `output` is for; UserError where it is for something else already, or nothing can be computed."""
+    """Record the settings in `output`; UserError if it belongs to other settings, or nothing can be computed."""
     if wanted.image_size % backbone.patch_size:
         raise UserError(f"--image-size {wanted.image_size} is not a multiple of the patch, {backbone.patch_size}")
     if "cls" in wanted.kinds and backbone.cls_token is None:
@@ -91,7 +93,9 @@ def begin(backbone: VisionTransformer, source, wanted: Wanted, output: Path) -> 
 def embed(
     backbone: VisionTransformer, source, indices: range, wanted: Wanted, batch_size: int, num_workers: int
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """A tensor for each kind, on the CPU, a row for each readable image, and these images' places in `indices`."""
+    """One tensor for each kind, on the CPU, with a row for each readable image; and the positions of these in
+    `indices`.
+    """
     framed = FramedImages(source, indices, wanted.image_size, wanted.framing)
     parts, rows = {kind: [] for kind in wanted.kinds}, []
     for pixels, places in framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers):

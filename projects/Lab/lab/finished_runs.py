@@ -1,4 +1,4 @@
-"""A finished pretraining run, to be looked at: its method, its backbone before and after, its first batch."""
+"""Load a finished pretraining run for inspection: its method, its backbone before and after, its first batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import read_backbone
 
 NUM_IMAGES = 4
-# All that a run's folder may have built: nothing here writes a file or runs what a config says. A guest method's run is
-# refused, its class being code that only its author knows.
+# Classes that a run's config may instantiate: none writes files or runs code from the config. Runs of guest methods are
+# refused, because their code is unknown.
 BUILT = frozenset(
     """
 fvcore.common.param_scheduler.CosineParamScheduler
@@ -51,8 +51,11 @@ MAX_DEPTH = 1_000
 
 @dataclass(frozen=True)
 class Pretraining:
-    """`untrained` and `trained`: the backbone as it started, and the teacher's now, after `steps` steps. `batch`: the
-    batch of the first step (see `pretrain.data.batches`). `images`: its first images, uint8 RGB (H, W, 3)."""
+    """A finished run.
+
+    untrained, trained: the initial backbone, and the teacher's after `steps` steps. batch: the first step's batch (see
+    `pretrain.data.batches`). images: its first images, uint8 RGB (H, W, 3).
+    """
 
     untrained: VisionTransformer
     trained: VisionTransformer
@@ -61,8 +64,9 @@ class Pretraining:
     images: list[np.ndarray]
 
     def crops_of(self, image: int) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        """Each crop of an image of the batch: "global" or "local", uint8 (3, S, S), and its box (4,) in the image and
-        in the field."""
+        """For each crop of a batch's image: "global" or "local", uint8 (3, S, S), and its box (4,) in the image and in
+        the field.
+        """
         step, found = len(self.batch["index"]), []
         for kind in ("global", "local"):
             names = [f"{kind}_{part}" for part in ("crops", "image_boxes", "boxes")]
@@ -74,14 +78,14 @@ class Pretraining:
 
 
 def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining | None:
-    """What the report shows of the run in `folder`; None where the run left no checkpoint or config.
+    """Load the run in `folder` for the report; None without a checkpoint or config.
 
     Args:
         folder: train.output_dir of the run.
-        images: where its images are now; None: where the config says.
+        images: where its images are now; None: as in the config.
 
     Raises:
-        UserError: the checkpoint or the config is broken, they do not belong together, or the images are gone.
+        UserError: the checkpoint or config is broken, they do not match, or the images are missing.
     """
     if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
         return None
@@ -93,7 +97,7 @@ def rebuild_pretraining(folder: Path, images: Path | None = None) -> Pretraining
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is needed of a run's config.yaml: plain dicts whose targets are all in `BUILT`, and numbers."""
+    """The required parts of a run's config.yaml: plain dicts, whose targets are all in `BUILT`, and numbers."""
 
     path: Path
     model: dict
@@ -102,11 +106,11 @@ class RunConfig:
     batch_size: int
 
     def source(self) -> ImageSource:
-        place = {"index": None}  # anybody's config says no file to be written
+        place = {"index": None}  # the config may be untrusted, so it must not name a file to write
         return self.make(self.data["source"] | place, "dataloader.train.source")
 
     def method(self, checkpoint: Path, state: dict[str, Tensor]) -> nn.Module:
-        """The method with its initial values; UserError if it would have more parameters than `state`."""
+        """The method with its initial weights; UserError if it would have more parameters than `state`."""
         with torch.device("meta"), no_larger_than(state, checkpoint):
             self.make(self.model | ({"init": ""} if "init" in self.model else {}), "model")
         seed_all_rng(self.seeds[0])  # as the run did, right before it built its model
@@ -117,7 +121,7 @@ class RunConfig:
 
 
 def read_run_config(folder: Path) -> RunConfig:
-    """The config of the run in `folder`; raises UserError unless all of it may be built and is of a sane size."""
+    """Read the config of the run in `folder`; UserError unless all its targets are allowed and its sizes plausible."""
     path = folder / "config.yaml"
     cfg = read_config(path)
     model = plain_part(cfg, "model", BUILT, path)
@@ -144,8 +148,10 @@ def read_run_config(folder: Path) -> RunConfig:
 
 @contextmanager
 def no_larger_than(state: dict[str, Tensor], checkpoint: Path) -> Iterator[None]:
-    """While modules are made on the "meta" device, which costs nothing: UserError where they have more parameters than
-    `state`. A config that says ten million blocks stops here, not the machine."""
+    """While modules are built on the "meta" device, raise UserError if they have more parameters than `state`.
+
+    This stops a config with ten million blocks before it exhausts the machine.
+    """
     left = [sum(value.numel() for value in state.values()), len(state)]
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -162,11 +168,10 @@ def no_larger_than(state: dict[str, Tensor], checkpoint: Path) -> Iterator[None]
 
 
 def backbones(run: RunConfig, checkpoint: Path) -> tuple[VisionTransformer, VisionTransformer, int]:
-    """The backbone with its initial values, made again from the run's seed; the teacher's backbone; the steps it was
-    trained.
+    """The initial backbone, rebuilt from the run's seed; the teacher's backbone; and the number of training steps.
 
     Raises:
-        UserError: the checkpoint is broken or of another config.
+        UserError: the checkpoint is broken or from another config.
     """
     state = load_checkpoint(checkpoint)
     untrained = run.method(checkpoint, state["model"]).backbone.eval().requires_grad_(False)
@@ -176,10 +181,10 @@ def backbones(run: RunConfig, checkpoint: Path) -> tuple[VisionTransformer, Visi
 
 
 def trained_method(folder: Path) -> StudentTeacher:
-    """The method of the run in `folder`, as its last checkpoint has it, to be evaluated.
+    """The method of the run in `folder` from its last checkpoint, for evaluation.
 
     Raises:
-        UserError: no run's checkpoint and config are in `folder`, they are broken, or do not belong together.
+        UserError: `folder` has no checkpoint and config of a run, they are broken, or they do not match.
     """
     run, checkpoint = read_run_config(folder), folder / LAST
     state = load_checkpoint(checkpoint)["model"]
@@ -189,7 +194,7 @@ def trained_method(folder: Path) -> StudentTeacher:
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], checkpoint: Path) -> None:
-    """Load into what the config made the state that `checkpoint` has of it."""
+    """Load a module's `state` from `checkpoint` into it."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -198,7 +203,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], checkpoint: Path) -> None:
 
 
 def first_batch(run: RunConfig, source: ImageSource) -> tuple[dict[str, Tensor], list[np.ndarray]]:
-    """The batch that the run's first step saw, and its first images."""
+    """The batch of the run's first step, and its first images."""
     crops, masks = (run.make(run.data[part], f"dataloader.train.{part}") for part in ("crops", "masks"))
     loader = CropLoader(source, crops, masks, run.batch_size, num_workers=0, seed=run.seeds[1], max_broken=1.0)
     batch = next(loader.batches(0))

@@ -1,5 +1,4 @@
-"""Linear segmentation small enough for two CPU cores: scenes of 128 x 128 pixels, the backbone of
-configs/pretrain/*_tiny.
+"""Linear segmentation small enough for two CPU cores: scenes of 128 x 128 pixels, backbone of configs/pretrain/*_tiny.
 
 projects/Lab/tools/coco_to_semantic.py outputs/scenes --output outputs/semantic
 tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \
@@ -45,6 +44,6 @@ optimizer.fused = True
 
 train.reference_batch_size = 8
 train.max_iter = 300
-train.eval_period = 0  # once, at the end
+train.eval_period = 0  # only at the end
 train.checkpointer.period = 200
 train.seed = 1

@@ -3,12 +3,12 @@
 tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vitb_160k.py \
     --num-gpus 8 train.init_checkpoint=vitb16.pth train.output_dir=outputs/ade20k_vitb
 
-The paper's figure is the best of a sweep over lr and weight decay: projects/Lab/tools/sweep.py.
+The paper reports the best of a sweep over lr and weight decay: projects/Lab/tools/sweep.py.
 """
 
 from ..common.semantic import dataloader, dataset, lr_multiplier, model, optimizer, train
 
-# One of the eight settings of the sweep; the paper does not say which of them won.
+# One of the eight settings of the sweep; the paper does not report which was best.
 optimizer.lr = 3e-5
 optimizer.weight_decay = 1e-2
 

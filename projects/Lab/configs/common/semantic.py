@@ -1,16 +1,16 @@
-"""Semantic segmentation (App. B.3): the data, the model, its optimizer.
+"""Semantic segmentation (App. B.3): data, model and optimizer.
 
-ADE20K as Detectron2 registers it, or any folder in its layout (dataset.root, dataset.classes), augmented as in
-Segmenter: short side 256 to 1024 pixels, a crop of 512 of which no class covers more than 3/4, flip, colours.
+ADE20K as registered by Detectron2, or any folder with the same layout (dataset.root, dataset.classes), augmented as in
+Segmenter: shorter side 256 to 1024 pixels, a crop of 512 in which no class covers more than 3/4, flip, colour jitter.
 
-Segmenter's linear decoder on the plain CropField ViT-B. The backbone keeps its final norm and its class token, where a
-detector drops both. The one linear layer reads the backbone's tokens as they are, and pretraining only ever used them
-normalised; a feature pyramid has norms of its own. The class token takes part in the attention of every block that was
-pretrained with one, as in Segmenter; StoP's backbone has none.
+Segmenter's linear decoder on the plain CropField ViT-B. The final norm and the class token are kept, unlike in a
+detector: the linear layer reads the backbone's tokens directly, and pretraining only used them normalised (a feature
+pyramid has its own norms). As in Segmenter, the class token takes part in attention if the backbone was pretrained with
+one; StoP's has none.
 
-AdamW and a polynomial decay; `train` as for detectors. The paper gives the values that lr and weight decay are swept
-over, a final lr of 0.1 x lr, and no more. Segmenter's power of 0.9, no warm-up and no layer-wise decay are taken from
-there; that norms, biases, LayerScale, positions and the class token are not decayed is ours, as in pretraining.
+AdamW with polynomial decay; `train` as for detectors. The paper gives the sweep's values of lr and weight decay and a
+final lr of 0.1 x lr. Power 0.9, no warm-up and no layer-wise decay are Segmenter's. No weight decay on norms, biases,
+LayerScale, positions and the class token is our choice, as in pretraining.
 """
 
 import detectron2.data.transforms as T
@@ -41,7 +41,7 @@ dataloader = dict(
         mapper=L(ImageMapper)(
             is_train=True,
             augmentations=[
-                # Segmenter draws the scale and bounds the long side by four short ones, which hardly any image reaches.
+                # Segmenter also limits the longer side to four times the shorter, which few images reach.
                 L(ResizeShortestEdge)(short_edge_length=(crop_size // 2, crop_size * 2), max_size=crop_size * 8),
                 L(T.RandomCrop_CategoryAreaConstraint)(
                     crop_type="absolute",
@@ -88,7 +88,7 @@ model = L(SlidingWindowSegmentor)(
             final_norm=True,
             class_token=L(has_class_token)(weights="${train.init_checkpoint}"),
             out_feature="last_feat",
-            square_pad=crop_size,  # crops that are smaller
+            square_pad=crop_size,  # pads smaller crops
             activation_checkpointing=False,
             frozen="${train.freeze_backbone}",
         ),

@@ -5,11 +5,11 @@
         --train-json outputs/scenes/annotations/instances_train.json --train-images outputs/scenes/train \
         --val-json outputs/scenes/annotations/instances_val.json --val-images outputs/scenes/val --output outputs/study
 
-Images are `compose_coco.py --preset objects`, one object that fills half of the side or more, as in ImageNet; the
-detector's are `--preset scenes`, many small objects. As in the paper the field has 50/14 cells for each of a global
-crop's patches (28 for 8), and the detector's grid is four times that of the crops (32 for 8; there 64 for 14).
-Backbone, heads, colours and schedule are those of configs/pretrain/cropfield_tiny.py; with batches of 64 images the
-learning rate peaks at 2e-3.
+Pretraining images are from `compose_coco.py --preset objects`, one object that fills at least half of the side, as in
+ImageNet; the detector's are from `--preset scenes`, many small objects. As in the paper, the field has 50/14 cells for
+each patch of a global crop (28 for 8), and the detector's grid is about four times that of the crops (32 for 8; 64 for
+14 in the paper). Backbone, heads, colour jitter and schedule are those of configs/pretrain/cropfield_tiny.py; with
+batches of 64 images the learning rate peaks at 2e-3.
 """
 
 from detectron2.config import LazyCall as L

@@ -1,1 +1,1 @@
-"""Attention: statistics, maps, plots."""
+"""Analysis of attention: statistics, maps, plots."""

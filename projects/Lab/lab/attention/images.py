@@ -1,4 +1,4 @@
-"""The images of an analysis, square, of one size, one at a time; and the points in them that a command asks about."""
+"""Input of attention analyses: square images of one size, and query points on the command line."""
 
 import argparse
 import logging
@@ -13,14 +13,14 @@ from lab.figures.feature_pictures import normalised
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 
-Point = tuple[float, float]  # x and y from 0 to 1, from the upper left of an image's middle square
+Point = tuple[float, float]  # x and y in [0, 1], from the upper left of an image's central square
 logger = logging.getLogger(__name__)
 
 
 def middle_square(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> (size, size, 3): the largest square in the middle, resized; no stretching.
+    """uint8 (H, W, 3) -> (size, size, 3): the largest central square, resized without stretching.
 
-    App. A says "standardized to 480x480", and not how: this is our choice.
+    App. A says "standardized to 480x480" and not how; this is our choice.
     """
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
@@ -30,22 +30,22 @@ def middle_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_size(size: int, patch_size: int, name: str) -> None:
-    """Raises UserError unless images of `size` pixels divide into the patches of backbone `name`."""
+    """Raise UserError unless images of `size` pixels divide into patches of the backbone `name`."""
     if size < 2 * patch_size or size % patch_size:
         near = max(2, round(size / patch_size)) * patch_size
         raise UserError(
-            f"{name} has patches of {patch_size} pixels and --image-size {size} is not a multiple; take {near}"
+            f"{name} has patches of {patch_size} pixels and --image-size {size} is not a multiple; use {near}"
         )
 
 
 class MiddleSquares:
-    """Iterates over the middle squares of a source's images, as a backbone takes them: (3, size, size), normalised.
+    """Iterates over the central squares of a source's images: normalised (3, size, size).
 
     Args:
-        source: of `pretrain.data.images`.
-        limit: images at most, spread evenly over the source; None takes all.
+        source: from `pretrain.data.images`.
+        limit: most images to use, spread evenly over the source; None: all.
 
-    `broken` counts the images that could not be read, and the log names them.
+    `broken` counts the images that could not be read, which are also logged.
     """
 
     def __init__(self, source, size: int, limit: int | None = None):
@@ -67,31 +67,33 @@ class MiddleSquares:
                 continue
             yield normalised(square, 1)
         if self.broken == len(self):
-            raise UserError(f"none of the {len(self)} images can be read; give others as --images")
+            raise UserError(f"none of the {len(self)} images can be read; give others with --images")
 
 
 def point(text: str) -> Point:
-    """ "0.4,0.3" -> (0.4, 0.3); for argparse."""
+    """ "0.4,0.3" -> (0.4, 0.3), for argparse."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not x,y") from None
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} does not lie in the image: x and y go from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is outside the image: x and y are from 0 to 1")
     return x, y
 
 
 def check_points(parser: argparse.ArgumentParser, images: list[Path], points: list[Point]) -> None:
-    """As many points as images go together in order; otherwise one image takes all points, or all images one point."""
+    """Check the numbers: equally many images and points (paired in order), or one of either."""
     if len(images) != len(points) and (1 not in (len(images), len(points)) or not images or not points):
-        parser.error(f"{len(images)} images and {len(points)} points: give as many, or one of either")
+        parser.error(f"{len(images)} images and {len(points)} points: give equally many, or one of either")
 
 
 def load_points(images: list[Path], points: list[Point], size: int) -> list[tuple[np.ndarray, Point]]:
-    """-> (middle square, uint8 (size, size, 3); point) in order. Raises UserError where an image cannot be read."""
+    """Pairs of central square, uint8 (size, size, 3), and point, in order. Raises UserError if an image cannot be
+    read.
+    """
     try:
         squares = [middle_square(decode_image(path), size) for path in images]
     except BrokenImage as error:
-        raise UserError(f"{error}: give another image as --images") from error
+        raise UserError(f"{error}: give another image with --images") from error
     count = max(len(images), len(points))
     return list(zip(squares * (count // max(1, len(squares))), points * (count // max(1, len(points))), strict=True))

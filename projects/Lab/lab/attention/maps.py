@@ -1,4 +1,4 @@
-"""Maps of the last layer's attention from points of images, models side by side, as in Figs. 6 and 7."""
+"""Attention maps of the last layer for points in images, models side by side, as in Figs. 6 and 7."""
 
 import cv2
 import numpy as np
@@ -10,17 +10,18 @@ from lab.figures.feature_pictures import normalised
 from pretrain.models.vit import VisionTransformer
 
 RED = (230, 30, 30)
-LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
+LEAST_TOP = 2.0  # least top of the colour scale, in multiples of uniform attention, so that noise is not enlarged
 
 
 def maps_picture(backbones: dict[str, VisionTransformer], images: list[tuple[np.ndarray, Point]], side: int = 240):
-    """A row for each image, with its red dot first, a column for each model -> uint8 (H, W, 3).
+    """One row for each image, with its point as a red dot, and one column for each model -> uint8 (H, W, 3).
 
     Args:
-        backbones: by the name that stands above the column.
-        images: square, uint8 (S, S, 3), S a multiple of each backbone's patch, each with the point that looks around.
+        backbones: by the title of their column.
+        images: pairs of a square image, uint8 (S, S, 3), with S a multiple of each backbone's patch size, and a query
+            point.
     """
-    most = side // 7  # letters above a column, of about 7 pixels at 14 points
+    most = side // 7  # characters in a title, about 7 pixels wide at 14 points
     names = [name if len(name) <= most else f"{name[: most - 1]}…" for name in ["query", *backbones]]
     rows = [row([text_line(name, side, 2, 14) for name in names])]
     for image, point in images:
@@ -35,10 +36,11 @@ def maps_picture(backbones: dict[str, VisionTransformer], images: list[tuple[np.
 
 
 def map_tile(attention: np.ndarray, point: Point, side: int) -> np.ndarray:
-    """Attention (H, W) in multiples of uniform -> (side + LINE, side, 3): a square a patch, and the scale below.
+    """Attention (H, W) in multiples of uniform -> (side + LINE, side, 3): one square for each patch, and the scale
+    below.
 
-    Dark is none, and yellow the 99.5th percentile or twice uniform, whichever is more: a single patch that draws
-    everything would leave the rest of the map dark.
+    Dark is zero; yellow is the 99.5th percentile or twice uniform, whichever is larger, so that a single strong patch
+    does not darken the rest.
     """
     top = max(LEAST_TOP, float(np.quantile(attention, 0.995)))
     colors = colorize(attention, 0, top, cv2.COLORMAP_VIRIDIS)

@@ -1,4 +1,4 @@
-"""Attention statistics as files: figures by layer and head, and the plot of Fig. 5, one line a model."""
+"""Write attention statistics: a table by layer and head, and the plot of Fig. 5 with one line for each model."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.files import replacing
 
 PANELS = (("nmi", "normalised mutual information"), ("distance", "mean attention distance (pixels)"))
-MARKERS = "os^Dvp"  # so that lines stay apart without colours too
+MARKERS = "os^Dvp"  # distinguish lines without colour
 HEAD_COLUMNS = "layer head nmi nmi_std distance_pixels distance_pixels_std distance_percent_of_side"
 
 
@@ -28,7 +28,7 @@ def layer_metrics(stats: AttentionStats, patch_size: int, image_size: int) -> di
 
 
 def write_heads(path: Path, stats: AttentionStats, patch_size: int, image_size: int) -> None:
-    """heads.csv: a line for each layer and head, mean and standard deviation over images."""
+    """Write heads.csv: one line for each layer and head, with mean and standard deviation over images."""
     distances, percent = (stats.distance * patch_size, stats.distance_std * patch_size), 100 * patch_size / image_size
     figures = (stats.nmi, stats.nmi_std, *distances, stats.distance * percent)
     with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
@@ -40,10 +40,10 @@ def write_heads(path: Path, stats: AttentionStats, patch_size: int, image_size: 
 
 
 def read_layers(folder: Path) -> dict:
-    """A result of attention statistics: its model, dataset, settings, and lists over layers of "nmi" and "distance".
+    """Read a result of attention_stats.py: model, dataset, settings, and lists over layers of "nmi" and "distance".
 
     Raises:
-        UserError: no such result lies in `folder`.
+        UserError: `folder` contains no such result.
     """
     path = Path(folder) / RESULT
     try:
@@ -60,9 +60,9 @@ def read_layers(folder: Path) -> dict:
 
 
 def write_layers_plot(path: Path, results: list[dict]) -> None:
-    """Draw what `read_layers` gives, in order, as a PNG of 1,000 x 400 pixels; whole or not at all.
+    """Plot results of `read_layers` as a PNG of 1,000 x 400 pixels, written atomically.
 
-    The distance of uniform attention is a dotted line.
+    A dotted line marks the distance of uniform attention.
     """
     several = len({result["dataset"] for result in results}) > 1
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")

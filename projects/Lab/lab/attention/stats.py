@@ -1,8 +1,8 @@
-"""How diverse and how wide attention is, by layer and head: normalised mutual information and mean distance (App. A).
+"""Diversity and range of attention by layer and head: normalised mutual information and mean distance (App. A).
 
-Both look at attention from patches to patches. The class token is left out on both sides: it has no place, so no
-distance, and a patch's attention is renormalised over the patches. Each image gives one value for a head; an image's
-attention is never held in whole, and of an image only these values stay. All is float64 from the dot products on.
+Both use attention between patches only. The class token is excluded on both sides, because it has no position, and each
+patch's attention is renormalised over the patches. Only the values of each image and head are kept, never a whole
+attention matrix. All computations after the dot products are in float64.
 """
 
 import math
@@ -16,14 +16,14 @@ from lab.attention.weights import queries_and_keys
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 
-ROWS = 16  # queries at a time: with 12 heads and 900 keys a matrix has 1.4 MB, and stays in the cache
+ROWS = 16  # queries at a time: with 12 heads and 900 keys a block has 1.4 MB, and fits into the CPU cache
 
 
 @dataclass(frozen=True)
 class AttentionStats:
-    """Means over images and their standard deviations, each (layers, heads) float64.
+    """Mean and standard deviation over images, each (layers, heads) float64.
 
-    `nmi` lies in [0, 1]; `distance` is in patch sides.
+    `nmi` is in [0, 1]; `distance` in patch sides.
     """
 
     nmi: Tensor
@@ -35,9 +35,9 @@ class AttentionStats:
 
 @torch.no_grad()
 def attention_stats(backbone: VisionTransformer, images: Iterable[Tensor]) -> AttentionStats:
-    """Statistics of a backbone's attention over images (3, H*p, W*p), normalised, at least one; streaming.
+    """Statistics of a backbone's attention over at least one normalised image (3, H*p, W*p), in one pass.
 
-    Equally large images, or the means mix distances of different grids.
+    Use images of equal size, because distances depend on the grid.
     """
     device = backbone.pos_embed.device
     count, total, squares = 0, 0.0, 0.0
@@ -65,20 +65,20 @@ def image_stats(backbone: VisionTransformer, image: Tensor) -> Tensor:
 
 
 def head_stats(q: Tensor, k: Tensor, grid: tuple[int, int], rows: int = ROWS) -> Tensor:
-    """NMI and mean distance of softmax(q k^T / sqrt(head_dim)), a block of rows at a time.
+    """NMI and mean distance of softmax(q k^T / sqrt(head_dim)), computed by blocks of rows.
 
     With p(q) = 1/N and p(q, k) = pi(k|q) p(q), the mutual information is H(k) - H(k|q): the entropy of the attention
-    that patches receive, less the mean entropy of a row. Strehl & Ghosh (2002) divide it by sqrt(H(q) H(k)): 0 where
-    all queries look alike, 1 where each looks at a key of its own. Where all look at one single key, it is 0.
+    received by patches minus the mean entropy of a row. It is normalised by sqrt(H(q) H(k)) (Strehl & Ghosh, 2002): 0
+    if all queries attend alike, 1 if each attends to a different key. If all attend to the same single key, it is 0.
 
     Args:
         q, k: (heads, H*W, head_dim) float.
         grid: (H, W).
 
     Returns:
-        (2, heads) float64
+        (2, heads) float64.
     """
-    q, k = q.double(), k.double()  # float32 sums over H*W keys differ between processors in the sixth digit
+    q, k = q.double(), k.double()  # float32 sums over H*W keys differ between CPUs in the sixth digit
     heads, count, dim = q.shape
     received = q.new_zeros(heads, count)
     entropy, distance = q.new_zeros(heads), q.new_zeros(heads)
@@ -97,14 +97,14 @@ def head_stats(q: Tensor, k: Tensor, grid: tuple[int, int], rows: int = ROWS) ->
 
 
 def uniform_distance(grid: tuple[int, int]) -> float:
-    """The mean distance of uniform attention on a grid (H, W), in patch sides: 0.521 of the side of a fine square."""
+    """Mean distance of uniform attention on a grid (H, W), in patch sides: 0.521 of the side of a fine square grid."""
     count = grid[0] * grid[1]
     rows = (patch_distances(grid, start, min(start + ROWS, count)).sum() for start in range(0, count, ROWS))
     return float(sum(rows)) / count**2
 
 
 def patch_distances(grid: tuple[int, int], start: int, stop: int, device=None) -> Tensor:
-    """Distances, in patches, of the centres of patches `start` to `stop` from all -> (stop - start, H*W) float64."""
+    """Distances between the centres of patches `start` to `stop` and all patches -> (stop - start, H*W) float64."""
     index = torch.arange(grid[0] * grid[1], device=device)
     row, column = (index // grid[1]).double(), (index % grid[1]).double()
     return torch.hypot(row[start:stop, None] - row, column[start:stop, None] - column)

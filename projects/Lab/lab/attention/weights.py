@@ -1,4 +1,4 @@
-"""Attention probabilities of a backbone's blocks, which its fused kernels never show."""
+"""Attention probabilities of a backbone's blocks, which fused kernels do not return."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from pretrain.models.vit import Block, VisionTransformer
 
 
 def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Of what enters a block, (B*length, D): two times (B, heads, length, head_dim) float32."""
+    """Queries and keys of a block from its input (B*length, D): two tensors (B, heads, length, head_dim) float32."""
     attn = block.attn
     q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
     return tuple(t.float().unflatten(0, (-1, length)).transpose(1, 2) for t in (q, k))
@@ -16,14 +16,14 @@ def queries_and_keys(block: Block, tokens: Tensor, length: int) -> tuple[Tensor,
 
 @torch.no_grad()
 def patch_attention(backbone: VisionTransformer, image: Tensor, points: list[tuple[float, float]]) -> Tensor:
-    """How much the patches at some points of an image look at each patch, in the final layer, mean over heads.
+    """Attention in the last layer from the patches at some points to every patch, averaged over heads.
 
     Args:
         image: (3, H*p, W*p), normalised.
         points: (x, y) in [0, 1].
 
     Returns:
-        (len(points), H, W), in multiples of uniform attention: 1 is what a patch gets that is like any other.
+        (len(points), H, W), in multiples of uniform attention.
     """
     rows, columns = backbone.grid(image)
     tokens, layout = pack([backbone.embed(image[None])])

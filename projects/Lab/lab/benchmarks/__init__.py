@@ -1,1 +1,1 @@
-"""How fast and how small, each against the plain implementation that is kept here for the comparison."""
+"""Benchmarks of time and memory against plain reference implementations."""

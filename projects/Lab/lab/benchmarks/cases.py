@@ -1,4 +1,4 @@
-"""What the benchmarks run: a step of pretraining, and a training iteration of a detector, both on noise."""
+"""Cases for the benchmarks: a pretraining step and a detector's training iteration, both on random data."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def make_method(
     bottleneck_dim: int = 256,
     **switches,
 ) -> SelfDistillation:
-    """The recipe of Table 6; `backbone`: arguments of the `VisionTransformer`, else ViT-S/16."""
+    """The recipe of Table 6. backbone: arguments of `VisionTransformer`; None: ViT-S/16."""
     torch.manual_seed(0)
     net = VisionTransformer(**{"drop_path_rate": 0.1, **(backbone or SHAPES["vits"])})
     sizes = dict(num_prototypes=num_prototypes, head_hidden_dim=head_hidden_dim, bottleneck_dim=bottleneck_dim)
@@ -39,7 +39,9 @@ def make_method(
 def make_batch(
     images: int = 4, global_size: int = 224, local_size: int = 96, num_local: int = 8, patch: int = 16
 ) -> dict[str, Tensor]:
-    """Two global and `num_local` local crops an image as `CropLoader` gives them: noise at random boxes, real masks."""
+    """A batch as from `CropLoader`, two global and `num_local` local crops an image: noise, random boxes, real
+    masks.
+    """
     generator = torch.Generator().manual_seed(0)
     masks = CropMasks((global_size // patch, global_size // patch))
 
@@ -57,7 +59,7 @@ def make_batch(
 
 
 class Case:
-    """Call it for an optimizer step; a subclass says what is run `forward`."""
+    """Callable that runs one optimizer step; subclasses define `forward`."""
 
     optimizer: torch.optim.Optimizer
 
@@ -84,7 +86,7 @@ class Case:
 
 
 class OurStep(Case):
-    """A step of `PretrainTrainer`, without its loader and its log."""
+    """A step of `PretrainTrainer`, without loader and logging."""
 
     def __init__(self, method: SelfDistillation, batch: dict[str, Tensor], amp: bool):
         super().__init__(next(method.parameters()).device, len(batch["index"]), amp)
@@ -110,10 +112,9 @@ class DetectorCase(Case):
 
     Args:
         config: a file of configs/COCO.
-        stock: put Detectron2's `ViT` of the same shape, without windows and relative positions, into the backbone's
-            place.
+        stock: use Detectron2's `ViT` of the same shape as backbone, without windows and relative positions.
         image_size: (H, W).
-        objects: an image; COCO has 7.
+        objects: number of objects in an image; COCO's average is 7.
     """
 
     def __init__(self, config: str, overrides: list[str], stock: bool, images: int, image_size, amp: bool, objects=7):
@@ -137,7 +138,7 @@ class DetectorCase(Case):
 
     @torch.no_grad()
     def infer(self) -> list:
-        """Detections of the batch, by the model in evaluation mode, in float32 as its users evaluate it."""
+        """Detections of the batch in eval mode, in float32 as users evaluate."""
         self.model.eval()
         found = self.model(self.batch)
         self.model.train()
@@ -145,7 +146,7 @@ class DetectorCase(Case):
 
 
 def stock_backbone(net):
-    """The config of Detectron2's plain ViT with the shape of `net`'s."""
+    """Config of Detectron2's plain ViT with the shape of `net`."""
     from detectron2.config import LazyCall as L
     from detectron2.modeling import ViT
 
@@ -162,7 +163,7 @@ def stock_backbone(net):
 
 
 def random_sample(image_size: tuple[int, int], objects: int, num_classes: int) -> dict:
-    """One image with objects and masks, as Detectron2's mapper gives it."""
+    """A random image with objects and masks, in the format of Detectron2's mapper."""
     height, width = image_size
     corners = torch.rand(objects, 2, 2).sort(dim=1).values * torch.tensor([width, height])
     instances = Instances((height, width), gt_boxes=Boxes(corners.flatten(1)))

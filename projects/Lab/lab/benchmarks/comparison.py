@@ -1,7 +1,7 @@
-"""Two implementations measured against each other, interleaved in one process; and where the time of one goes.
+"""Compare two implementations, interleaved in one process, and profile the parts of one.
 
-On a machine that others use too, seconds say little and the ratio of two neighbouring runs says much; `torch.utils.
-benchmark` has the clock that waits for a GPU, but measures one statement after the other.
+On a shared machine absolute times vary, but the ratio of neighbouring runs is stable. `torch.utils.benchmark` has a
+timer that synchronises with the GPU, but measures one statement after the other.
 """
 
 import os
@@ -25,11 +25,11 @@ from pretrain.errors import UserError
 
 @dataclass
 class Comparison:
-    """What was measured of `ours` and `plain`; `Comparison.of` and `compare` make one.
+    """Measurements of `ours` and `plain`, made by `Comparison.of` or `compare`.
 
-    ours, plain: medians over the pairs, in `unit`. ratio: the median over pairs of ours / plain; below 1 is better,
-    where `unit` is time or memory. spread: lower and upper quartile of those ratios. what: what was run, as plain
-    values. tables: further figures by title, each a list of rows, each row a dict of columns.
+    ours, plain: medians over the pairs, in `unit`. ratio: median over pairs of ours / plain; below 1 is better if
+    `unit` is time or memory. spread: lower and upper quartile of the ratios. what: description of the case, plain
+    values. tables: additional tables by title, each a list of dicts.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Comparison:
 
     @classmethod
     def of(cls, name: str, ours: Sequence[float], plain: Sequence[float], what: dict, unit: str = "s") -> "Comparison":
-        """From the figures of each pair, in the order in which they were measured."""
+        """Summarise the measurements of each pair, in the order in which they were taken."""
         ratios = [a / b for a, b in zip(ours, plain, strict=True)]
         medians = [statistics.median(values) for values in (ours, plain, ratios)]
         spread = tuple(np.percentile(ratios, (25, 75)).tolist())
@@ -58,9 +58,9 @@ def compare(
     what: dict | None = None,
     clock: Callable[[], float] = timer,
 ) -> Comparison:
-    """Seconds of one call of each: a warm-up each, then `num_pairs` pairs in the order A B, B A, A B, ...
+    """Time one call of each: a warm-up, then `num_pairs` pairs in the order A B, B A, A B, ...
 
-    Raises `UserError` when there is no pair.
+    Raises `UserError` for zero pairs.
     """
     if num_pairs < 1:
         raise UserError(f"--pairs {num_pairs}: at least one pair must be measured")
@@ -75,8 +75,11 @@ def compare(
 
 
 def thread_clock() -> tuple[Callable[[], float], dict]:
-    """CPU time where all runs on this thread, so that others on the machine count little; else the wall's. And what
-    `Comparison.what` says of it."""
+    """This thread's CPU time if torch uses one thread, so that other load on the machine matters little; else wall
+    time.
+
+    Returns the clock, and its description for `Comparison.what`.
+    """
     threads = torch.get_num_threads()
     if threads == 1 and not torch.cuda.is_available():
         return time.thread_time, {"threads": threads, "clock": "CPU time"}
@@ -86,9 +89,10 @@ def thread_clock() -> tuple[Callable[[], float], dict]:
 def seconds_by_part(
     call: Callable[[], object], parts: Mapping[str, tuple[ModuleType | object, str]]
 ) -> tuple[dict[str, tuple[float, int]], float]:
-    """Run `call`. parts: a label -> (module, name) of each function to time, as its callers look it up.
+    """Run `call` and time some functions in it.
 
-    -> (label -> (seconds of this thread, calls), seconds of all). Time inside a part called by another counts for both.
+    parts: label -> (module, attribute name) of each function, as its callers look it up. Returns label -> (seconds of
+    this thread, calls), and the total seconds. If a part calls another, the time counts for both.
     """
     spent = {label: [0.0, 0] for label in parts}
 
@@ -113,13 +117,13 @@ def seconds_by_part(
 
 
 def share_table(seconds: dict[str, float], total: float) -> list[dict]:
-    """A row for each part, and one for the rest of `total`."""
+    """One row for each part, and one for the rest of `total`."""
     seconds = seconds | {"the rest": total - sum(seconds.values())}
     return [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()]
 
 
 def machine() -> dict:
-    """What the figures depend on: processor, threads, versions, and how busy the machine was before."""
+    """What the results depend on: CPU, threads, package versions, and the machine's load beforehand."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else None
     return {

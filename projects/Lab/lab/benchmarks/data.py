@@ -1,7 +1,7 @@
-"""`benchmark.py data`: our multi-crop against Pillow's and torchvision's, from JPEG files, one thread.
+"""`benchmark.py data`: our multi-crop against Pillow's and torchvision's, from JPEG files, on one thread.
 
-Ours hands out uint8 crops with their boxes, ready for `collate`; the plain one normalised float32 crops. Time is this
-thread's own (CPU time), so that images a second are images a second and core; for worker processes it is the wall's.
+Ours returns uint8 crops with boxes, ready for `collate`; the plain one normalised float32 crops. Times are CPU times of
+this thread, so rates are per core; with worker processes, wall time.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pretrain.data.masks import CropMasks
 
 QUALITY = 95  # of the JPEGs
 BATCH = 16
-PARTS = {  # of our pipeline, and where each is looked up
+PARTS = {  # of our pipeline: where each function is looked up
     "read and decode": (folder, "decode_image"),
     "draw boxes": (crops, "random_resized_crop_box"),
     "boxes in the field": (crops, "place_in_field"),
@@ -45,7 +45,9 @@ PARTS = {  # of our pipeline, and where each is looked up
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """Images of ImageNet's usual size, and photographs of 12 megapixels; where the time goes; worker processes."""
+    """Benchmark images of ImageNet's usual size and photographs of 12 megapixels, by part, and with worker
+    processes.
+    """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> list[Comparison]:
 
 
 def write_photographs(root: Path, count: int, width: int, height: int) -> None:
-    """`count` JPEGs of that size: pieces of the photographs that scikit-image and scikit-learn ship."""
+    """Write `count` JPEGs of the given size, cut from photographs shipped with scikit-image and scikit-learn."""
     root.mkdir()
     rng, photographs = np.random.default_rng(0), [p.pixels for p in shipped_photographs(1000)]
     for number in range(count):
@@ -74,9 +76,9 @@ def write_photographs(root: Path, count: int, width: int, height: int) -> None:
 def plain_view(
     size: int, scale: tuple[float, float], blur_prob: float, solarize_prob: float = 0.0
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """DINOv2's recipe in the words of torchvision: Pillow image -> a random crop (3, size, size) float32, normalised.
+    """DINOv2's augmentation in torchvision: Pillow image -> random crop (3, size, size) float32, normalised.
 
-    In the tests it is the reference of each operation's statistics.
+    The tests use it as the statistical reference of each operation.
     """
     return transforms.Compose([
         transforms.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode.BICUBIC),
@@ -91,8 +93,9 @@ def plain_view(
 
 
 class PlainMultiCrop:
-    """Of a file, one crop after the other: 2 global ones of 224 pixels, 8 local ones of 96; `blur` as in
-    `dinov2_photometric`."""
+    """Make a file's crops one after another: 2 global ones of 224 pixels, 8 local ones of 96; `blur` as in
+    `dinov2_photometric`.
+    """
 
     def __init__(self, blur: str = "effect"):
         first, further, local = BLUR_PROBS[blur]
@@ -100,13 +103,13 @@ class PlainMultiCrop:
         self.views = [*views, *[plain_view(96, (0.05, 0.32), local)] * 8]
 
     def __call__(self, path: str) -> list[torch.Tensor]:
-        """-> ten float32 tensors, the global crops first."""
+        """Ten float32 tensors, the global crops first."""
         image = Image.open(path).convert("RGB")
         return [view(image) for view in self.views]
 
 
 def compare_crops(root: Path, images: int, num_pairs: int, name: str) -> Comparison:
-    """Seconds of a pass over `images` files; new random numbers in each pass."""
+    """Time a pass over `images` files, with new random numbers in each pass."""
     source, ours, plain, seeds = ImageFolder(root), MultiCrop(), PlainMultiCrop(), itertools.count()
 
     def run_ours() -> None:
@@ -130,7 +133,7 @@ def compare_crops(root: Path, images: int, num_pairs: int, name: str) -> Compari
 
 
 def time_of_parts(root: Path, batches: int = 8) -> list[dict]:
-    """Share of each part in making batches, masks and collating included."""
+    """Fraction of time of each part in making batches, including masks and collation."""
     dataset, images = CropLoader(ImageFolder(root), MultiCrop(), CropMasks((14, 14)), BATCH).dataset, batches * BATCH
     dataset[0, 0, 1]  # warm-up
     parts, total = seconds_by_part(lambda: [dataset[step, 0, 1] for step in range(1, batches + 1)], PARTS)
@@ -142,9 +145,9 @@ def time_of_parts(root: Path, batches: int = 8) -> list[dict]:
 
 
 def with_workers(root: Path, workers: int, batches: int = 12) -> dict:
-    """Images a second that arrive in the main process, and the bytes of an image that cross over to it."""
+    """Images a second that arrive in the main process, and bytes transferred for each image."""
     stream = CropLoader(ImageFolder(root), MultiCrop(), CropMasks((14, 14)), BATCH, workers).batches()
-    for _ in range(2 * workers + 1):  # the workers' start, and what they have made ahead
+    for _ in range(2 * workers + 1):  # skip the workers' start and prefetched batches
         batch = next(stream)
     start = time.perf_counter()
     for _ in range(batches):

@@ -1,9 +1,9 @@
-"""`benchmark.py detection`: Mask R-CNN over our backbone against the same over Detectron2's plain ViT.
+"""`benchmark.py detection`: Mask R-CNN with our backbone against the same with Detectron2's plain ViT.
 
-A training iteration (--dtype) and an inference (always float32) on images of --image-size, and the backbone alone,
-forward and backward. Weights and images are random. Memory is that of tensors beyond weights and optimizer, counted
-exactly. --frozen: the same detector with its backbone frozen against trained, and an epoch from cached features
-against one from images.
+Measures a training iteration (--dtype) and inference (always float32) on images of --image-size, and forward and
+backward of the backbone alone, with random weights and images. Memory is that of tensors beyond weights and optimizer,
+counted exactly. With --frozen: the same detector with a frozen backbone against a trained one, and an epoch from cached
+features against one from images.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def measure(ours: DetectorCase, stock: DetectorCase, what: dict, num_pairs: int)
 
 
 def frozen_against_trained(frozen: DetectorCase, trained: DetectorCase, what: dict, num_pairs: int) -> list[Comparison]:
-    """Time and memory of a training iteration; here "ours" is frozen and "plain" trained."""
+    """Time and memory of a training iteration; here "ours" is frozen and "plain" is trained."""
     clock, about = thread_clock()
     spent = compare("training iteration, backbone frozen / trained", frozen, trained, num_pairs, what | about, clock)
     return [
@@ -69,8 +69,11 @@ def frozen_against_trained(frozen: DetectorCase, trained: DetectorCase, what: di
 
 
 def epochs_from_cache(num_pairs: int, count: int = 32, overrides: Sequence[str] = ()) -> list[Comparison]:
-    """An epoch of the tiny detector from cached features, against one from images with its backbone frozen, and
-    trained. Images of noise, 128 x 128 pixels, read in this process."""
+    """Time an epoch of the tiny detector from cached features, against one from images with a frozen and a trained
+    backbone.
+
+    Images are noise, 128 x 128 pixels, read in this process.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         write_noise(Path(scratch), count)
         cached, live, trained = (
@@ -105,7 +108,7 @@ def epoch(folder: Path, count: int, changes: Sequence[str], frozen: bool, cached
 
 
 def write_noise(folder: Path, count: int, objects: int = 7) -> None:
-    """A COCO dataset: images of 128 x 128 pixels with boxes and polygons that say nothing of them."""
+    """Write a COCO dataset of noise images, 128 x 128 pixels, with random boxes and polygons."""
     rng, things = np.random.default_rng(0), []
     for number in range(count):
         cv2.imwrite(str(folder / f"{number}.jpg"), rng.integers(0, 256, (128, 128, 3), dtype=np.uint8))
@@ -119,7 +122,7 @@ def write_noise(folder: Path, count: int, objects: int = 7) -> None:
 
 
 def backbone_pass(case: DetectorCase) -> Callable[[], None]:
-    """Forward and backward of the backbone alone."""
+    """Forward and backward pass of the backbone alone."""
     net = case.model.backbone.net
     images = torch.stack([sample["image"] for sample in case.batch]).to(case.device).float() / 255
 
@@ -133,7 +136,7 @@ def backbone_pass(case: DetectorCase) -> Callable[[], None]:
 
 
 def peak(call: Callable[[], object], case: DetectorCase) -> float:
-    """MiB of tensors that a call adds at its peak to weights and optimizer."""
+    """Peak MiB of tensors in a call, beyond weights and optimizer."""
     case.optimizer.zero_grad()
     state = [v for entry in case.optimizer.state.values() for v in entry.values() if torch.is_tensor(v)]
     with LiveBytes([*case.model.parameters(), *case.model.buffers(), *state]) as memory:
@@ -143,7 +146,7 @@ def peak(call: Callable[[], object], case: DetectorCase) -> float:
 
 
 def forward_parts(case: DetectorCase, call: Callable[[], object], further: dict | None = None):
-    """Seconds of the parts of `call`, and of all of it; the rest of an inference is pasting masks into the image."""
+    """Seconds of the parts of `call` and of all of it; the rest of an inference is pasting masks into the image."""
     model = case.model
     parts = {"backbone": model.backbone.net, "pyramid": model.backbone, "proposals": model.proposal_generator}
     parts = {part: (module, "forward") for part, module in (parts | {"box and mask heads": model.roi_heads}).items()}
@@ -154,7 +157,7 @@ def forward_parts(case: DetectorCase, call: Callable[[], object], further: dict 
 
 
 def training_parts(case: DetectorCase) -> list[dict]:
-    """Seconds of an iteration's parts. The backbone's backward pass is what follows its output's gradient."""
+    """Seconds of an iteration's parts; the backbone's backward pass starts when its output's gradient is available."""
     net, reached = case.model.backbone.net, []
 
     def forward(images: torch.Tensor) -> dict:

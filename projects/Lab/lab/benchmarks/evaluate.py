@@ -1,7 +1,7 @@
-"""`benchmark.py evaluate`: COCO AP by hotcoco against pycocotools, on the same generated detections.
+"""`benchmark.py evaluate`: COCO AP with hotcoco against pycocotools, on the same generated detections.
 
-5,000 images (or --images), as many as COCO's validation set has, with 0 to 14 objects and 100 detections each: boxes
-near the objects and boxes anywhere. The figures must be the same to the last bit, else the command fails.
+5,000 images (or --images), the size of COCO's validation set, with 0 to 14 objects and 100 detections each: boxes near
+the objects and elsewhere. Fails unless the results are bit-identical.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NAME = "benchmark_of_evaluators"
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """Box AP; one pair (or --pairs), since pycocotools takes minutes."""
+    """Box AP in one pair of runs (or --pairs), because pycocotools takes minutes."""
     what = {"images": options.images or 5000, "detections_per_image": DETECTIONS, "tasks": ["bbox"]}
     what["clock"] = "CPU time of all threads"
     with tempfile.TemporaryDirectory() as folder:
@@ -43,19 +43,19 @@ def run(options: argparse.Namespace) -> list[Comparison]:
 
 
 class Evaluation:
-    """Call it to evaluate the predictions; the figures of the last call are kept."""
+    """Callable that evaluates the predictions; the last results are kept."""
 
     def __init__(self, evaluator: COCOEvaluator, predictions: list[dict]):
         self.evaluator, self.predictions, self.figures = evaluator, predictions, {}
 
     def __call__(self) -> None:
         self.evaluator.reset()
-        self.evaluator._predictions = deepcopy(self.predictions)  # the evaluator renumbers categories in place
+        self.evaluator._predictions = deepcopy(self.predictions)  # the evaluator modifies category ids in place
         self.figures = self.evaluator.evaluate()["bbox"]
 
 
 def same_figures(ours: dict[str, float], official: dict[str, float]) -> dict[str, float]:
-    """-> the figures over all classes; raises `UserError` where one differs."""
+    """Return the metrics over all classes; raises `UserError` if any differs."""
     differing = [name for name in official if not np.array_equal(ours.get(name), official[name], equal_nan=True)]
     if differing or ours.keys() != official.keys():
         raise UserError(f"hotcoco and pycocotools differ in {', '.join(differing) or 'what they measure'}: report this")
@@ -63,7 +63,7 @@ def same_figures(ours: dict[str, float], official: dict[str, float]) -> dict[str
 
 
 def make_dataset(file: Path, images: int) -> list[dict]:
-    """Write and register annotations; -> predictions as `COCOEvaluator` collects them, categories from zero."""
+    """Write and register annotations; returns predictions as collected by `COCOEvaluator`, with categories from 0."""
     rng, annotations, predictions = np.random.default_rng(0), [], []
     for image in range(images):
         boxes = random_boxes(rng, int(rng.integers(0, 15)))
@@ -82,13 +82,13 @@ def make_dataset(file: Path, images: int) -> list[dict]:
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) as (x, y, width, height) inside the image, sides log-uniform."""
+    """(count, 4) boxes (x, y, width, height) inside the image, with log-uniform sides."""
     sides = np.exp(rng.uniform(np.log(8), np.log(SIDE / 2), (count, 2)))
     return np.concatenate([rng.uniform(0, SIDE - sides), sides], axis=1).round(2)
 
 
 def detections(rng: np.random.Generator, image: int, boxes: np.ndarray, classes: np.ndarray) -> list[dict]:
-    """Four detections near each object, the rest anywhere; scores with ties."""
+    """Four detections near each object and the rest anywhere, with ties in the scores."""
     near = np.repeat(boxes, 4, axis=0) * rng.uniform(0.85, 1.15, (4 * len(boxes), 4))
     found = np.concatenate([near, random_boxes(rng, DETECTIONS - len(near))]).round(2)
     categories = np.concatenate([np.repeat(classes, 4), rng.integers(CATEGORIES, size=DETECTIONS - len(near))])

@@ -1,4 +1,4 @@
-"""Floating point operations of what runs, and the rate at which this machine can do them."""
+"""Count floating point operations, and measure the rate that this machine reaches."""
 
 from collections.abc import Callable
 from inspect import unwrap
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_
 from lab.benchmarks.comparison import Comparison
 
 UNITS = {"GFLOP/s": 1e9, "TFLOP/s": 1e12}
-_LACKING = {  # in torch's own table: what attention and accumulating products are called on the CPU
+_LACKING = {  # CPU operators for attention and addmm that torch's own table lacks
     torch.ops.aten.addmm_: unwrap(addmm_flop),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: unwrap(sdpa_flop),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: unwrap(sdpa_backward_flop),
@@ -18,16 +18,17 @@ _LACKING = {  # in torch's own table: what attention and accumulating products a
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Operations of the matrix products, convolutions and attention in one `call`, backward passes included."""
+    """Operations of matrix products, convolutions and attention in one `call`, including backward passes."""
     with FlopCounterMode(display=False, custom_mapping=_LACKING) as counter:
         call()
     return counter.get_total_flops()
 
 
 def matmul_rate(device: str, dtype: torch.dtype, side: int, clock: Callable[[], float] = timer) -> Callable[[], float]:
-    """A function that measures a large matrix product: operations a second, twice to warm up and then the mean of two.
+    """Return a function that measures the operations a second of a large matrix product: two warm-ups, then a mean of
+    two.
 
-    It keeps its matrices: to make them anew between steps would cost the steps their place in a GPU's memory.
+    It keeps its matrices allocated, so that the steps in between keep their GPU memory.
     """
     a, b, product = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
     names = {"torch": torch, "a": a, "b": b, "product": product}
@@ -39,7 +40,9 @@ def matmul_rate(device: str, dtype: torch.dtype, side: int, clock: Callable[[], 
 def achieved_rate(
     name: str, case, flops: int, num_pairs: int, side: int, unit: str, what: dict, clock: Callable[[], float] = timer
 ) -> tuple[Comparison, list[float]]:
-    """Rates of `case` (as `ours`) and of a product of `side` x `side` matrices (as `plain`), in turns; its seconds."""
+    """Rates of `case` (as `ours`) and of a `side` x `side` matrix product (as `plain`), interleaved; and the case's
+    seconds.
+    """
     rate, peaks, seconds = matmul_rate(case.device.type, case.dtype, side, clock), [], []
     for _ in range(num_pairs):
         peaks.append(rate() / UNITS[unit])

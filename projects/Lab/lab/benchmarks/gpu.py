@@ -1,9 +1,9 @@
-"""`benchmark.py gpu`: images a second, and the share of the card's measured bf16 peak, on one GPU.
+"""`benchmark.py gpu`: images a second, and the fraction of the card's measured bf16 peak, on one GPU.
 
 Pretraining of ViT-S and ViT-B, or of --backbone (--images an iteration, 64 by default), and a training iteration of
-their Mask R-CNN at 1024 x 1024, in bf16 autocast: eager with attention by xformers and by torch's SDPA, and compiled,
-which always takes SDPA. The peak is that of a product of two 8192 x 8192 matrices. A step of pretraining is also
-compared with the plain DINOv2 step, eager and in bf16 as well. Without a GPU it says so.
+their Mask R-CNN at 1024 x 1024, in bf16 autocast: eager with xformers attention and with torch's SDPA, and compiled
+(always SDPA). The peak is measured with products of two 8192 x 8192 matrices. A pretraining step is also compared with
+the plain DINOv2 step, eager and in bf16. Requires a GPU.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from pretrain.models import attention
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """Of a rate `ours` is the case's, `plain` the peak, `ratio` the share."""
+    """Results with rates: `ours` is the case's, `plain` the peak, `ratio` the fraction of the peak."""
     if not torch.cuda.is_available():
-        raise UserError("no CUDA device here: run projects/Lab/tools/benchmark.py gpu on a machine that has one")
+        raise UserError("no CUDA device found: run projects/Lab/tools/benchmark.py gpu on a machine with one")
     results, num_pairs = [], options.pairs or 10
     for backbone in [options.backbone] if options.backbone else SHAPES:
         config = f"mask_rcnn_cropfield_{backbone}_12ep.py"
@@ -46,7 +46,7 @@ def pretraining(shape: dict, images: int, device: str, **sizes) -> OurStep:
 
 
 def measure_case(name: str, case: Case, num_pairs: int, matrix: int = 8192) -> list[Comparison]:
-    """The case's rates, eager by each kernel and compiled; with the arithmetic that torch's counter sees in SDPA."""
+    """Rates of the case, eager with each kernel and compiled; operations are counted with SDPA."""
     with attention_by("sdpa"):
         flops = count_flops(case)
     results = []
@@ -62,12 +62,12 @@ def measure_case(name: str, case: Case, num_pairs: int, matrix: int = 8192) -> l
 
 
 def attention_by(kernel: str):
-    """A context in which `packed_attention` takes "xformers" or "sdpa"."""
+    """Context manager that makes `packed_attention` use "xformers" or "sdpa"."""
     return patch.object(attention, "attention_path", lambda: kernel)
 
 
 def rate(name: str, case: Case, flops: int, num_pairs: int, matrix: int) -> Comparison:
-    """TFLOP/s of the case and of a large matrix product, in turns."""
+    """TFLOP/s of the case and of a large matrix product, interleaved."""
     case(), case()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -88,7 +88,9 @@ KINDS = {
 
 
 def milliseconds_by_kind(case: Case) -> dict[str, float]:
-    """Time of a call's kernels on the GPU; what is missing to the time of the call, the GPU waited for the CPU."""
+    """Time of a call's kernels on the GPU; if their sum is less than the time of the call, the GPU waited for the
+    CPU.
+    """
     if case.device.type != "cuda":
         return {}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
@@ -96,14 +98,14 @@ def milliseconds_by_kind(case: Case) -> dict[str, float]:
         torch.cuda.synchronize()
     spent = dict.fromkeys(KINDS, 0.0)
     for row in profiler.key_averages():
-        if row.device_type == torch.autograd.DeviceType.CUDA and "#" not in row.key:  # "#": a span of kernels, not one
+        if row.device_type == torch.autograd.DeviceType.CUDA and "#" not in row.key:  # "#" marks spans, not kernels
             kind = next(kind for kind, names in KINDS.items() if names.search(row.key))
             spent[kind] += row.self_device_time_total / 1e3
     return {"all kernels, ms": sum(spent.values())} | spent
 
 
 def against_plain(name: str, step: OurStep, num_pairs: int) -> Comparison:
-    """Seconds of our step and of the plain one; memory of both."""
+    """Seconds of our step and of the plain one, and memory of both."""
     plain = plain_case(step, amp=True)
     result = compare(name, step, plain, num_pairs, {"images": step.num_images, "dtype": "bfloat16"})
     added = {}
@@ -117,12 +119,12 @@ def against_plain(name: str, step: OurStep, num_pairs: int) -> Comparison:
 
 
 def gib() -> float:
-    """Peak of the GPU's memory since it was last forgotten."""
+    """Peak GPU memory since the last `forget_memory`."""
     return torch.cuda.max_memory_allocated() / 2**30
 
 
 def forget_memory() -> None:
-    """Give back what is free, and begin the peak anew."""
+    """Release cached GPU memory and reset the peak."""
     gc.collect()
     torch.cuda.empty_cache()
     if torch.cuda.is_available():

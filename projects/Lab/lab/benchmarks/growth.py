@@ -1,7 +1,7 @@
-"""`benchmark.py growth`: time and memory of a step over local crops, resolution, prototypes and batch.
+"""`benchmark.py growth`: time and memory of a step as crops, resolution, prototypes and batch grow.
 
-Every point is measured in turns with the base (ViT-S/16, 4 images, 2 x 224 + 8 x 96, K = 65,536). A step grows as it
-should when its time over its arithmetic stays the base's: ratio 1. With --json FILE.json the plot is FILE.png.
+Every point is measured interleaved with the base (ViT-S/16, 4 images, 2 x 224 + 8 x 96, K = 65,536). A ratio of 1 means
+that time grows in proportion to the number of operations. With --json FILE.json the plot is FILE.png.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from lab.benchmarks.live_bytes import LiveBytes
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.files import replacing
 
-AXES = {  # what grows: how far, and the base's value
+AXES = {  # quantity: (values, value of the base)
     "local crops": ((2, 4, 8, 16), 8),
     "global crops' pixels": ((160, 224, 320), 224),
     "prototypes": ((4096, 16384, 65536, 131072), 65536),
@@ -25,7 +25,7 @@ AXES = {  # what grows: how far, and the base's value
 
 @dataclass
 class Point:
-    """A step's arithmetic and its memory beyond weights, optimizer and batch."""
+    """Operations of a step, and its memory beyond weights, optimizer and batch."""
 
     step: OurStep
     flops: int
@@ -33,7 +33,7 @@ class Point:
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """One comparison for each axis, of its largest point with the base, and a table of all its points."""
+    """One comparison for each axis, of its largest point with the base, and a table of all points."""
     tune_cpu_memory()
     results = measure(AXES, options.dtype == "bfloat16", options.pairs or 3, SHAPES[options.backbone])
     if options.json:
@@ -67,7 +67,7 @@ def measure(axes: dict, amp: bool, num_pairs: int, backbone: dict, **sizes) -> l
 
 
 def make_point(settings: dict, amp: bool, backbone: dict, local_size: int = 96, patch: int = 16, **heads) -> Point:
-    """A step of these settings, counted; its optimizer's state and gradients exist by then."""
+    """Build and measure a step with these settings; gradients and optimizer state are already allocated."""
     images, pixels = settings["images"], settings["global crops' pixels"]
     batch = make_batch(images, pixels, local_size, settings["local crops"], patch)
     step = OurStep(make_method(backbone, num_prototypes=settings["prototypes"], **heads), batch, amp)
@@ -92,7 +92,7 @@ def table_row(axis: str, value: int, point: Point, base: Point, pair: Comparison
 
 
 def draw(results: list[Comparison], path: Path) -> None:
-    """Above the time, measured and as the arithmetic grows; below the memory."""
+    """Plot time (above), measured and expected from the operations, and memory (below)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(results), 5.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Memory of tensors, counted exactly: on any device, and for fake tensors, which take none."""
+"""Exact memory of live tensors, on any device; works with fake tensors, which use no memory."""
 
 import weakref
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that operations make while this is on: `live` now, `peak` at the most.
+    """Count the bytes of storages that operations allocate while it is active: `live` now, `peak` at most.
 
-    What a kernel holds for itself, inside one operation, is not seen.
+    Memory that a kernel uses internally is not counted.
 
     Args:
-        existing: tensors that were there before, whose storages do not count.
+        existing: tensors allocated before, whose storages do not count.
     """
 
     def __init__(self, existing: Iterable[Tensor] = ()):

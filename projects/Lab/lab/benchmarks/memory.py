@@ -1,7 +1,7 @@
-"""`benchmark.py memory`: what the prototype losses add at their peak, against logits in full.
+"""`benchmark.py memory`: peak memory of the prototype losses, against the same losses with full logits.
 
-From the heads' outputs to the gradients of tokens and prototypes, weight normalisation included, of all three losses.
-The bytes are counted on fake tensors, exactly, and so need neither the memory nor the time.
+Covers everything from the heads' outputs to the gradients of tokens and prototypes, with weight normalisation, for all
+three losses. Bytes are counted exactly on fake tensors, which takes neither the memory nor the time.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from pretrain.methods.losses import prototype_cross_entropy
 from pretrain.models.heads import Prototypes
 
 STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.04
-CROPS, VIEWS, PATCHES, MASKED = 10, 2, 196, 0.3  # of an image; mean share of a masked crop's patches
+CROPS, VIEWS, PATCHES, MASKED = 10, 2, 196, 0.3  # numbers for each image; mean fraction of masked patches
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """64 images (or --images) and K = 65,536; tables over K and over the batch."""
+    """64 images (or --images) and K = 65,536; tables over K and over the batch size."""
     images, amp = options.images or 64, options.dtype == "bfloat16"
     what = {"images": images, "prototypes": 65536, "dtype": options.dtype, "counted": "fake tensors"}
     peaks = ([peak(losses, images, 65536, amp) / 2**20] for losses in (our_losses, full_logits))
@@ -40,7 +40,7 @@ def row(name: str, value: int, images: int, num_prototypes: int, amp: bool) -> d
 
 
 def peak(losses: Callable, images: int, num_prototypes: int, amp: bool, dim: int = 256, fake: bool = True) -> int:
-    """Bytes that `losses` and their backward pass add at the most."""
+    """Peak bytes of `losses` and their backward pass."""
     with FakeTensorMode() if fake else nullcontext():
         tokens = make_tokens(images, dim)
         heads = [[Prototypes(num_prototypes, dim) for _ in range(2)] for _ in tokens]
@@ -54,7 +54,9 @@ def peak(losses: Callable, images: int, num_prototypes: int, amp: bool, dim: int
 
 
 def make_tokens(images: int, dim: int) -> list[tuple[Tensor, Tensor]]:
-    """Unit tokens of student (n, S, d) and teacher (n, V, d): an image's crops, then masked content and positions."""
+    """Unit tokens of student (n, S, d) and teacher (n, V, d): an image's crops, then masked content and masked
+    positions.
+    """
     patches = round(images * PATCHES * MASKED)  # half of the two global crops have each kind of mask
     shapes = [((images, CROPS), (images, VIEWS)), ((patches, 1), (patches, 1)), ((patches, 1), (patches, 1))]
     return [
@@ -64,7 +66,7 @@ def make_tokens(images: int, dim: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def make_pairing(student: Tensor, teacher: Tensor) -> Tensor:
-    """(S, V): every pair of two different views, weighted alike."""
+    """(S, V): every pair of two different views, equally weighted."""
     pairing = torch.ones(student.shape[1], teacher.shape[1])
     if student.shape[1] > 1:
         pairing.fill_diagonal_(0)
@@ -72,7 +74,7 @@ def make_pairing(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def our_losses(student: Tensor, teacher: Tensor, own: Prototypes, theirs: Prototypes, centre: Tensor) -> Tensor:
-    """One loss, in blocks."""
+    """One loss, computed in blocks."""
     with torch.no_grad():
         targets = theirs()
     weights, pairing = torch.full((len(student),), 1 / len(student)), make_pairing(student, teacher)
@@ -84,7 +86,7 @@ def our_losses(student: Tensor, teacher: Tensor, own: Prototypes, theirs: Protot
 def full_logits(
     student: Tensor, teacher: Tensor, own: Prototypes, theirs: Prototypes, centre: Tensor, dtype=torch.float32
 ) -> Tensor:
-    """The same loss by its formula: (tokens x K) logits, softmax, log-softmax."""
+    """The same loss from its formula: (tokens x K) logits, softmax, log-softmax."""
     with torch.no_grad():
         targets = F.softmax(((teacher @ theirs().T).to(dtype) - centre) / TEACHER_TEMP, dim=-1)  # (n, V, K)
     log_p, total = F.log_softmax((student @ own().T).to(dtype) / STUDENT_TEMP, dim=-1), 0.0  # (n, S, K)

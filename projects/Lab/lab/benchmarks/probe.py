@@ -1,9 +1,8 @@
-"""`benchmark.py probe`: what keeping features saves the linear probe.
+"""`benchmark.py probe`: what caching features saves in a linear probe.
 
-Ours keeps features as projects/Lab/tools/linear_probe.py does. Plain: every step reads its images and runs the
-backbone, as a linear evaluation without a cache does. Both train the same 40 classifiers on the same batches, so the
-plain way needs one pass an epoch only; it would need one more for each classifier trained on its own. JPEGs of 500 x
-375.
+Ours caches features as projects/Lab/tools/linear_probe.py does. The plain version reads the images and runs the
+backbone in every step. Both train the same 40 classifiers on the same batches, so the plain version needs one pass for
+each epoch; training the classifiers separately would need one for each of them. JPEGs of 500 x 375.
 """
 
 import argparse
@@ -25,28 +24,30 @@ from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
 SETTINGS = sweep(["cls"])
-BATCH, EPOCHS = 32, 10  # VISSL has 28 epochs: the plain way's time grows with them
+BATCH, EPOCHS = 32, 10  # VISSL uses 28 epochs; the plain version's time is proportional
 
 
 def run(options: argparse.Namespace) -> list[Comparison]:
-    """ViT-S/16 (--dtype is float32's); 24 training images (or --images) of 96 x 96 (or --image-size), 10 epochs."""
+    """ViT-S/16 in float32, 24 training images (or --images) of 96 x 96 (or --image-size), 10 epochs."""
     side, other = options.image_size or (96, 96)
     if side != other or side % 16:
-        raise UserError(f"--image-size {side}x{other}: the probe takes squares whose side is a multiple of 16 pixels")
+        raise UserError(
+            f"--image-size {side}x{other}: the probe needs squares with a side that is a multiple of 16 pixels"
+        )
     torch.manual_seed(0)
     backbone = VisionTransformer(field_size=14, layer_scale=1.0).eval()
     return [measure(backbone, options.images or 24, side, options.pairs or 3)]
 
 
 def measure(backbone: VisionTransformer, count: int, side: int, num_pairs: int, epochs: int = EPOCHS) -> Comparison:
-    """With the difference of the two ways' accuracies, in percent, as a table."""
+    """Compare both, with a table of the differences in accuracy, in percentage points."""
     top1, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
     backbone = backbone.to(device)
     with tempfile.TemporaryDirectory() as scratch:
         rng = np.random.default_rng(0)
         counts = {"train": count, "val": max(4, count // 3)}
         images = [write_images(Path(scratch, split), number, rng) for split, number in counts.items()]
-        folders = (Path(scratch, f"kept{number}") for number in itertools.count())  # nothing is found in it
+        folders = (Path(scratch, f"kept{number}") for number in itertools.count())  # a new one each time
 
         def ours() -> None:
             folder, reading = next(folders), Reading(side, pools=("cls",))
@@ -66,7 +67,7 @@ def measure(backbone: VisionTransformer, count: int, side: int, num_pairs: int, 
 
 
 class LiveFeatures:
-    """What `Features` is to `train_probes`, without keeping anything but the batch at hand."""
+    """Replaces `Features` for `train_probes`, without keeping more than the current batch."""
 
     def __init__(self, backbone: VisionTransformer, images: LabelledImages, image_size: int, device: str):
         self.backbone, self.framed, self.device = backbone, FramedImages(images, range(len(images)), image_size), device

@@ -1,7 +1,7 @@
-"""`benchmark.py step`: a step of CropField, all losses, against plain DINOv2's without position loss.
+"""`benchmark.py step`: a CropField step with all losses, against a plain DINOv2 step without position loss.
 
-Both start from the same weights and see the same crops; drop path as in the recipe. On one CPU thread the time is that
-thread's own (CPU time), so that others on the machine count little; else it is the wall's.
+Both use the same weights, crops and drop path. With one CPU thread the time is that thread's CPU time, so that other
+load on the machine matters little; else wall time.
 """
 
 import argparse
@@ -26,16 +26,16 @@ PR_SET_THP_DISABLE = 41  # from Linux's prctl.h: no huge pages for this process
 def run(options: argparse.Namespace) -> list[Comparison]:
     """ViT-S/16 (or --backbone), --images, 2 x 224 + 8 x 96, K = 65,536."""
     images, amp = options.images or 4, options.dtype == "bfloat16"
-    use_huge_pages()  # torch reads this once; for the first half the kernel is told otherwise
+    use_huge_pages()  # torch reads this once; the first half disables it in the kernel
     what = {"backbone": options.backbone, "images": images, "prototypes": 65536, "crops": "2 x 224 + 8 x 96"}
     shape = SHAPES[options.backbone]
     return measure(lambda: OurStep(make_method(shape), make_batch(images), amp), what, options.pairs or 5)
 
 
 def measure(make: Callable[[], OurStep], what: dict, num_pairs: int, matrix: int = 2048) -> list[Comparison]:
-    """Against the plain step in float32 and, where ours runs under autocast, under autocast too; then rates.
+    """Compare with the plain step in float32 and, if ours uses autocast, under autocast too; then measure rates.
 
-    First with memory as the C library and the kernel give it, then with the trainer's settings of it
+    First with the default memory settings of C library and kernel, then with the trainer's
     (`pretrain.engine.cpu_memory`), which help both sides.
     """
     clock, about = thread_clock()
@@ -44,7 +44,7 @@ def measure(make: Callable[[], OurStep], what: dict, num_pairs: int, matrix: int
         set_memory(tuned)
         step = make()
         plains = {"float32": plain_case(step, False)} | ({"bfloat16": plain_case(step, True)} if step.amp else {})
-        step(), *(plain() for plain in plains.values())  # the heap takes more than one step to come to rest
+        step(), *(plain() for plain in plains.values())  # the heap needs more than one step to settle
         for dtype, plain in plains.items():
             name = f"step, {'bfloat16' if step.amp else 'float32'}; plain in {dtype}" + ", memory tuned" * tuned
             results.append(compare(name, step, plain, num_pairs, what | {"memory_tuned": tuned}, clock))
@@ -72,7 +72,7 @@ def set_memory(tuned: bool) -> None:
 
 
 def plain_case(step: OurStep, amp: bool) -> Callable[[], float]:
-    """The plain step, which is DINOv2's, on the same weights and batch."""
+    """The plain DINOv2 step on the same weights and batch."""
     plain = reference("plain_step")
     model = plain.PlainStep(step.method).to(step.device).train()
     optimizer = plain.plain_optimizer(model, LR)
@@ -80,7 +80,7 @@ def plain_case(step: OurStep, amp: bool) -> Callable[[], float]:
 
 
 def reference(name: str) -> ModuleType:
-    """A module of tests/reference, where the plain step is first of all what the tests compare with."""
+    """Import a module of tests/reference, where the plain step also serves as the reference of the tests."""
     if not REFERENCES.is_dir():
         raise UserError(f"{REFERENCES} is missing, which has the plain step to compare with: run this from a checkout")
     if str(REFERENCES) not in sys.path:
@@ -89,7 +89,9 @@ def reference(name: str) -> ModuleType:
 
 
 def time_of_parts(step: OurStep, repeats: int = 3) -> list[dict]:
-    """Seconds of this thread in each part of a step; the prototype losses make their gradient as they go forward."""
+    """Seconds of this thread in each part of a step; the prototype losses compute their gradient in the forward
+    pass.
+    """
     method = step.method
     parts = {
         "teacher backbone": (method, "teacher_features"),

@@ -1,1 +1,1 @@
-"""Composed detection data: cut-outs on photographs, with masks that are exact by construction."""
+"""Composed detection datasets: cut-outs on photographs, with exact masks."""

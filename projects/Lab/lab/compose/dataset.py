@@ -1,4 +1,4 @@
-"""What a dataset is composed of: the sources of each split, and scenes drawn from seeds."""
+"""Sources of each split of a composed dataset, and scenes drawn from seeds."""
 
 import zlib
 from collections.abc import Iterator
@@ -13,31 +13,31 @@ from lab.compose.pictographs import load_pictographs
 from lab.compose.scene import Drawable, Kit, Layout, Scene, compose_scene
 from pretrain.errors import UserError
 
-TRAIN_SHARE = 0.7  # of the items held out from one another, or of a photograph's longer side
+TRAIN_SHARE = 0.7  # fraction of the items, or of a photograph's longer side, used in training
 Item = TypeVar("Item")
 
-# Each purpose has its own stream of random numbers, so no scene of one split is ever a scene of another.
+# Each purpose has its own random stream, so that no scene is in two splits.
 STREAMS = {"train": 0, "val": 1, "unlabeled": 2, "sources": 3}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compose."""
+    """Options of a composed dataset."""
 
     train: int  # images in each split
     val: int
     unlabeled: int
     layout: Layout
-    classes: int | None  # how many of the categories, None for all
-    unseen: bool  # validation has objects and photographs of its own
-    typical: float  # share of the pictographs made of their category's own material
+    classes: int | None  # number of categories; None: all
+    unseen: bool  # validation uses other objects and photographs
+    typical: float  # fraction of pictographs made of their category's own material
     seed: int
-    cutouts: Path | None = None  # folders, None for what is installed
+    cutouts: Path | None = None  # folders; None: from installed packages
     photographs: Path | None = None
 
 
 def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
-    """Category names, the kit of each split, a line about each file left out. UserError on bad sources."""
+    """Category names, the kit of each split, and a line about each skipped file. UserError on bad sources."""
     rng = np.random.default_rng((plan.seed, STREAMS["sources"]))
     max_side, skipped = max(512, 3 * plan.layout.size), []
     if plan.photographs:
@@ -47,7 +47,7 @@ def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
     drawables, more = _load_drawables(plan)
     halves = [(group, group) for group in drawables.values()]
     if plan.unseen:
-        # By the category's name: whatever categories are beside it, the same cut-outs stay unseen.
+        # Seeded by name, so that a category holds out the same cut-outs whatever the other categories are.
         streams = {name: np.random.default_rng((plan.seed, zlib.crc32(name.encode()))) for name in drawables}
         halves = [
             hold_out(group, f"category {name!r} has one cut-out only", streams[name])
@@ -62,16 +62,18 @@ def load_kits(plan: Plan) -> tuple[list[str], dict[str, Kit], list[str]]:
 
 
 def hold_out(items: list[Item], complaint: str, rng: np.random.Generator) -> tuple[list[Item], list[Item]]:
-    """A random `TRAIN_SHARE` of `items`, and the rest; at least one in each. UserError on fewer than two."""
+    """Split `items` randomly: `TRAIN_SHARE` of them, and the rest; at least one in each. UserError on fewer than
+    two.
+    """
     if len(items) < 2:
-        raise UserError(f"--unseen: {complaint}; it takes two at least, one of them for validation.")
+        raise UserError(f"--unseen: {complaint}; at least two are needed, one of them for validation.")
     order = rng.permutation(len(items))
     count = min(max(round(TRAIN_SHARE * len(items)), 1), len(items) - 1)
     return [items[i] for i in sorted(order[:count])], [items[i] for i in sorted(order[count:])]
 
 
 def cut_photograph(photograph: Photograph) -> tuple[Photograph, Photograph]:
-    """Cut across the longer side, after `TRAIN_SHARE` of it: no pixel is in both."""
+    """Cut in two across the longer side at `TRAIN_SHARE`, without overlap."""
     pixels = photograph.pixels
     axis = int(pixels.shape[1] >= pixels.shape[0])
     at = min(max(round(TRAIN_SHARE * pixels.shape[axis]), 1), pixels.shape[axis] - 1)
@@ -80,7 +82,7 @@ def cut_photograph(photograph: Photograph) -> tuple[Photograph, Photograph]:
 
 
 def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:
-    """What can be placed, by category, at twice the largest object's size; a line about each file skipped."""
+    """Drawables by category, at twice the largest object's size, and a line about each skipped file."""
     side = min(max(round(2 * plan.layout.scale[1] * plan.layout.size), 64), 1024)
     if plan.cutouts is None:
         return load_pictographs(plan.classes, side, plan.typical), []
@@ -91,6 +93,6 @@ def _load_drawables(plan: Plan) -> tuple[dict[str, list[Drawable]], list[str]]:
 
 
 def draw_scenes(kit: Kit, layout: Layout, split: str, seed: int, count: int) -> Iterator[Scene]:
-    """Scenes 0 to `count` - 1 of a split; each depends on (seed, split, its index) alone."""
+    """Scenes 0 to `count` - 1 of a split; each depends only on (seed, split, index)."""
     for index in range(count):
         yield compose_scene(kit, layout, np.random.default_rng((seed, STREAMS[split], index)))

@@ -1,4 +1,4 @@
-"""Photographs, from a folder or from installed packages, cropped at random; and cut-outs of objects from a folder."""
+"""Photographs from a folder or installed packages, random crops of them, and cut-outs of objects from a folder."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-MAX_PHOTOGRAPHS = 500  # kept in memory, chosen with the seed when a folder has more
+MAX_PHOTOGRAPHS = 500  # kept in memory; a random choice if the folder has more
 
-# What lies inside the wheels. The rest of skimage.data is downloads; its motorcycle_right is the left again.
+# Included in the wheels. The rest of skimage.data is downloaded; motorcycle_right shows the same as the left.
 _SKIMAGE = "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png"
 _SHIPPED = {
     "skimage/data": f"{_SKIMAGE} hubble_deep_field.jpg ihc.png motorcycle_left.png rocket.jpg".split(),
@@ -40,7 +40,7 @@ class Cutout:
     rgba: np.ndarray
 
     def render(self, photographs: list[Photograph], rng: np.random.Generator) -> np.ndarray:
-        """RGBA of one instance, uint8 (H, W, 4): the cut-out in other light; `photographs` unused."""
+        """RGBA of one instance, uint8 (H, W, 4): the cut-out in varied light; `photographs` is unused."""
         gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
         rgba = self.rgba.copy()
         rgba[..., :3] = np.clip(rgba[..., :3] * gain + shift, 0, 255)
@@ -48,12 +48,12 @@ class Cutout:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files under `folder`, sorted by path, so that an order never depends on the file system."""
+    """All image files under `folder`, sorted by path, so that the order does not depend on the file system."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def read_image(path: Path, mode: str, max_side: int) -> np.ndarray:
-    """Decode `path` upright in `mode`, longer side at most `max_side`. OSError, ValueError if broken."""
+    """Decode `path` upright in `mode`, longer side at most `max_side`. OSError or ValueError if broken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -67,7 +67,7 @@ def read_image(path: Path, mode: str, max_side: int) -> np.ndarray:
 
 
 def load_photographs(folder: Path, max_side: int, rng: np.random.Generator) -> tuple[list[Photograph], list[str]]:
-    """Photographs of `folder` and a line about each file left out. UserError if none can be read."""
+    """Photographs of `folder`, and a line about each skipped file. UserError if none can be read."""
     if not folder.is_dir():
         raise UserError(f"--photos: there is no folder {folder}; give a folder of photographs.")
     paths, photographs, skipped = image_files(folder), [], []
@@ -84,9 +84,9 @@ def load_photographs(folder: Path, max_side: int, rng: np.random.Generator) -> t
 
 
 def shipped_photographs(max_side: int) -> list[Photograph]:
-    """The photographs that scikit-image, scikit-learn and matplotlib carry in their packages: no download.
+    """Photographs included in scikit-image, scikit-learn and matplotlib, without a download.
 
-    The packages are located, not imported: importing them takes longer than composing a hundred scenes.
+    The packages are located but not imported, because importing them takes longer than composing a hundred scenes.
     """
     photographs = []
     for folder, names in _SHIPPED.items():
@@ -100,9 +100,9 @@ def shipped_photographs(max_side: int) -> list[Photograph]:
 
 
 def load_cutouts(folder: Path, max_side: int) -> tuple[dict[str, list[Cutout]], list[str]]:
-    """Cut-outs of each category, RGBA files of a sub-folder, in alphabetical order; and a line about each left out.
+    """Cut-outs by category, RGBA files in sub-folders in alphabetical order, and a line about each skipped file.
 
-    UserError: no folder, no sub-folder with images, or no file with transparency anywhere.
+    UserError: no folder, no sub-folder with images, or no file with transparency.
     """
     if not folder.is_dir():
         raise UserError(f"--cutouts: there is no folder {folder}; give a folder with one sub-folder per category.")
@@ -133,15 +133,15 @@ def _read_cutout(path: Path, max_side: int) -> np.ndarray:
 
 
 def trim(pixels: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """`pixels` (H, W, ...) cut to the extent of the bool mask `solid` (H, W)."""
+    """Crop `pixels` (H, W, ...) to the bounding box of the bool mask `solid` (H, W)."""
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def random_crop(photographs: list[Photograph], size: int, rng: np.random.Generator, low: float = 0.5) -> np.ndarray:
-    """A square of a random photograph, flipped or not, uint8 (size, size, 3).
+    """Random square of a random photograph, possibly flipped, uint8 (size, size, 3).
 
-    Its side in the photograph is from `low` to 1 of the shorter side.
+    Its side in the photograph is between `low` and 1 times the shorter side.
     """
     pixels = photographs[rng.integers(len(photographs))].pixels
     height, width = pixels.shape[:2]

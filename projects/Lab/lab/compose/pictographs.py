@@ -1,7 +1,7 @@
-"""Pictographs: silhouettes of a font's symbols, filled with photograph texture.
+"""Pictographs: silhouettes of font symbols, filled with photograph texture.
 
-They stand in for cut-outs where none are given. As with real things, most of a category are made of its own
-material: a photograph and a hue. How many are is an option; with none, only the shape tells the category.
+They replace cut-outs if none are given. As with real objects, most instances of a category share its own material, a
+photograph and a hue; the fraction is an option. At zero, only the shape identifies the category.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lab.compose.photographs import Photograph, random_crop, trim
 from pretrain.errors import UserError
 
-# Characters of DejaVu Sans: silhouettes that keep their holes; outlines to be filled, their lines as ink.
+# Characters of DejaVu Sans: silhouettes that keep their holes, and outlines to fill, with their lines as ink.
 CATEGORIES = {
     "star": ("★✶✦", "✭"),
     "cat": ("", "😺😼😽😸🙀"),
@@ -34,15 +34,15 @@ CATEGORIES = {
     "arrow": ("➡➔➜", ""),
     "aeroplane": ("✈", ""),
 }
-GOLDEN_ANGLE = 137.5  # degrees from one category's hue to the next: any number of them lie well apart
+GOLDEN_ANGLE = 137.5  # degrees between the hues of successive categories, which keeps any number of them distinct
 
 
 @dataclass(frozen=True)
 class Pictograph:
     """Three float32 (H, W) in [0, 1].
 
-    `coverage`: the silhouette. `ink`: lines on it. `depth`: 0 outside to 1 well inside. `category`: its number, which
-    tells its material. `typical`: share of instances made of that material; the rest are made of anything.
+    `coverage`: the silhouette. `ink`: lines on it. `depth`: 0 outside to 1 well inside. `category`: index, which
+    determines the material. `typical`: fraction of instances made of that material; the others use any.
     """
 
     name: str

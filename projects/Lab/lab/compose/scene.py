@@ -1,4 +1,4 @@
-"""One scene: a photograph with objects placed on it, and the pixels of each that are seen."""
+"""Compose a scene: a photograph with objects placed on it, and the visible pixels of each object."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,12 +9,12 @@ import numpy as np
 from lab.compose.photographs import Photograph, random_crop
 from pretrain.errors import UserError
 
-TRIES = 20  # positions tried for an object before the scene does without it
-MIN_PIXELS = 16  # an object that covers fewer is not drawn
+TRIES = 20  # positions tried for an object before it is left out
+MIN_PIXELS = 16  # smaller objects are left out
 
 
 class Drawable(Protocol):
-    """What a scene is made of: a cut-out or a pictograph."""
+    """An object for scenes: a cut-out or a pictograph."""
 
     name: str
 
@@ -24,7 +24,7 @@ class Drawable(Protocol):
 
 @dataclass(frozen=True)
 class Kit:
-    """What the scenes of one split may use: the drawables of each category, and photographs."""
+    """Material for the scenes of one split: drawables by category, and photographs."""
 
     categories: list[list[Drawable]]
     photographs: list[Photograph]
@@ -32,18 +32,18 @@ class Kit:
 
 @dataclass(frozen=True)
 class Layout:
-    """How objects are placed."""
+    """Placement of objects."""
 
     size: int  # image side in pixels
-    objects: tuple[int, int]  # least and most in an image
-    scale: tuple[float, float]  # least and most length of an object's longer side, relative to the image
+    objects: tuple[int, int]  # fewest and most in an image
+    scale: tuple[float, float]  # least and greatest longer side of an object, relative to the image
     rotation: float  # greatest, in degrees
-    occlusion: float  # greatest hidden share of an object
+    occlusion: float  # greatest hidden fraction of an object
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and what is on it."""
+    """An image and its objects."""
 
     image: np.ndarray  # uint8 (S, S, 3) RGB
     categories: list[int]  # index of each object's category
@@ -51,9 +51,9 @@ class Scene:
 
 
 def compose_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
-    """Draw a scene. Later objects hide earlier ones, none by more than `layout.occlusion` of its pixels.
+    """Compose a scene. Later objects hide earlier ones, none by more than `layout.occlusion` of its pixels.
 
-    An object that finds no such room is left out. UserError if no object fits in any of `TRIES` scenes.
+    An object for which there is no room is left out. UserError if no object fits in any of `TRIES` scenes.
     """
     for _ in range(TRIES):
         scene = _try_scene(kit, layout, rng)
@@ -68,7 +68,7 @@ def compose_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
 def _try_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
     image = random_crop(kit.photographs, layout.size, rng).astype(np.float32)
     owner = np.full((layout.size, layout.size), -1)  # index of the object seen at each pixel
-    whole, categories = [], []  # pixels of each object, hidden ones included; its category
+    whole, categories = [], []  # pixels of each object including hidden ones; its category
     for _ in range(rng.integers(layout.objects[0], layout.objects[1] + 1)):
         category = int(rng.integers(len(kit.categories)))
         drawables = kit.categories[category]
@@ -89,14 +89,14 @@ def _try_scene(kit: Kit, layout: Layout, rng: np.random.Generator) -> Scene:
 
 
 def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
-    """Scale, flip and rotate: float32 (h, w, 4) in [0, 1], colours multiplied by alpha so edges blend."""
+    """Scale, flip and rotate -> float32 (h, w, 4) in [0, 1], with colours premultiplied by alpha for smooth edges."""
     length = layout.size * np.exp(rng.uniform(*np.log(layout.scale)))
     angle = rng.uniform(-layout.rotation, layout.rotation)
     if rng.random() < 0.5:
         rgba = rgba[:, ::-1]
     pixels = rgba.astype(np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]
-    # twice the final size through the rotation, then down by area: antialiased at any scale
+    # rotate at twice the final size, then downscale by area: antialiased at any scale
     ratio = 2 * length / max(rgba.shape[:2])
     width, height = (max(round(n * ratio), 2) for n in (rgba.shape[1], rgba.shape[0]))
     pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
@@ -109,7 +109,7 @@ def _turn(rgba: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndar
 
 
 def _find_room(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: Layout, rng: np.random.Generator):
-    """Slices of the image and of the patch where `solid` (h, w) may go, or None."""
+    """Slices of the image and of the object where `solid` (h, w) fits, or None."""
     (height, width), total, size = solid.shape, int(solid.sum()), layout.size
     if total < MIN_PIXELS:
         return None
@@ -126,7 +126,7 @@ def _find_room(solid: np.ndarray, owner: np.ndarray, whole: list[int], layout: L
 
 
 def _draw_offset(length: int, layout: Layout, rng: np.random.Generator) -> int:
-    """Where an extent of `length` begins: inside the image, or beyond its edge by what occlusion allows."""
+    """Random start of an extent of `length`: inside the image, or beyond its edge as far as `occlusion` allows."""
     beyond = layout.occlusion * length / 2
     low, high = sorted((-beyond, layout.size - length + beyond))
     return int(np.floor(rng.uniform(low, high) + 0.5))

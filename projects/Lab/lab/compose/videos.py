@@ -1,4 +1,4 @@
-"""Small videos with exact masks in DAVIS-2017's layout: pictographs that move over a panning photograph."""
+"""Compose small videos with exact masks in DAVIS-2017's layout: pictographs moving over a panning photograph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from lab.commands import new_folder
 from lab.compose.photographs import Photograph, shipped_photographs
 from lab.compose.pictographs import Pictograph, load_pictographs
 
-PERIOD = 40  # frames in which an object comes back to where it was, so that its pace does not depend on the length
-MARGIN = 0.15  # of the frame, over which the photograph pans
+PERIOD = 40  # frames of an object's cycle, so that its speed does not depend on the video's length
+MARGIN = 0.15  # fraction of the frame that the photograph pans over
 LENGTH = 0.45  # an object's longer side, relative to the frame's shorter
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """`size`: (H, W) of a frame, DAVIS's 480 x 854 by default. `objects`: in each video, at most six."""
+    """`size`: (H, W) of a frame, DAVIS's 480 x 854 by default. `objects`: number in each video, at most six."""
 
     videos: int = 3
     frames: int = 20
@@ -29,13 +29,13 @@ class VideoPlan:
 
 
 def compose_videos(plan: VideoPlan, output: Path, palette: list[int]) -> None:
-    """Write JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt into `output`, whole or not at all.
+    """Write JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt into `output`, atomically.
 
     Args:
         palette: of the annotations, 768 values.
 
     Raises:
-        UserError: `output` is there already and not empty, or cannot be written; no photographs or font.
+        UserError: `output` exists and is not empty, or cannot be written; no photographs or font.
     """
     with new_folder(output) as draft:
         photographs = shipped_photographs(2 * max(plan.size))
@@ -62,10 +62,10 @@ def _write_video(root: Path, name: str, frames: Iterator[tuple[np.ndarray, np.nd
 def draw_frames(
     plan: VideoPlan, drawables: list[Pictograph], photographs: list[Photograph], rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames uint8 (H, W, 3) and the numbers of the objects seen at their pixels, uint8 (H, W); 0 is none.
+    """Frames uint8 (H, W, 3), and the object number at each pixel, uint8 (H, W); 0 is none.
 
-    Each object swings along its own path, turns and breathes; later ones hide earlier ones. In the first frame each
-    has its own part of the width.
+    Each object swings along its own path, rotates and changes its size; later objects hide earlier ones. In the first
+    frame each has its own part of the width.
     """
     height, width = plan.size
     background = _background(photographs[rng.integers(len(photographs))].pixels, plan.size)
@@ -88,7 +88,7 @@ def draw_frames(
 
 
 def _background(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle of a photograph, a little larger than a frame of `size`."""
+    """The centre of a photograph, slightly larger than a frame of `size`."""
     height, width = (round(side * (1 + MARGIN)) for side in size)
     scale = max(height / pixels.shape[0], width / pixels.shape[1])
     way = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
@@ -99,7 +99,7 @@ def _background(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Path:
-    """Where an object is: it swings around `centre` (x, y) by `reach`, beginning at `phases`, and turns by `turn`."""
+    """Motion of an object: it swings around `centre` (x, y) by `reach`, starts at `phases`, and rotates by `turn`."""
 
     centre: np.ndarray
     reach: np.ndarray
@@ -114,7 +114,7 @@ class _Path:
         return cls(centre, reach, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-25, 25))
 
     def matrix_at(self, phase: float, shape: tuple[int, int]) -> np.ndarray:
-        """The matrix (2, 3) that puts an object of `shape` (h, w) into the frame."""
+        """The affine matrix (2, 3) that places an object of `shape` (h, w) in the frame."""
         x, y = self.centre + self.reach * (np.sin(phase * np.array([1, 1.5]) + self.phases) - np.sin(self.phases))
         h, w = shape
         matrix = cv2.getRotationMatrix2D((w / 2, h / 2), self.turn * np.sin(phase), 1 + 0.15 * np.sin(0.7 * phase))

@@ -1,4 +1,4 @@
-"""Writing a composed dataset in COCO's format, JPEG files and run-length masks, whole or not at all."""
+"""Write a composed dataset in COCO's format, with JPEG files and run-length masks, atomically."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from lab.compose.scene import Kit, Scene
 from pretrain.errors import UserError
 from pretrain.outputs import LOCK, open_output
 
-RECORD = "compose.json"  # what was composed; marks a folder as ours
+RECORD = "compose.json"  # records the options, and marks the folder as written by this tool
 _OURS = [RECORD, "annotations", "train", "val", "unlabeled"]
 _DRAFT = ".draft"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -24,10 +24,10 @@ _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMW
 def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[str], None] = print) -> None:
     """Write `annotations/`, `train/`, `val/`, `unlabeled/` and `compose.json` into `output`.
 
-    All is drawn in a hidden folder inside `output` and moved into place at the end, so an interrupted call
-    leaves nothing that looks whole. The same plan a second time finds its work done.
+    Everything is written to a hidden folder inside `output` and moved into place at the end, so an interrupted call
+    leaves no incomplete dataset. With the same plan, an existing dataset is kept.
 
-    UserError: bad sources, or an output that cannot be written or holds other things.
+    UserError: bad sources, or an output that cannot be written or contains other files.
     """
     refuse_foreign(output)
     names, kits, skipped = load_kits(plan)
@@ -51,7 +51,7 @@ def compose_dataset(plan: Plan, output: Path, overwrite: bool, say: Callable[[st
 
 
 def refuse_foreign(output: Path) -> None:
-    """UserError where writing to `output` would mix with, or delete, what this tool did not write."""
+    """Raise UserError if writing to `output` would mix with, or delete, files that this tool did not write."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; give a folder.")
     try:
@@ -59,11 +59,11 @@ def refuse_foreign(output: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot read {output}: {error.strerror}; give another --output.") from error
     if present and RECORD not in present:
-        raise UserError(f"{output} is not empty and holds no dataset of this tool's making; give another --output.")
+        raise UserError(f"{output} is not empty and holds no dataset made by this tool; give another --output.")
 
 
 def _record(plan: Plan, names: list[str], kits: dict[str, Kit]) -> dict:
-    """What decides the dataset: options, and the names of each split's sources. No paths."""
+    """Everything that determines the dataset: options, and names of each split's sources, without paths."""
     options = asdict(plan) | {"cutouts": bool(plan.cutouts), "photographs": bool(plan.photographs)}
     sources = {}
     for split in ("train", "val"):
@@ -95,7 +95,7 @@ def _write_splits(plan: Plan, names: list[str], kits: dict[str, Kit], folder: Pa
 
 
 def write_scenes(scenes: Iterator[Scene], categories: list[str], description: str, folder: Path) -> dict:
-    """Write each scene's picture into `folder` as it comes -> COCO's annotations; all ids count from 1."""
+    """Write each scene's image into `folder` as it is drawn; returns COCO annotations, with all ids from 1."""
     folder.mkdir()
     images, annotations = [], []
     for index, scene in enumerate(scenes):
@@ -119,7 +119,7 @@ def mask_fields(mask: np.ndarray) -> dict:
 
 
 def _move_into_place(draft: Path, output: Path) -> None:
-    """Replace what an earlier call wrote; the record goes first and comes last."""
+    """Replace what an earlier call wrote; the record is removed first and written last."""
     (output / RECORD).unlink(missing_ok=True)
     for name in reversed(_OURS):
         if (output / name).exists():

@@ -1,1 +1,1 @@
-"""Pictures and figures of what was learnt."""
+"""Figures and statistics of what a pretraining learned."""

@@ -1,4 +1,4 @@
-"""Crops of one image, and where their boxes lie: in the image, and in the position field after t_s."""
+"""Draw crops of an image, and their boxes in the image and in the position field after t_s."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ GRID_LINE = (222, 222, 222)
 
 
 def boxes_on_image(image: np.ndarray, boxes: np.ndarray, side: int = 320) -> np.ndarray:
-    """Boxes (n, 4) in [0, 1]^2 drawn and numbered on the image, stretched to a square as its coordinates are.
+    """Draw and number boxes (n, 4) in [0, 1]^2 on the image, stretched to a square like its coordinates.
 
     A flipped box (x0 > x1) is dashed.
     """
@@ -20,7 +20,7 @@ def boxes_on_image(image: np.ndarray, boxes: np.ndarray, side: int = 320) -> np.
 def boxes_in_field(
     image: np.ndarray, image_boxes: np.ndarray, boxes: np.ndarray, cells: int, side: int = 320
 ) -> np.ndarray:
-    """Boxes (n, 4) in the field's unit square, `cells` a side, over the image as t_s has moved and scaled it.
+    """Draw boxes (n, 4) in the field's unit square, `cells` a side, over the image as moved and scaled by t_s.
 
     Outside A, the smallest rectangle around the boxes, the image is faded.
     """
@@ -48,7 +48,7 @@ def bounds(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_tile(crop, index: int, flipped: bool, side: int = 150) -> np.ndarray:
-    """One crop, uint8 (3, S, S), framed in its box's colour and numbered; dashed if it was flipped."""
+    """A crop, uint8 (3, S, S), numbered and framed in its box's colour; dashed if it is flipped."""
     tile = fit(as_rgb(crop), side)
     draw_box(tile, (1, 1, tile.shape[1] - 2, tile.shape[0] - 2), color_of(index), 3, flipped)
     draw_tag(tile, str(index + 1), (0, 0), color_of(index))
@@ -60,6 +60,6 @@ def _with_boxes(canvas: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     pixels = np.asarray(boxes) * (width, height, width, height)
     for index, box in enumerate(pixels):
         draw_box(canvas, box, color_of(index), 2, dashed=box[0] > box[2])
-    for index, box in enumerate(pixels):  # tags last: no outline crosses them
+    for index, box in enumerate(pixels):  # tags last, so that no outline crosses them
         draw_tag(canvas, str(index + 1), (min(box[0], box[2]), min(box[1], box[3])), color_of(index), size=12)
     return canvas

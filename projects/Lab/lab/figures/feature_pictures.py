@@ -1,4 +1,4 @@
-"""A backbone at work on whole images: attention from query points, and patch features as colours."""
+"""Visualise a backbone on whole images: attention from query points, and patch features as colours."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from pretrain.models.vit import VisionTransformer
 
 
 def normalised(image: np.ndarray, patch_size: int) -> Tensor:
-    """uint8 RGB (H, W, 3) -> (3, H', W') as a backbone takes it, cut down to whole patches."""
+    """uint8 RGB (H, W, 3) -> normalised (3, H', W'), cropped to whole patches."""
     height, width = (side - side % patch_size for side in image.shape[:2])
     pixels = torch.from_numpy(image[:height, :width].astype(np.float32))
     return ((pixels - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).permute(2, 0, 1)
@@ -21,7 +21,7 @@ def normalised(image: np.ndarray, patch_size: int) -> Tensor:
 def attention_picture(
     image: np.ndarray, attention: np.ndarray, query: tuple[float, float], top: float, side: int = 240
 ) -> np.ndarray:
-    """Attention (H, W), in multiples of uniform, glowing on the darkened image: nothing up to 1, white from `top` on.
+    """Attention (H, W), in multiples of uniform, over the darkened image: none up to 1, white from `top`.
 
     query: (x, y) in [0, 1], drawn as a dot.
     """
@@ -37,7 +37,9 @@ def attention_picture(
 
 @torch.no_grad()
 def feature_colors(backbone: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
-    """Patch features of each image as colours, in the same directions for all of them -> pictures, a square a patch."""
+    """Patch features of each image as colours, with one basis for all images -> pictures with one square for each
+    patch.
+    """
     features = []
     for image in images:
         pixels = normalised(image, backbone.patch_size)

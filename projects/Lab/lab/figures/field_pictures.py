@@ -1,4 +1,4 @@
-"""The position field as pictures: its principal components, and how alike its places are."""
+"""Visualise the position field: its principal components, and the similarity of its positions."""
 
 import cv2
 import numpy as np
@@ -14,16 +14,18 @@ QUERIES = ((0.15, 0.15), (0.5, 0.5), (0.8, 0.3), (0.3, 0.8))
 
 
 def field_picture(pos_embed: Tensor, side: int = 240) -> np.ndarray:
-    """The field (1, h*w, D) in colours of its own, a square of pixels a cell. Two fields that are far apart, such as an
-    untrained and a trained one, have no colours in common: in the other's directions a field is nearly grey."""
+    """The field (1, h*w, D) in the colours of its own principal components, one square for each cell.
+
+    Colours of different fields are not comparable: a trained field is nearly grey in an untrained one's components.
+    """
     grid = as_grid(pos_embed.detach())
     return enlarge(colors([grid])[0].numpy(), max(1, side // grid.shape[0]))
 
 
 def similarity_map(pos_embed: Tensor, query: tuple[float, float]) -> Tensor:
-    """Cosine of the position at `query` (x, y in [0, 1]) with all positions of the field -> (h, w).
+    """Cosine similarity of the position at `query` (x, y in [0, 1]) with all positions of the field -> (h, w).
 
-    The field's mean is taken off first: what all positions share tells no place from another.
+    The field's mean is subtracted first, because it does not distinguish positions.
     """
     grid = as_grid(pos_embed.detach()).double()
     centred = F.normalize(grid - grid.mean((0, 1)), dim=-1)
@@ -42,7 +44,7 @@ def similarity_picture(pos_embed: Tensor, query: tuple[float, float], side: int 
 
 
 def fields_picture(fields: dict[str, Tensor], side: int = 200) -> np.ndarray:
-    """A row for each field (h, w, D), below its name: its colours, then `similarity_picture` of four places."""
+    """One row for each field (h, w, D), below its name: its colours, then `similarity_picture` of four positions."""
     rows = []
     for name, field in fields.items():
         tiles = [field_picture(field[None], side=side)]
@@ -53,13 +55,15 @@ def fields_picture(fields: dict[str, Tensor], side: int = 200) -> np.ndarray:
 
 
 def cell_at(point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of the cell that holds (x, y) in [0, 1]."""
+    """(row, column) of the cell that contains (x, y) in [0, 1]."""
     rows, columns = grid
     return min(int(point[1] * rows), rows - 1), min(int(point[0] * columns), columns - 1)
 
 
 def neighbour_similarity(pos_embed: Tensor) -> float:
-    """Mean cosine of adjacent cells, the field's mean taken off: near 0 for noise, near 1 for a smooth field."""
+    """Mean cosine of adjacent cells, after subtracting the field's mean: near 0 for noise, near 1 for a smooth
+    field.
+    """
     grid = as_grid(pos_embed.detach()).double()
     unit = F.normalize(grid - grid.mean((0, 1)), dim=-1)
     beside = (unit[:, 1:] * unit[:, :-1]).sum(-1).flatten()

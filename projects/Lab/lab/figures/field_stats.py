@@ -1,7 +1,7 @@
-"""The position field in figures: how smooth it is, how few directions it needs, and how far two fields are apart.
+"""Statistics of the position field: smoothness, number of directions, and the distance between two fields.
 
-Fields are (h, w, D). Except for the plain relative distance the mean over cells is taken off: what all positions share
-tells no place from another.
+Fields are (h, w, D). The mean over cells is subtracted, except for the plain relative distance, because it does not
+distinguish positions.
 """
 
 import torch
@@ -16,10 +16,10 @@ from pretrain.models.weights import read_backbone, resize_field
 
 
 def read_field(path) -> Tensor:
-    """The field (h, w, D) float32 of an export, a training state (its teacher's) or public weights.
+    """The field (h, w, D) float32 of an export, a training state (its teacher) or public weights.
 
     Raises:
-        UserError: the file cannot be read, holds no plain ViT, or none with absolute positions.
+        UserError: the file cannot be read, or is not a plain ViT with absolute positions.
     """
     file = read_backbone(path)
     if file.field_size is None:
@@ -28,12 +28,12 @@ def read_field(path) -> Tensor:
 
 
 def field_stats(field: Tensor) -> dict[str, float]:
-    """Figures of one field.
+    """Statistics of one field.
 
     neighbour_similarity: mean cosine of adjacent cells: about 0 in noise, near 1 in a smooth field.
-    median_frequency: half of the variance lies at or below it, in cycles per image side; 0.4 h in noise of h x h.
-    three_components_percent: share of the variance in the three directions that become red, green and blue.
-    mean_percent: share of the squared length that is the mean of all cells, which tells no place.
+    median_frequency: half of the variance is at or below it, in cycles per image side; 0.4 h in noise of h x h.
+    three_components_percent: variance explained by the first three principal components.
+    mean_percent: fraction of the squared norm that is due to the mean over cells.
     """
     cells = field.double().flatten(0, 1)
     centred = cells - cells.mean(0)
@@ -47,17 +47,17 @@ def field_stats(field: Tensor) -> dict[str, float]:
 
 
 def reference_stats(size: tuple[int, int], dim: int) -> dict[str, dict[str, float]]:
-    """`field_stats` of two fields of this shape that bound what is found: noise, and the sine-cosine field."""
+    """`field_stats` of two reference fields of this shape: noise, and sine-cosine."""
     noise = torch.randn(*size, dim, generator=torch.Generator().manual_seed(0))
     sincos = sincos_field(*size, dim - dim % 4)[0].unflatten(0, size)
     return {"noise": field_stats(noise), "sincos": field_stats(sincos)}
 
 
 def spectrum(field: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the variance of a field lies -> frequencies, in cycles per image side, ascending, and shares of variance.
+    """Variance of a field by frequency -> frequencies, in cycles per image side, ascending, and fractions of variance.
 
-    By cosine transform (DCT-II), whose component k along a side is k half waves: unlike a Fourier transform it does not
-    take the step from one border to the opposite one for high frequencies. A component's frequency is |(fx, fy)|.
+    By cosine transform (DCT-II), whose component k along a side has k half waves; unlike a Fourier transform it does
+    not see a jump between opposite borders. A component's frequency is |(fx, fy)|.
     """
     height, width = field.shape[:2]
     waves = torch.from_numpy(dctn((field.double() - field.double().mean((0, 1))).numpy(), axes=(0, 1), norm="ortho"))
@@ -68,17 +68,17 @@ def spectrum(field: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def median_frequency(field: Tensor) -> float:
-    """The frequency at or below which half of the variance lies, in cycles per image side; see `spectrum`."""
+    """The frequency at or below which half of the variance is, in cycles per image side; see `spectrum`."""
     frequency, share = spectrum(field)
     return frequency[min(int(torch.searchsorted(share.cumsum(0), 0.5)), len(frequency) - 1)].item()
 
 
 def compare_fields(first: Tensor, second: Tensor) -> dict[str, float]:
-    """How far two fields are apart; where their sizes differ both are read, bicubic, on the finer grid.
+    """Distance between two fields; if their sizes differ, both are interpolated (bicubic) to the finer grid.
 
-    cka: linear CKA of the cells (Kornblith et al. 2019) without its bias (Song et al. 2012): 1 for fields that differ
-        by a rotation of channels and a factor, about 0 for fields that have nothing to do with each other.
-    relative_distance: |A - B| / |A|, channel by channel, where both have as many channels; sqrt(2) for two noises.
+    cka: unbiased (Song et al. 2012) linear CKA (Kornblith et al. 2019) of the cells: 1 for fields that differ by a
+    rotation of channels and a factor, about 0 for unrelated fields.
+    relative_distance: |A - B| / |A| by channel, if both have equally many; sqrt(2) for two independent noises.
     """
     first, second = (field.double() for field in on_finer_grid(first, second))
     found = {"cka": linear_cka(first.flatten(0, 1), second.flatten(0, 1))}
@@ -88,7 +88,7 @@ def compare_fields(first: Tensor, second: Tensor) -> dict[str, float]:
 
 
 def on_finer_grid(*fields: Tensor) -> list[Tensor]:
-    """Fields (h, w, D) read, bicubic, at the cells of the finest of their grids -> each (H, W, D)."""
+    """Interpolate fields (h, w, D), bicubic, to the cells of the finest of their grids -> each (H, W, D)."""
     size = tuple(max(field.shape[side] for field in fields) for side in (0, 1))
     read = []
     for field in fields:
@@ -101,7 +101,7 @@ def on_finer_grid(*fields: Tensor) -> list[Tensor]:
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Unbiased linear CKA of n > 3 vectors each, (n, D) and (n, E).
 
-    The plain estimate is about D / (n + D) for independent noise, 0.8 for ViT-B's 14 x 14 positions: no use here.
+    The biased estimate is about D / (n + D) for independent noise, 0.8 for ViT-B's 14 x 14 positions, and useless here.
     """
     grams = []
     for vectors in (x.double(), y.double()):

@@ -1,4 +1,4 @@
-"""What each kind of mask takes from a crop: its content, or its place."""
+"""Draw what each kind of mask hides from the student: content, or position."""
 
 import cv2
 import numpy as np
@@ -11,16 +11,16 @@ TINT = (0, 114, 178)
 
 
 def content_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.ndarray:
-    """The crop with its masked patches greyed out: the student sees where they are, not what they show.
+    """The crop with masked patches greyed out: the student sees their position, not their content.
 
-    crop: uint8 (3, S, S). mask: bool (N,), row-major. -> (factor*S, factor*S, 3); unmasked patches are untouched.
+    crop: uint8 (3, S, S). mask: bool (N,), row-major. -> (factor*S, factor*S, 3); unmasked patches are unchanged.
     """
     picture = enlarge(as_rgb(crop), factor)
     return np.where(_masked(picture, mask, patch_size * factor), np.uint8(GREY), picture)
 
 
 def position_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.ndarray:
-    """The crop with its masked patches tinted and crossed: the student sees what they show, not where they are.
+    """The crop with masked patches tinted and crossed: the student sees their content, not their position.
 
     Arguments and result as in `content_mask_picture`.
     """
@@ -34,13 +34,13 @@ def position_mask_picture(crop, mask, patch_size: int, factor: int = 2) -> np.nd
 
 
 def _masked(picture: np.ndarray, mask, side: int) -> np.ndarray:
-    """The mask's pixels, bool (H, W, 1)."""
+    """The mask at pixel resolution, bool (H, W, 1)."""
     grid = np.asarray(mask, dtype=bool).reshape(picture.shape[0] // side, picture.shape[1] // side)
     return enlarge(grid, side)[..., None]
 
 
 def spread_by_count(masks: Tensor | None, number: int) -> list[int]:
-    """Up to `number` of the crops (n, N) that are masked at all, from the smallest mask to the largest."""
+    """Up to `number` indices of masked crops (n, N), from the smallest mask to the largest."""
     counts = np.zeros(0) if masks is None else masks.sum(1).cpu().numpy()
     masked = [crop for crop in np.argsort(counts, kind="stable").tolist() if counts[crop]]
     chosen = np.unique(np.linspace(0, len(masked) - 1, min(number, len(masked))).round().astype(int))

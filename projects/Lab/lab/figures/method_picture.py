@@ -1,4 +1,4 @@
-"""The method in one picture: an image's crops, their places in the field, and both masks."""
+"""The method in one picture: an image's crops, their boxes in the field, and both masks."""
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ TITLES = {
 def method_picture(image: np.ndarray, seed: int, num_local: int = 4, field_size: int = 16) -> np.ndarray:
     """Draw the method on an image, uint8 RGB (H, W, 3) -> a picture about 820 pixels wide.
 
-    The crops and boxes are `MultiCrop`'s, the masks `CropMasks`'s; only the colour changes are left out.
+    Crops and boxes are `MultiCrop`'s, masks `CropMasks`'s, without photometric augmentation.
     """
     rng = np.random.default_rng(seed)
     crops = MultiCrop(224, num_local=num_local, local_size=96, photometric=(unchanged,) * 3)
@@ -39,7 +39,7 @@ def method_picture(image: np.ndarray, seed: int, num_local: int = 4, field_size:
 
 
 def _views(sample: dict[str, np.ndarray], boxes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """What the student sees: global crops 1 and 2 with a mask each, then the local crops in a block."""
+    """The student's input: global crops 1 and 2 with a mask each, then the local crops in a block."""
     patch_size = 16
     masks = CropMasks((sample["global_crops"].shape[-1] // patch_size,) * 2)
     count = round(MASK_SHARE * masks.num_patches)
@@ -66,5 +66,5 @@ def titled(picture: np.ndarray, text: str) -> np.ndarray:
 
 
 def unchanged(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The photometric augmentation that does nothing."""
+    """Photometric augmentation that does nothing."""
     return crop

@@ -1,15 +1,14 @@
-"""Vectors as colours: their three principal components become red, green and blue."""
+"""Map vectors to colours: the first three principal components become red, green and blue."""
 
 import torch
 from torch import Tensor
 
 
 def colors(arrays: list[Tensor]) -> list[Tensor]:
-    """Vectors, each array (..., D), n > 3 in all -> uint8 RGB (..., 3), in the same directions for all arrays.
+    """Vectors, each array (..., D), n > 3 in total -> uint8 RGB (..., 3), with one basis for all arrays.
 
-    They are the three of largest variance. A direction's sign means nothing; it is settled by making the farthest
-    vector positive, so that the colours do not change when all vectors are moved, turned or scaled together. Each
-    channel spans the 1st to the 99th percentile.
+    Signs are fixed by making the farthest vector positive, so that the colours do not change if all vectors are
+    shifted, rotated or scaled together. Each channel spans the 1st to the 99th percentile.
     """
     vectors = torch.cat([array.flatten(0, -2) for array in arrays]).double()
     centred = vectors - vectors.mean(0)

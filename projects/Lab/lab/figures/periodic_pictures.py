@@ -1,4 +1,4 @@
-"""What a run shows of itself in TensorBoard and its like: the field, the masks of a batch, attention and features."""
+"""Pictures logged during a run, for TensorBoard and others: the field, masks of a batch, attention and features."""
 
 import itertools
 
@@ -17,19 +17,19 @@ from pretrain.engine.loop import due
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import Count, Whole
 
-SIDE = 224  # pixels of a tile, and of the image that the backbone sees
+SIDE = 224  # side in pixels of a tile, and of the backbone's input
 POINTS = ((0.5, 0.5), (0.2, 0.8))  # queries of the attention, (x, y)
-LEAST_TOP = 2.0  # of the attention's scale, in multiples of uniform: what is nearly uniform looks so
+LEAST_TOP = 2.0  # least top of the colour scale, in multiples of uniform attention, so that noise is not enlarged
 NUM_MASKS = 4
 MASKS = {"content_masks": content_mask_picture, "position_masks": position_mask_picture}
 
 
 class PeriodicPictures(HookBase):
-    """Puts the field, the masks of the step's batch, and attention on the same few images, into the storage.
+    """Log pictures of the field, the current batch's masks, and attention on fixed images to the event storage.
 
     Args:
         period: steps between pictures; 0 turns them off.
-        num_images: images that attention and features are drawn for, the first readable ones of the run's own source.
+        num_images: images for attention and features, the first readable ones of the run's source.
     """
 
     def __init__(self, period: Whole = 1000, num_images: Count = 3):
@@ -58,20 +58,20 @@ class PeriodicPictures(HookBase):
             for index in range(len(source)):
                 try:
                     yield source.load(index)
-                except BrokenImage:  # the loader counts those
+                except BrokenImage:  # the loader counts broken images
                     continue
 
         return list(itertools.islice(readable(), self.num_images))
 
 
 def field_overview(backbone: VisionTransformer) -> np.ndarray:
-    """The field's three main directions as colours, then the likeness of four places to all others."""
+    """The field's first three principal components as colours, then the similarity of four positions to all others."""
     field = backbone.pos_embed.detach().cpu().unflatten(1, backbone.field_size)
     return row([field_picture(field, side=SIDE), *(similarity_picture(field, query, SIDE) for query in QUERIES)])
 
 
 def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | None:
-    """Global crops with their masks, a row a kind, from the least masked to the most; None where nothing is masked."""
+    """Global crops with masks, one row for each kind, from least to most masked; None if nothing is masked."""
     rows = []
     for name, draw in MASKS.items():
         factor = max(1, SIDE // batch["global_crops"].shape[-1])
@@ -84,9 +84,10 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
 
 
 def attention_overview(backbone: VisionTransformer, images: list[np.ndarray]) -> np.ndarray:
-    """A row for each image, uint8 RGB (H, W, 3): itself, its patch features as colours, attention from two points.
+    """One row for each image, uint8 RGB (H, W, 3): the image, its patch features as colours, attention from two points.
 
-    Colours have one basis for all images. Attention is the last layer's, mean over heads, in multiples of uniform.
+    Colours have one basis for all images. Attention is from the last layer, averaged over heads, in multiples of
+    uniform.
     """
     images = [fit(image, SIDE) for image in images]
     rows = []

@@ -1,4 +1,4 @@
-"""Pictures of what a predictor makes of places, runs side by side, as in StoP's Figs. 5 and 6."""
+"""Visualise how a predictor uses positions, runs side by side, as in StoP's Figs. 5 and 6."""
 
 import cv2
 import numpy as np
@@ -14,9 +14,9 @@ Point = tuple[float, float]
 
 
 def positions_picture(predictors: dict[str, Predictor], side: int = 200, draws: int = 256) -> np.ndarray:
-    """A row for each of four places, its position without noise first, then for each run one draw and the mean of many.
+    """One row for each of four positions: without noise, then for each run one draw and the mean of many.
 
-    Cosine with all positions, each map from its lowest (dark) to its highest value (yellow), which stand below it.
+    Maps show the cosine with all positions, from the lowest (dark) to the highest value (yellow), given below each.
     """
     first = next(iter(predictors.values()))
     titles = ["without noise"] + [f"{name}: {what}" for name in predictors for what in ("a draw", f"mean of {draws}")]
@@ -33,10 +33,11 @@ def positions_picture(predictors: dict[str, Predictor], side: int = 200, draws: 
 def predictions_picture(
     queries: list[tuple[np.ndarray, Point]], cosines: dict[str, list[Tensor]], side: int = 240
 ) -> np.ndarray:
-    """A row for each query: the image, its predicted block black but for the patch asked for, and a map for each run.
+    """One row for each query: the image with its predicted block black except for the query's patch, and a map for each
+    run.
 
     A map is the softmax over all patches of their cosines with the prediction, in multiples of uniform, from its fifth
-    percentile (dark) to its highest value (yellow): few patches that are unlike all others would leave the rest yellow.
+    percentile (dark), so that a few outliers do not turn the rest yellow, to its highest value (yellow).
 
     Args:
         queries: square images, uint8 (S, S, 3), each with a point (x, y) in [0, 1].
@@ -67,9 +68,10 @@ def masked_image(image: np.ndarray, grid: tuple[int, int], query: Point) -> np.n
 
 
 def similarity_tile(values: Tensor, query: Point, side: int, darkest: float = 0.0, unit: str = "") -> np.ndarray:
-    """A map (H, W) -> (side + LINE, side, 3): a square a patch, a dot at the query, and the colours' range below.
+    """A map (H, W) -> (side + LINE, side, 3): one square for each patch, a dot at the query, and the range of values
+    below.
 
-    darkest: the share of patches that are as dark as can be.
+    darkest: the fraction of patches clipped to the darkest colour.
     """
     low, high = values.quantile(darkest).item(), values.max().item()
     picture = colorize(values.numpy(), low, high, cv2.COLORMAP_VIRIDIS)

@@ -1,4 +1,4 @@
-"""What a predictor makes of places: how alike stochastic positions are (StoP's Fig. 5), and predictions (Fig. 6)."""
+"""How a predictor uses positions: similarity of stochastic positions (StoP's Fig. 5) and of predictions (Fig. 6)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,14 @@ from stop.jepa import JEPA
 from stop.predictor import Predictor
 
 Point = tuple[float, float]
-BLOCK_SHARE = 0.175  # of the image: the middle of the target blocks' range of areas
+BLOCK_SHARE = 0.175  # fraction of the image, the middle of the target blocks' range
 
 
 @torch.no_grad()
 def position_similarity(predictor: Predictor, query: Point, draws: int = 1, noise: bool = True) -> Tensor:
-    """Cosine of `draws` embeddings of one position, psi + A n (Eq. 5), with all positions psi -> (draws, H, W).
+    """Cosine of `draws` samples of one position, psi + A n (Eq. 5), with all positions psi -> (draws, H, W).
 
-    query: (x, y) in [0, 1]. noise: False, or a predictor without, leaves psi itself.
+    query: (x, y) in [0, 1]. noise: False gives psi itself, as does a predictor without noise.
     """
     positions = predictor.positions(predictor.field_size)
     row, column = cell_at(query, predictor.field_size)
@@ -29,10 +29,10 @@ def position_similarity(predictor: Predictor, query: Point, draws: int = 1, nois
 
 @torch.no_grad()
 def noise_of_positions(predictor: Predictor, draws: int = 64) -> dict[str, float]:
-    """What the noise does to places, in the mean over all positions, `draws` draws each.
+    """Effect of the noise on positions, averaged over all positions with `draws` samples each.
 
-    cosine: of a position with the same without noise; 1 without noise. displacement: patches from a position to the one
-    that is most like it; 0 where the noise hides no place.
+    cosine: between a position with and without noise; 1 without noise. displacement: distance in patches to the most
+    similar position; 0 if the position can still be identified.
     """
     height, width = predictor.field_size
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()
@@ -46,9 +46,10 @@ def noise_of_positions(predictor: Predictor, draws: int = 64) -> dict[str, float
 
 
 def target_block(grid: tuple[int, int], query: Point) -> tuple[Tensor, Tensor, int]:
-    """A square block of about `BLOCK_SHARE` of the grid around a point, moved so that it lies inside.
+    """A square block of about `BLOCK_SHARE` of the grid around a point, shifted to stay inside.
 
-    -> indices (h, w) of its patches, of all others (N_c,), and the place of the query's patch in the flattened block.
+    Returns indices (h, w) of its patches, of all others (N_c,), and the index of the query's patch in the flattened
+    block.
     """
     side = max(1, round((BLOCK_SHARE * grid[0] * grid[1]) ** 0.5))
     row, column = cell_at(query, grid)
@@ -62,9 +63,9 @@ def target_block(grid: tuple[int, int], query: Point) -> tuple[Tensor, Tensor, i
 
 @torch.no_grad()
 def prediction_similarity(method: JEPA, image: Tensor, query: Point) -> Tensor:
-    """Cosine of what is predicted for the patch at `query` with the teacher's features of all patches -> (H, W).
+    """Cosine of the prediction for the patch at `query` with the teacher's features of all patches -> (H, W).
 
-    Predicted is one block around the patch, from all patches outside it; one draw of the noise, if there is any.
+    One block around the patch is predicted from all patches outside it, with one sample of the noise, if any.
 
     Args:
         image: (3, H*p, W*p), normalised.
@@ -78,7 +79,7 @@ def prediction_similarity(method: JEPA, image: Tensor, query: Point) -> Tensor:
 
 
 def nearness(similarity: Tensor, query: Point) -> float:
-    """How much a similarity map (H, W) is one of nearness: Pearson's correlation with minus the distance to `query`."""
+    """How well distance explains a similarity map (H, W): Pearson's correlation with minus the distance to `query`."""
     height, width = similarity.shape
     row, column = cell_at(query, (height, width))
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width))

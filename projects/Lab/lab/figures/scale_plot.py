@@ -1,4 +1,4 @@
-"""The plot of Fig. 3: from which distributions the scale s of the crops' place in the field is drawn."""
+"""The plot of Fig. 3: distributions of the scale s, the area of all crops in the field."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ DRAWS, BINS = 50_000, 40
 
 
 def scale_draws(distribution: str, count: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(count,) draws of s as `MultiCrop` makes them."""
+    """(count,) samples of s as drawn by `MultiCrop`."""
     rng = np.random.default_rng(seed)
     return np.array([sample_scale(distribution, rng) for _ in range(count)])
 
 
 def write_plot(path: Path) -> dict[str, float]:
-    """Draw histograms of s for each distribution of Table 4a as a PNG of 900 x 300 pixels; returns their means."""
+    """Plot histograms of s for each distribution of Table 4a as a PNG of 900 x 300 pixels; returns the means."""
     figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
     means = {}
     for index, (axes, (name, title)) in enumerate(zip(figure.subplots(1, 3, sharex=True), SHOWN.items(), strict=True)):
