@@ -326,8 +326,8 @@ def test_a_batch_that_does_not_divide(batch, gpus, images, words):
         ("bbox/AP", 1, 0, "early_stopping.patience=1 needs evaluations in training, but train.eval_period=0"),
         ("bbox/AP", 1, 10, "makes none within 10 iterations"),
         ("bbox/mAP", 0, 5, "'bbox/mAP' is not a metric of the evaluation; choose one of bbox/AP, "),
-        ("segm/AP", 0, 5, "'segm/AP' is none"),
-        ("bbox/AP-horse", 0, 5, "'bbox/AP-horse' is none"),
+        ("segm/AP", 0, 5, "'segm/AP' is not a metric"),
+        ("bbox/AP-horse", 0, 5, "'bbox/AP-horse' is not a metric"),
         ("bbox/AP-cat", 2, 5, None),
         ("bbox/mAP", 0, 0, None),  # never asked for
     ],

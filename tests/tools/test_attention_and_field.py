@@ -78,7 +78,7 @@ def test_wrong_input_gets_a_sentence_before_any_work(weights, small_coco, tmp_pa
     ours, output = weights / "ours.safetensors", ("--output", tmp_path / "none")
     with pytest.raises(UserError, match="does not exist"):
         run_tool("attention_stats", "--weights", ours, "--images", tmp_path / "absent", *output)
-    with pytest.raises(UserError, match="not a multiple; take 96"):
+    with pytest.raises(UserError, match="not a multiple; use 96"):
         run_tool("attention_stats", "--weights", ours, "--images", small_coco, "--image-size", "100", *output)
     with pytest.raises(UserError, match="there is no checkpoint"):
         run_tool("attention_stats", "--weights", tmp_path / "absent.pth", "--images", small_coco, *output)
@@ -112,7 +112,7 @@ def test_maps_have_a_row_a_query_and_a_column_a_model(weights, small_coco, tmp_p
 def test_wrong_maps_get_a_sentence(weights, small_coco, tmp_path, run_tool, capsys):
     ours = ("--weights", weights / "ours.safetensors")
     image, output = ("--images", small_coco / "0.png"), ("--image-size", "32", "--output", tmp_path / "none.png")
-    for points, words in (("0.5", "is not x,y"), ("1.2,0", "does not lie in the image")):
+    for points, words in (("0.5", "is not x,y"), ("1.2,0", "is outside the image")):
         with pytest.raises(SystemExit):
             run_tool("attention_maps", *ours, *image, "--points", points, *output)
         assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""timm's plain ViTs as backbones of this project: read as their weight files are, with a check that they agree."""
+"""timm's plain ViTs as backbones of this project: loaded like weight files, and checked for equal outputs."""
 
 import difflib
 
@@ -15,16 +15,15 @@ from pretrain.models.weights import build_backbone, fill_backbone
 
 
 def timm_backbone(name: str, pretrained: bool = True) -> VisionTransformer:
-    """The backbone of a model of timm, frozen, in eval mode; for images normalised as ours, whatever the model's own
-    are.
+    """The backbone of a timm model, frozen, in eval mode. Input is normalised as in this project, not as in timm.
 
     Args:
         name: e.g. "vit_base_patch16_224.dino".
-        pretrained: False leaves out the download: timm's random initial weights.
+        pretrained: False keeps timm's random initial weights, without a download.
 
     Raises:
-        UserError: timm has no such model, its weights cannot be fetched, it is no plain ViT (see `read_backbone`), or
-            the backbone computes something else, as with another activation.
+        UserError: timm has no such model, its weights cannot be downloaded, it is not a plain ViT (see
+            `read_backbone`), or its outputs differ, for example because of another activation.
     """
     model = _create(name, pretrained)
     metadata = {"field_size": "x".join(str(side) for side in model.patch_embed.grid_size)}
@@ -49,8 +48,8 @@ def _create(name: str, pretrained: bool) -> TimmViT:
     except (OSError, RuntimeError) as error:  # no connection, no such tag
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
-            f"the weights of timm's {name} cannot be loaded ({reason}); copy their file here and give it as --weights, "
-            "or take untrained ones with --timm-random"
+            f"the weights of timm's {name} cannot be loaded ({reason}); download the file and give it as --weights, "
+            "or use random ones with --timm-random"
         ) from error
     if not isinstance(model, TimmViT):
         raise UserError(
@@ -61,7 +60,7 @@ def _create(name: str, pretrained: bool) -> TimmViT:
 
 @torch.no_grad()
 def _take_our_normalisation(backbone: VisionTransformer, mean: Tensor, std: Tensor) -> None:
-    """Exact, since the patch embedding is linear and without padding: the difference goes into its weight and bias."""
+    """Fold the difference in normalisation into the patch embedding; exact, since it is linear and without padding."""
     projection = backbone.patch_embed.proj
     shift, scale = (torch.tensor(IMAGE_MEAN) - mean) / std, torch.tensor(IMAGE_STD) / std
     projection.bias += torch.einsum("dchw,c->d", projection.weight, shift)
@@ -70,9 +69,11 @@ def _take_our_normalisation(backbone: VisionTransformer, mean: Tensor, std: Tens
 
 @torch.no_grad()
 def _check_features(backbone: VisionTransformer, model: TimmViT, file: BackboneFile, mean: Tensor, std: Tensor) -> None:
-    """Same patch features on an image of the model's own size? No tensor shows activation, eps or a changed pass."""
+    """Check for equal patch features on one image: activation, eps or a changed forward pass do not show in the
+    weights.
+    """
     if any("dropped" in note for note in file.notes):
-        return  # they differ, and the log says why
+        return  # they differ, and the reason was logged
     patch = file.state[PATCH_WEIGHT].shape[-1]
     height, width = (patch * side for side in file.field_size)
     pixels = 255 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def test_broken_images_are_left_out_and_counted():
 def test_a_size_that_does_not_divide_names_one_that_does():
     check_size(480, 16, "dino")
     with pytest.raises(
-        UserError, match="dinov2 has patches of 14 pixels and --image-size 480 is not a multiple; take 476"
+        UserError, match="dinov2 has patches of 14 pixels and --image-size 480 is not a multiple; use 476"
     ):
         check_size(480, 14, "dinov2")
     with pytest.raises(UserError, match="take 28"):

@@ -47,7 +47,7 @@ def test_one_percent_is_what_the_list_names(root, tmp_path):
     assert len(train) == 6 and len(val) == 6
     short = tmp_path / "short.txt"
     short.write_text("n01484850_1.JPEG\nn01443537/n01443537_2.JPEG\n")
-    with pytest.raises(UserError, match="n01484850_1.JPEG lies in no sub-folder"):
+    with pytest.raises(UserError, match="n01484850_1.JPEG is not in a sub-folder"):
         open_dataset("imagenet_1pct", root / "imagenet", short)
     short.write_text("n01484850_1.JPEG\nn01443537_2.JPEG\n")
     train, _ = open_dataset("imagenet_1pct", root / "imagenet", short)
@@ -69,7 +69,7 @@ def test_clevr_and_what_is_cropped(root):
 
 
 def test_what_is_wrong_is_told(root, tmp_path):
-    with pytest.raises(UserError, match="there is no dataset mnist; known are imagenet"):
+    with pytest.raises(UserError, match="there is no dataset mnist; supported are imagenet"):
         open_dataset("mnist", root)
     with pytest.raises(UserError, match="there is no folder"):
         open_dataset("imagenet", tmp_path / "absent")

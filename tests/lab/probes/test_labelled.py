@@ -25,7 +25,7 @@ def test_sub_folders_are_the_classes(tmp_path):
     with pytest.raises(UserError, match="class c is not among"):
         labelled_folder(tmp_path / "val", train.classes)
     write(tmp_path, "val/5.png")
-    with pytest.raises(UserError, match="5.png lies in no sub-folder"):
+    with pytest.raises(UserError, match="5.png is not in a sub-folder"):
         labelled_folder(tmp_path / "val")
 
 

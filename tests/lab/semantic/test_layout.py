@@ -39,7 +39,7 @@ def test_raw_labels_move_down_by_one_and_other_is_not_counted(raw):
 def test_a_second_conversion_and_converted_labels_are_refused(raw):
     root, _ = raw
     convert_raw_labels(root)
-    with pytest.raises(UserError, match="annotations_detectron2 is there already"):
+    with pytest.raises(UserError, match="annotations_detectron2 exists"):
         convert_raw_labels(root)
     (root / "annotations_detectron2").rename(root / "elsewhere")
     cv2.imwrite(str(root / "annotations" / "training" / "ADE_1.png"), np.full((4, 4), 255, np.uint8))

@@ -89,5 +89,5 @@ def test_what_cannot_be_followed(video, backbone, tmp_path):
     with pytest.raises(UserError, match="must agree"):
         list(propagate_masks(backbone, wide, Propagation(), 64))
     write_mask(tmp_path / "wide.png", np.zeros((64, 96), np.uint8), davis_palette())
-    with pytest.raises(UserError, match="shows no object"):
+    with pytest.raises(UserError, match="has no object"):
         list(propagate_masks(backbone, wide, Propagation(), 64))

@@ -1,4 +1,4 @@
-"""The command line of evaluations on labelled images: a backbone, a dataset, where the result goes."""
+"""Command line of evaluations on labelled images: backbone, dataset, output."""
 
 import argparse
 import shlex
@@ -23,10 +23,10 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset", required=True, choices=DATASETS)
     add("--data", type=Path, required=True, metavar="DIR", help="the dataset's folder")
-    add("--train-list", type=Path, metavar="FILE", help="for imagenet_1pct: its training images, one a line")
+    add("--train-list", type=Path, metavar="FILE", help="for imagenet_1pct: list of training images, one a line")
     add("--output", type=Path, required=True, metavar="DIR", help="for result.json")
     add("--image-size", type=positive, default=224, metavar="PX", help="pixels a side (default 224)")
-    add("--batch-size", type=positive, metavar="B", help="images a step")
+    add("--batch-size", type=positive, metavar="B", help="images in a step")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
     return parser
 
@@ -39,7 +39,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def load_backbone_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The backbone on its device. Raises UserError, also for an image size that does not divide into its patches."""
+    """The backbone on its device. Raises UserError, also if the image size is not a multiple of the patch size."""
     backbone = load_backbone(args, drop_path_rate)
     if args.image_size % backbone.patch_size:
         raise UserError(
@@ -49,7 +49,7 @@ def load_backbone_of(args: argparse.Namespace, drop_path_rate: float = 0.0) -> V
 
 
 def datasets_of(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images, with a word about them."""
+    """Training and validation images; prints their numbers."""
     train, val = open_dataset(args.dataset, args.data, args.train_list)
     sizes = f"{len(train):,} training and {len(val):,} validation images of {len(train.classes):,} classes"
     print(f"{args.dataset}: {sizes}")
@@ -59,9 +59,9 @@ def datasets_of(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImage
 def features_of(
     args: argparse.Namespace, layers: int | None = None, pools: tuple[str, ...] | None = None, views: int = 1
 ) -> tuple[Features, Features, list[str]]:
-    """Training features of `views` views, validation features of one, and the classes; kept in `args.cache`.
+    """Training features of `views` views, validation features of one, and the classes; cached in `args.cache`.
 
-    layers: None is the last four.  pools: None is what stands for an image in this backbone.
+    layers: None: the last four. pools: None: the backbone's own, see `own_pool`.
     """
     backbone, (train, val) = load_backbone_of(args), datasets_of(args)
     common = dict(
@@ -74,7 +74,7 @@ def features_of(
     )
     loading = dict(folder=args.cache, num_workers=args.num_workers)
     if "cls" in common["pools"] and backbone.cls_token is None:
-        raise UserError(f"{args.weights} has no class token; leave --pool out, or say --pool patch")
+        raise UserError(f"{args.weights} has no class token; leave out --pool, or use --pool patch")
     train_features = cached_features(backbone, train, Reading(views=views, **common), **loading)
     return train_features, cached_features(backbone, val, Reading(**common), **loading), train.classes
 
@@ -84,7 +84,7 @@ def model_name(args: argparse.Namespace) -> str:
 
 
 def report(args: argparse.Namespace, protocol: str, metrics: dict[str, float], choices: dict) -> None:
-    """Write result.json and print the figures. choices: what else defines them, as values that JSON can hold."""
+    """Write result.json and print the metrics. choices: further settings that determine them, JSON-serialisable."""
     made_by = {"command": shlex.join(sys.argv), "torch": torch.__version__, "device": str(args.device)}
     path = write_result(args.output, protocol, args.dataset, model_name(args), metrics, made_by | choices)
     figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())

@@ -1,14 +1,14 @@
-"""The labelled datasets of StoP's tables as they lie on disk, by name: `open_dataset`.
+"""The labelled datasets of StoP's tables in their published layout, by name: `open_dataset`.
 
 imagenet       train/n01440764/*.JPEG, val/n01440764/*.JPEG: validation images sorted into their synsets, as usual
 imagenet_1pct  the same; the training images are those of a list, such as SimCLR's 1percent.txt
 places205      trainvalsplit_places205/{train,val}_places205.csv and the images256 that they name; or train/a/abbey/
 inat18         train2018.json, val2018.json and the train_val2018 that they name; or train/7477/, val/7477/
 cifar100       train/apple/*.png, test/apple/*.png; the superclass may come before, as in fast.ai's copy
-clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}: the two questions that VTAB asks about it (StoP, Table 4)
+clevr_count, clevr_dist   CLEVR_v1.0/{images,scenes}: the two tasks that VTAB defines (StoP, Table 4)
 
-torchvision reads none of these: its CIFAR100 reads pickles, its INaturalist folders by category, its CLEVR has no
-distances, and all of them stop at the first broken image.
+torchvision supports none of these layouts: its CIFAR100 reads pickles, its INaturalist reads folders by category, its
+CLEVR has no distances, and all of them stop at the first broken image.
 """
 
 import json
@@ -23,35 +23,35 @@ from pretrain.data.lists import CocoJson, ImageList
 from pretrain.errors import UserError
 
 Split = tuple[LabelledImages, LabelledImages]  # training and validation images
-PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which takes ImageNet's
+PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which uses ImageNet's
     "imagenet": 28, "imagenet_1pct": 28, "places205": 14, "inat18": 84, "cifar100": 28,
     "clevr_count": 50, "clevr_dist": 100,
 }  # fmt: skip
 DATASETS = tuple(PROBE_EPOCHS)
-# CLEVR: the number of objects in a scene is its class; or the bin of the closest one's distance from the camera, in
-# Blender's units, by VTAB's upper ends. The last bin has no end, and a distance that equals one is in the bin below it.
+# CLEVR: the class is the number of objects in a scene; or the bin of the closest one's distance from the camera, in
+# Blender's units, with VTAB's upper bounds. The last bin has none; a distance equal to a bound is in the bin below it.
 OBJECTS = range(3, 11)
 DISTANCE_ENDS = (8.0, 8.5, 9.0, 9.5, 10.0)
 _PLACES_IMAGES = "data/vision/torralba/deeplearning/images256"  # where its archive unpacks to
 
 
 def open_dataset(name: str, root: str | Path, train_list: str | Path | None = None) -> Split:
-    """Training and validation images of one of `DATASETS`.
+    """Open training and validation images of one of `DATASETS`.
 
     Args:
         root: the dataset's folder.
-        train_list: for imagenet_1pct, a text file with a training image a line (`n01440764_10026.JPEG`).
+        train_list: for imagenet_1pct, a text file with one training image a line (`n01440764_10026.JPEG`).
 
     Raises:
-        UserError: the name is unknown, or what lies at `root` is not that dataset.
+        UserError: the name is unknown, or `root` does not contain that dataset.
     """
     root = Path(root)
     if name not in DATASETS:
-        raise UserError(f"there is no dataset {name}; known are {', '.join(DATASETS)}")
+        raise UserError(f"there is no dataset {name}; supported are {', '.join(DATASETS)}")
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; give the folder of the dataset {name}")
     if (name == "imagenet_1pct") != (train_list is not None):
-        raise UserError("a list of training images goes with imagenet_1pct, and imagenet_1pct with one: --train-list")
+        raise UserError("give --train-list, a list of training images, with imagenet_1pct and only then")
     if name.startswith("clevr"):
         train, val = (clevr_split(root, split, name.partition("_")[2]) for split in ("train", "val"))
     elif name == "imagenet_1pct":
@@ -66,7 +66,7 @@ def open_dataset(name: str, root: str | Path, train_list: str | Path | None = No
 
 
 def framing_of(name: str) -> str:
-    """How VISSL's configs show a dataset's images to a ViT, see `framing.view`: only CLEVR's are not cropped."""
+    """How VISSL's configs crop a dataset's images for a ViT, see `framing.view`; only CLEVR's are not cropped."""
     return "whole" if name.startswith("clevr") else "centre"
 
 
@@ -77,7 +77,7 @@ def _folders(root: Path, nested: bool) -> Split:
 
 
 def _imagenet_subset(root: Path, train_list: Path) -> Split:
-    """All of the folder's synsets are classes, also one of which the list has no image."""
+    """All of the folder's synsets are classes, even those without an image in the list."""
     folder = root / "train"
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give ImageNet's folder, with train/ and val/ in it")
@@ -87,7 +87,7 @@ def _imagenet_subset(root: Path, train_list: Path) -> Split:
 
 
 def _places_csv(root: Path) -> Split:
-    """Lines are "a/abbey/gsun_….jpg 0"; a class is a folder, so the number is not needed."""
+    """Read lines such as "a/abbey/gsun_….jpg 0"; classes are folders, so the number is ignored."""
     images = next((folder for folder in (root / _PLACES_IMAGES, root / "images256") if folder.is_dir()), root)
     train = label_by_folder(_places_files(root, "train", images), nested=True)
     return train, label_by_folder(_places_files(root, "val", images), train.classes, nested=True)
@@ -103,7 +103,9 @@ def _places_files(root: Path, split: str, images: Path):
 
 
 def _inat_json(root: Path) -> Split:
-    """COCO's form: `images` with `file_name`, relative to `root`, and `annotations` with an image's one category."""
+    """Read COCO-format files: `images` with `file_name` relative to `root`, and `annotations` with one category an
+    image.
+    """
     train, categories = _inat_split(root, "train")
     val, val_categories = _inat_split(root, "val")
     classes = sorted(set(categories), key=int)
@@ -125,12 +127,12 @@ def _inat_split(root: Path, split: str) -> tuple[CocoJson, list[str]]:
 
 
 def count_label(scene: dict) -> int:
-    """The number of objects, from 3 on, as class 0 to 7. Raises ValueError for another number."""
+    """Number of objects, from 3, as class 0 to 7. Raises ValueError for other numbers."""
     return OBJECTS.index(len(scene["objects"]))
 
 
 def distance_label(scene: dict) -> int:
-    """Which of six bins the closest object's distance, the third of its `pixel_coords`, lies in."""
+    """Bin, of six, of the closest object's distance, which is the third of its `pixel_coords`."""
     return int(np.searchsorted(DISTANCE_ENDS, min(thing["pixel_coords"][2] for thing in scene["objects"]), side="left"))
 
 
@@ -138,11 +140,11 @@ def clevr_split(root: str | Path, split: str, question: str) -> LabelledImages:
     """Images of `root`/images/`split`, labelled from `root`/scenes/CLEVR_`split`_scenes.json.
 
     Args:
-        root: the folder CLEVR_v1.0, or the one that it was unpacked in.
+        root: the folder CLEVR_v1.0, or its parent.
         question: "count" or "dist".
 
     Raises:
-        UserError: a file is absent, no JSON, or a scene is not as CLEVR's are.
+        UserError: a file is missing or not JSON, or a scene does not have CLEVR's format.
     """
     root = Path(root, "CLEVR_v1.0") if Path(root, "CLEVR_v1.0").is_dir() else Path(root)
     file = root / "scenes" / f"CLEVR_{split}_scenes.json"

@@ -1,9 +1,9 @@
-"""Features kept on disk: one pass over the images, then any number of classifiers.
+"""On-disk cache of features: one pass over the images, then any number of classifiers.
 
-One .npy file for a backbone and a listing of images. Its name is a hash of all that its numbers depend on: the
-backbone's weights and shape, each image's path, size and date, and how they are read. So a file is never stale; what no
-longer fits is made anew under another name, and the old file is yours to delete. It is written from the first batch to
-the last without being held in memory, and mapped when read.
+One .npy file for each backbone and list of images. Its name is a hash of everything that the features depend on: the
+backbone's weights and shape, each image's path, size and date, and the preprocessing. So a file is never stale; if
+anything changes, a new one is made, and you may delete the old one. Files are written batch by batch and memory-mapped
+when read.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import fingerprint
 
-VERSION = 2  # of the features' definition and file; another one makes all files anew
+VERSION = 2  # of the features' definition and file format; a change invalidates all files
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 class Reading:
     """How images become features.
 
-    image_size: pixels a side, a multiple of the patch.  framing, views: see `framing.view`.  seed: of the views.
-    layers: how many of the last.  pools: see `pooled_layers`.  amp: whether the backbone runs under bfloat16 autocast.
+    image_size: side in pixels, a multiple of the patch size. framing, views: see `framing.view`. seed: of the views.
+    layers: number of last layers. pools: see `pooled_layers`. amp: run the backbone under bfloat16 autocast.
     """
 
     image_size: int = 224
@@ -51,7 +51,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Features:
-    """`values` (views, images, pools, layers, D) float16, mapped from a file; `rows` (n,) of the readable images."""
+    """`values` (views, images, pools, layers, D) float16, memory-mapped; `rows` (n,) of the readable images."""
 
     values: Tensor
     pools: tuple[str, ...]
@@ -62,7 +62,7 @@ class Features:
         return len(self.rows)
 
     def select(self, pool: str, layers: int, which: Tensor | slice = slice(None), view: int = 0) -> Tensor:
-        """Of some readable images, the last `layers` layers end to end -> (b, layers * D) float32."""
+        """Concatenated features of the last `layers` layers, for some readable images -> (b, layers * D) float32."""
         chosen = self.values[view % len(self.values), self.rows[which], self.pools.index(pool), -layers:]
         return chosen.flatten(1).float()
 
@@ -75,10 +75,10 @@ def cached_features(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> Features:
-    """Read from `folder` what was computed before, or compute it with `backbone`, where it is, and keep it there.
+    """Read features from `folder`, or compute them with `backbone` on its device and save them there.
 
     Raises:
-        UserError: the image size does not divide into patches, the backbone has fewer layers, the file cannot be
+        UserError: the image size is not a multiple of the patch size, the backbone has fewer layers, the file cannot be
             written, or no image can be read.
     """
     if reading.image_size % backbone.patch_size:
@@ -111,14 +111,14 @@ def cached_features(
 
 
 def write_features(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-    """Write the file whole or not at all; raises UserError where it cannot be written.
+    """Write the file atomically; UserError if it cannot be written.
 
-    Two arrays end to end: values (views, images, pools, layers, D) float16, and readable (images,) bool. An image that
-    cannot be read in one view counts as not readable.
+    It contains two arrays in sequence: values (views, images, pools, layers, D) float16, and readable (images,) bool.
+    An image is readable if all its views could be read.
 
     Args:
         shape: of the values.
-        batches: values (b, pools, layers, D) and which are readable (b,) bool, view by view and image by image.
+        batches: values (b, pools, layers, D) and readable (b,) bool, ordered by view, then image.
     """
     readable = []
     with replacing(path) as draft, open(draft, "wb") as file:
@@ -130,7 +130,7 @@ def write_features(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[T
 
 
 def read_features(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
-    """Values, mapped, not copied, and readable. None: the file is absent, damaged, or of something else."""
+    """Memory-mapped values, and readable. None: the file is missing, damaged, or has another content."""
     if not path.exists():
         return None
     try:
@@ -139,15 +139,15 @@ def read_features(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] |
             with open(path, "rb") as file:
                 file.seek(values.offset + values.nbytes)
                 return torch.from_numpy(values), torch.from_numpy(np.load(file))
-        reason = "of something else"
+        reason = "other content"
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).partition("\n")[0]
-    logger.warning(f"{path} is not what it should be ({reason}): its features are computed again")
+    logger.warning(f"{path} cannot be used ({reason}): its features are computed again")
     return None
 
 
 def cache_key(backbone: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
-    """Hash of all that features depend on."""
+    """Hash of everything that the features depend on."""
     listing = hashlib.sha256()
     for index in range(len(images)):
         name = f"{images.name(index)}\0{_stamp(images.path(index))}\n"
@@ -166,7 +166,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _pooled(
     backbone: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features (b, pools, layers, D) and which images could be read (b,) of every batch; says every minute how far."""
+    """Features (b, pools, layers, D) and readable (b,) bool of every batch; logs progress every minute."""
     device, done, said = backbone.pos_embed.device.type, 0, time.monotonic()
     for pixels, indices in batches:
         with torch.autocast(device, torch.bfloat16, reading.amp):

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: a vector an image, from its last layer or its last few."""
+"""Features of a frozen backbone: one vector for each image, from its last layer or last few layers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,15 +15,15 @@ from pretrain.models.vit import VisionTransformer
 
 
 def own_pool(backbone: VisionTransformer) -> str:
-    """What stands for an image in a backbone (StoP, App. C.2): "cls", or "patch", the mean, in a backbone without."""
+    """A backbone's image representation (StoP, App. C.2): "cls", or "patch" (mean) if it has no class token."""
     return "patch" if backbone.cls_token is None else "cls"
 
 
 @torch.no_grad()
 def pooled_layers(backbone: VisionTransformer, images: Tensor, layers: int, pools: Sequence[str]) -> Tensor:
-    """One vector for each of the last `layers` blocks, and each way to pool -> (B, len(pools), layers, D).
+    """One vector for each of the last `layers` blocks and each kind of pooling -> (B, len(pools), layers, D).
 
-    Every layer passes the backbone's final norm, as in DINO's evaluation, so the last is the backbone's own output.
+    Every layer passes the backbone's final norm, as in DINO's evaluation, so the last one is the backbone's output.
 
     Args:
         images: (B, 3, H*p, W*p), normalised.
@@ -47,16 +47,16 @@ def framed_batches(
     num_workers: int = 0,
     batches: list[list[int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (B, 3, S, S) on `device` and their indices (B,), -1 where one is broken.
+    """Normalised images (B, 3, S, S) on `device` and their indices (B,), -1 if broken.
 
-    batches: the items of each batch; None is all of them in order, `batch_size` at a time.
+    batches: the items of each batch; None: all in order, `batch_size` at a time.
     """
     loader = DataLoader(
         images,
         batch_sampler=batches or BatchSampler(range(len(images)), batch_size, drop_last=False),
         num_workers=num_workers,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else each start would shift torch's global generator
+        generator=torch.Generator(),  # otherwise each start would advance torch's global generator
     )
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     for pixels, indices in watched(loader, lambda process: None) if num_workers else loader:
@@ -72,13 +72,13 @@ def extract_features(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Class tokens, or mean patch tokens in a backbone without, of some images -> (n, D) float32 and labels (n,), CPU.
+    """Class tokens (or mean patch tokens) of some images -> (n, D) float32 and labels (n,), on the CPU.
 
-    Images are resized so that the shorter side is 8/7 of `image_size` and cut to its central square, as DINO does (256
-    and 224). Broken images are left out. The backbone should be in eval mode; it is used where it is.
+    Images are resized to a shorter side of 8/7 of `image_size` and centre-cropped, as in DINO (256 and 224). Broken
+    images are skipped. The backbone should be in eval mode and stays on its device.
 
     Args:
-        image_size: pixels a side, a multiple of the patch.
+        image_size: side in pixels, a multiple of the patch size.
     """
     framed = FramedImages(images, indices, image_size)
     features, kept = [torch.zeros(0, backbone.embed_dim)], [torch.zeros(0, dtype=torch.int64)]

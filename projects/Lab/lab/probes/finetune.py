@@ -1,8 +1,8 @@
-"""Fine-tuning a backbone as a classifier (StoP's Tables 5, 15 and 17).
+"""Fine-tune a backbone as a classifier (StoP's Tables 5, 15 and 17).
 
-The papers give no recipe. This is the usual one for masked image models, without mixing images and without random
-augmentation policies: AdamW, learning rates that fall from the head to the patch embedding, stochastic depth, label
-smoothing, warm-up and cosine. MAE's values are the defaults.
+The papers give no recipe. This is the usual one for masked image models, without mixup, cutmix and random augmentation
+policies: AdamW, layer-wise learning rate decay, stochastic depth, label smoothing, warm-up and cosine. The defaults are
+MAE's.
 """
 
 import logging
@@ -27,9 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """lr: for 256 images a step, it grows with the batch.  layer_decay: a layer's rate over that of the next one up.
+    """Hyperparameters.
 
-    framing: see `framing.view`; training sees its views from number 1 on, another one each epoch.
+    lr: for 256 images a step; scaled with the batch size. layer_decay: ratio of the learning rates of successive
+    layers.
+    framing: see `framing.view`; training uses its views from number 1 on, a new one in each epoch.
     """
 
     epochs: int = 100
@@ -46,7 +48,7 @@ class Recipe:
 
 
 class Classifier(nn.Module):
-    """A backbone, pooled as its kind is (class token, or mean patch without), and a linear layer that starts at 0."""
+    """A backbone, pooled by its class token (or mean patch), and a linear layer initialised to 0."""
 
     def __init__(self, backbone: VisionTransformer, num_classes: int):
         super().__init__()
@@ -56,15 +58,15 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S), normalised -> logits (B, classes)"""
+        """(B, 3, S, S), normalised -> logits (B, classes)."""
         cls, patches = self.backbone(images)
         return self.head(cls if self.pool == "cls" else patches.mean(1))
 
 
 def layer_groups(model: Classifier, layer_decay: float, weight_decay: float) -> list[dict]:
-    """Parameter groups with `scale`, layer_decay ** (layers above): 1 for head and last norm, least for the embeddings.
+    """Parameter groups with `scale` = layer_decay ** (number of layers above): 1 for the head and the last norm.
 
-    Vectors, the class token and positions do not decay.
+    No weight decay on vectors, class token and positions.
     """
     depth, groups = len(model.backbone.blocks), {}
     for name, parameter in model.named_parameters():
@@ -82,11 +84,11 @@ def layer_groups(model: Classifier, layer_decay: float, weight_decay: float) -> 
 
 
 class FineTuning:
-    """Trains a classifier epoch by epoch; everything random follows from seed and epoch, so it can be resumed.
+    """Trains a classifier epoch by epoch; all random numbers follow from seed and epoch, so it can be resumed.
 
     Args:
-        model: on the device where it is to be trained.
-        state: a file to keep model and optimizer in after each epoch; None keeps nothing.
+        model: on its device for training.
+        state: file for model and optimizer state, written after each epoch; None: not saved.
         num_workers: processes that read images.
     """
 
@@ -109,7 +111,7 @@ class FineTuning:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
 
     def resume(self) -> None:
-        """Go on from `state`, if it is there. Raises UserError where it is of another model."""
+        """Load `state` if it exists. Raises UserError if it belongs to another model."""
         if self.state is None or not self.state.is_file():
             return
         kept = read_torch_file(self.state)
@@ -122,7 +124,9 @@ class FineTuning:
             raise UserError(f"{self.state} is of another run ({reason}); choose another --output") from None
 
     def run(self) -> dict[str, float]:
-        """Train to the end -> the last epoch's top-1 and top-5 of the validation images, in percent."""
+        """Train to the end; returns top-1 and top-5 accuracy on the validation images after the last epoch, in
+        percent.
+        """
         while self.epoch < self.recipe.epochs:
             loss = self.train_epoch()
             self.epoch += 1
@@ -133,7 +137,7 @@ class FineTuning:
         return self.evaluate()
 
     def train_epoch(self) -> float:
-        """One pass -> mean loss. Raises UserError if it is not finite."""
+        """Train one epoch; returns the mean loss. Raises UserError if it is not finite."""
         self.model.train()
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.epoch)  # order of the images, stochastic depth
         first = (self.epoch + 1) * len(self.train)
@@ -152,7 +156,7 @@ class FineTuning:
     def readable(
         self, images: LabelledImages, views: int = 1, seed: int = 0, batches: list | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches without what is broken: normalised (b, 3, S, S) on the device, and labels (b,) on the CPU."""
+        """Batches without broken images: normalised (b, 3, S, S) on the device, and labels (b,) on the CPU."""
         framed = FramedImages(images, range(len(images)), self.recipe.image_size, self.recipe.framing, views, seed)
         for pixels, indices in framed_batches(framed, self.device, num_workers=self.num_workers, batches=batches):
             whole = indices >= 0
@@ -164,7 +168,7 @@ class FineTuning:
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         if not len(images):
-            return 0.0  # all of them broken
+            return 0.0  # all images are broken
         labels, smoothing = labels.to(self.device), self.recipe.label_smoothing
         loss = F.cross_entropy(self.logits(images), labels, label_smoothing=smoothing)
         if not loss.isfinite():
@@ -176,7 +180,7 @@ class FineTuning:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Shares of the readable validation images, in percent."""
+        """Accuracies on the readable validation images, in percent."""
         self.model.eval()
         right, seen = torch.zeros(2), 0
         for images, labels in self.readable(self.val):

@@ -1,4 +1,4 @@
-"""What part of an image a frozen backbone sees: a square, for training also its augmented views."""
+"""Crops of images for a frozen backbone: a square, and augmented views for training."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from pretrain.data.decode import BrokenImage
 
 
 def central_square(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> (size, size, 3): the middle of the image, its shorter side resized to 8/7 of `size`."""
+    """uint8 (H, W, 3) -> (size, size, 3): central crop after resizing the shorter side to 8/7 of `size`."""
     scale = size * 8 / 7 / min(image.shape[:2])
     width, height = (max(size, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     resized = _resize(image, width, height)
@@ -21,12 +21,12 @@ def central_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def whole_square(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> (size, size, 3): all of the image, out of proportion where it is not square."""
+    """uint8 (H, W, 3) -> (size, size, 3): the whole image, stretched if it is not square."""
     return _resize(image, size, size)
 
 
 def random_square(image: np.ndarray, size: int, rng: np.random.Generator, least_area: float = 0.08) -> np.ndarray:
-    """uint8 (H, W, 3) -> (size, size, 3): a crop of `least_area` to all of the image, aspect 3/4 to 4/3, or its mirror.
+    """uint8 (H, W, 3) -> (size, size, 3): random crop of area `least_area` to 1, aspect 3/4 to 4/3, randomly flipped.
 
     torchvision's `RandomResizedCrop` and flip with its defaults, as in VISSL's linear evaluation.
     """
@@ -36,10 +36,10 @@ def random_square(image: np.ndarray, size: int, rng: np.random.Generator, least_
 
 
 def view(image: np.ndarray, size: int, framing: str, place: int, rng: np.random.Generator) -> np.ndarray:
-    """View number `place` of an image for training, uint8 (size, size, 3); number 0 is how images are tested.
+    """View number `place` of an image for training, uint8 (size, size, 3); number 0 is the view for testing.
 
-    framing: "centre": the central square, and after it `random_square`s. "whole": the whole image and its mirror in
-    turn, for where a crop would change what is asked about (objects counted).
+    framing: "centre": the central square, then `random_square`s. "whole": the whole image and its mirror image in turn,
+    for tasks that a crop would change (counting objects).
     """
     if framing == "whole":
         square = whole_square(image, size)
@@ -53,9 +53,9 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 class FramedImages(Dataset):
-    """Item v * len(indices) + i -> view v of image indices[i], uint8 (3, S, S), and its place i; -1 if it is broken.
+    """Item v * len(indices) + i -> view v of image indices[i], uint8 (3, S, S), and i; -1 instead of i if broken.
 
-    A view depends on the seed, its number and the image, so it is the same whenever it is asked for.
+    A view is a function of the seed, its number and the image.
     """
 
     def __init__(

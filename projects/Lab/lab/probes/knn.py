@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification: what a backbone's features know of labels, without training anything."""
+"""Weighted k-nearest-neighbour classification of a backbone's features, without training."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,13 +7,14 @@ from torch import Tensor
 def knn_accuracy(
     train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Share of val features whose label the vote of their k nearest train features names (DINO's protocol).
+    """Fraction of val features that a vote of their k nearest train features classifies correctly (DINO's protocol).
 
-    A neighbour votes with exp(cosine / temperature): Wu et al. (2018), Sec. 3.4, with the k and temperature of DINO.
+    A neighbour's vote has weight exp(cosine / temperature): Wu et al. (2018), Sec. 3.4, with DINO's k and temperature.
 
     Args:
-        train, val: (n, D), (m, D); normalised here.  train_labels, val_labels: (n,), (m,) int64, 0 to classes - 1.
-        k: neighbours; all of them where there are fewer.
+        train, val: (n, D), (m, D); normalised here.
+        train_labels, val_labels: (n,), (m,) int64, 0 to classes - 1.
+        k: neighbours; all if there are fewer.
     """
     train, val = F.normalize(train.float(), dim=-1), F.normalize(val.float(), dim=-1)
     num_classes = int(max(train_labels.max(), val_labels.max())) + 1

@@ -1,8 +1,8 @@
 """Linear classifiers on a frozen backbone's features: a whole sweep trained at once, on the same batches.
 
 The protocol is VISSL's (StoP, App. C.2): SGD with Nesterov momentum 0.9, linear layers on the last layer and on the
-last four end to end, each with and without a batch normalisation before it; the best on the validation images counts.
-VISSL's learning rate falls in steps or along a cosine, by dataset; here it is a cosine to zero.
+last four concatenated, each with and without batch normalisation before it; the best on the validation images is
+reported. VISSL decays the learning rate in steps or by a cosine, depending on the dataset; here it is a cosine to zero.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from pretrain.errors import UserError
 
 @dataclass(frozen=True)
 class Setting:
-    """One classifier of the sweep. lr: for 256 images a step; it grows with the batch, as VISSL's does."""
+    """One classifier of the sweep. lr: for 256 images a step; scaled with the batch size, as in VISSL."""
 
     pool: str  # "cls" or "patch"
-    layers: int  # the last so many, end to end
-    batch_norm: bool  # without learned scale and shift, which the linear layer makes needless; MAE's too
+    layers: int  # number of last layers, concatenated
+    batch_norm: bool  # without affine parameters, which the linear layer makes redundant, as in MAE
     lr: float
     weight_decay: float
 
@@ -34,7 +34,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """What a classifier got right of the validation images, in percent."""
+    """Accuracy of a classifier on the validation images, in percent."""
 
     setting: Setting
     top1: float
@@ -48,12 +48,12 @@ def sweep(
     lrs: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3),
     weight_decays: Sequence[float] = (0.0, 0.0005),
 ) -> list[Setting]:
-    """Every combination. The learning rates are around VISSL's 0.01; its weight decay is 0.0005."""
+    """Every combination of settings. The learning rates are around VISSL's 0.01; its weight decay is 0.0005."""
     return [Setting(*choice) for choice in itertools.product(pools, layers, batch_norm, lrs, weight_decays)]
 
 
 class Heads(nn.Module):
-    """Linear classifiers of one kind of features, normalised alike: (b, D) -> logits (heads, b, classes)."""
+    """Linear classifiers on the same features with the same normalisation: (b, D) -> logits (heads, b, classes)."""
 
     def __init__(self, dim: int, num_classes: int, count: int, batch_norm: bool):
         super().__init__()
@@ -69,7 +69,7 @@ class Heads(nn.Module):
 
 
 class Probes(nn.Module):
-    """The classifiers of a sweep. Those that read the same features are one matrix product."""
+    """The classifiers of a sweep. Those with the same features are computed in one matrix product."""
 
     def __init__(self, settings: Sequence[Setting], dim: int, num_classes: int):
         super().__init__()
@@ -83,11 +83,11 @@ class Probes(nn.Module):
 
     @property
     def settings(self) -> list[Setting]:
-        """In the order of the logits."""
+        """Settings in the order of the logits."""
         return [setting for group in self.groups.values() for setting in group]
 
     def param_groups(self, batch_size: int) -> list[dict]:
-        """For the optimizer: biases decay too, as VISSL's do."""
+        """Parameter groups for the optimizer; biases decay too, as in VISSL."""
         heads = [head for heads in self.heads for head in heads.heads]
         return [
             {"params": list(head.parameters()), "lr": s.lr * batch_size / 256, "weight_decay": s.weight_decay}
@@ -110,7 +110,7 @@ def train_probes(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Train all classifiers together; they share batches and nothing else. An epoch uses one view of each image.
+    """Train all classifiers on the same batches, independently. An epoch uses one view of each image.
 
     Raises:
         UserError: fewer than two images.
@@ -136,7 +136,7 @@ def train_probes(
 
 
 def _batches(count: int, epochs: int, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-    """(epoch, which images (batch_size,)) of every step; an epoch leaves out what does not fill a batch."""
+    """(epoch, image indices (batch_size,)) of every step; incomplete batches are dropped."""
     for epoch in range(epochs):
         order = torch.randperm(count)
         for start in range(0, count - batch_size + 1, batch_size):
@@ -149,7 +149,7 @@ def _selector(features: Features, which: Tensor, view: int, device) -> Callable[
 
 @torch.no_grad()
 def evaluate_probes(probes: Probes, val: Features, batch_size: int = 256) -> list[Result]:
-    """In the order of the sweep's groups. A classifier that diverged is right about nothing."""
+    """Results in the order of the sweep's groups. A diverged classifier has accuracy 0."""
     device = next(probes.parameters()).device
     right = torch.zeros(len(probes.settings), 2)
     for which in torch.arange(len(val)).split(batch_size):
@@ -162,7 +162,7 @@ def evaluate_probes(probes: Probes, val: Features, batch_size: int = 256) -> lis
 
 
 def best_by_features(results: Sequence[Result]) -> dict[str, Result]:
-    """The best classifier of each kind of features, by top-1; of equals the first."""
+    """The best classifier by top-1 for each kind of features; the first in case of a tie."""
     best: dict[str, Result] = {}
     for result in results:
         kind = result.setting.features

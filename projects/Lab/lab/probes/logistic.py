@@ -1,7 +1,7 @@
-"""Logistic regression on a frozen backbone's features, as StoP's release evaluates 1% of ImageNet's labels.
+"""Logistic regression on a frozen backbone's features, as in StoP's release for 1% of ImageNet's labels.
 
-Features are standardised by the training images' mean and standard deviation, there is no intercept, and the penalty is
-a little of the squared weights. The optimum is unique: no learning rate, no epochs, no seed.
+Features are standardised by the training images' mean and standard deviation; no intercept, and a small L2 penalty. The
+optimum is unique: no learning rate, epochs or seed.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ def fit_logistic(
     max_iter: int = 1000,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Classifiers that minimise `mean cross-entropy + weight_decay / (2 n) * |W|^2` over all n images at once.
+    """Fit classifiers that minimise `mean cross-entropy + weight_decay / (2 n) * |W|^2` over all n images at once.
 
-    All features and logits are in memory together: meant for 1% of ImageNet, not for all of it. L-BFGS ends where the
-    gradient's largest entry is below 1e-6, or after `max_iter` steps.
+    All features and logits are in memory at once: meant for 1% of ImageNet, not all of it. L-BFGS stops when the
+    largest entry of the gradient is below 1e-6, or after `max_iter` steps.
 
     Args:
-        settings: with batch_norm, which is the standardisation; the learning rate is not used.
+        settings: with batch_norm, which standardises; the learning rate is ignored.
 
     Raises:
         UserError: fewer than two images.
@@ -47,13 +47,13 @@ def fit_logistic(
 
 @torch.no_grad()
 def standardised(heads: Heads, features: Tensor) -> Tensor:
-    """Have `heads` normalise by the mean and variance of `features` (n, D) -> (n, D), normalised."""
+    """Set the normalisation of `heads` to mean and variance of `features` (n, D); returns normalised (n, D)."""
     heads.norm.running_var, heads.norm.running_mean = torch.var_mean(features, dim=0, correction=0)
     return heads.norm(features)
 
 
 def _optimum(features: Tensor, labels: Tensor, num_classes: int, weight_decay: float, max_iter: int) -> Tensor:
-    """-> (num_classes, D) float64; in float32 the line search ends early, for lack of digits in the loss."""
+    """The optimum (num_classes, D) in float64; in float32 the line search stops early for lack of precision."""
     weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=max_iter, tolerance_grad=1e-6, tolerance_change=1e-12, line_search_fn="strong_wolfe"

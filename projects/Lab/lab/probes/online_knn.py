@@ -1,4 +1,4 @@
-"""Online k-NN: what the teacher's features know of a labelled folder, while the run goes on."""
+"""Online k-NN: accuracy of the teacher's features on a labelled folder during a run."""
 
 import logging
 
@@ -18,20 +18,20 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineKnn(HookBase):
-    """Logs `knn/top1` of the teacher's backbone, in percent; the value before the first step is what to compare with.
+    """Log `knn/top1` of the teacher's backbone, in percent. The value before the first step is the baseline.
 
-    Each process extracts the features of its share of the images. An evaluation is one forward pass of both folders.
+    Features are extracted in parallel by all processes. An evaluation is one forward pass over both folders.
 
     Args:
-        train, val: folders whose sub-folders are the classes; the images of `val` are classified by those of `train`.
-            Without both of them the hook is off.
-        period: steps between evaluations; there is one before the first step too. 0 turns it off.
-        image_size: pixels a side of the square that the backbone sees.
+        train, val: folders whose sub-folders are the classes; `val` is classified by `train`. Without both the hook is
+            off.
+        period: steps between evaluations, the first before training; 0 turns it off.
+        image_size: side in pixels of the square input.
         k, temperature: see `knn_accuracy`.
-        batch_size, num_workers: images of a forward pass, and worker processes that read them.
+        batch_size, num_workers: images in a forward pass, and worker processes that read them.
 
     Raises:
-        UserError: a folder is not as it should be.
+        UserError: a folder cannot be used.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class OnlineKnn(HookBase):
         logger.info(f"k-NN {when}: {top1:.1f}% of {len(self.val):,} images right")
 
     def accuracy(self, backbone: VisionTransformer) -> float:
-        """Percent of `val` that k-NN gets right."""
+        """k-NN accuracy on `val`, in percent."""
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.trainer.amp):
             features = [self.extract(backbone, folder) for folder in (self.train, self.val)]
         return 100 * knn_accuracy(*features[0], *features[1], **self.vote)

@@ -1,1 +1,1 @@
-"""report.html: what a pretrain-then-detect run did, in numbers, curves and pictures, in one file."""
+"""report.html: numbers, curves and pictures of a pretrain-then-detect run in one file."""

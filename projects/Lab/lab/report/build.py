@@ -1,4 +1,4 @@
-"""From an output folder to report.html."""
+"""Build report.html from an output folder."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,23 +18,24 @@ from pretrain.errors import UserError
 from pretrain.files import write_text
 
 NUM_DETECTION_IMAGES = 6
-MARK = b"<title>CropField: pretraining, then detection"  # in the template
+MARK = b"<title>CropField: pretraining, then detection"  # from the template
 
 
 def write_report(
     folder: Path, pretraining: Pretraining | None, val_json: Path, val_images: Path, notes: Notes | None = None
 ) -> Path:
-    """Write `folder`/report.html, self-contained, and return its path. Parts that are absent are said to be, and so are
-    those that are damaged: the folder may be anybody's.
+    """Write `folder`/report.html, self-contained, and return its path.
+
+    Missing or damaged parts are listed in the report; the folder may be untrusted.
 
     Args:
-        folder: output folder of a run; `run_files.read_run` says what it reads there.
-        pretraining: what to show of the pretraining; None if there was none.
+        folder: output folder of a run; see `run_files.read_run` for the files used.
+        pretraining: the pretraining to show; None if there was none.
         val_json, val_images: the validation set that detections are drawn on.
-        notes: of what was left out already.
+        notes: what has been left out so far.
 
     Raises:
-        UserError: no such folder, nothing of a run in it, or the report cannot be written.
+        UserError: no such folder, no part of a run in it, or the report cannot be written.
     """
     notes = Notes() if notes is None else notes
     run, coco, images = read_run(folder, notes), None, {}
@@ -62,7 +63,7 @@ def write_report(
 
 
 def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None, notes: Notes) -> None:
-    """Raise UserError where the report would be an empty page."""
+    """Raise UserError if the report would be empty."""
     parts = (run.pretrain, *run.detectors.values())
     if pretraining or any(part.metrics or part.result or part.predictions for part in parts):
         return
@@ -75,15 +76,15 @@ def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None,
 
 
 def refuse_other_page(path: Path) -> None:
-    """Raise UserError where `path` is somebody's own file and not a report of before."""
+    """Raise UserError if `path` exists and is not an earlier report."""
     if path.is_file() and MARK not in path.read_bytes()[:2000]:
         raise UserError(
-            f"{path} exists and is not a report of this tool, so it stays; rename it, and call the tool again"
+            f"{path} exists and is not a report of this tool, so it is kept; rename it, and run the tool again"
         )
 
 
 def render(run: RunFiles, made: dict) -> str:
-    """The page; halves of characters, which JSON may hold and UTF-8 may not, become question marks."""
+    """Render the page; lone surrogates, which JSON allows and UTF-8 does not, become question marks."""
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["signed"] = numbers.signed
@@ -92,7 +93,7 @@ def render(run: RunFiles, made: dict) -> str:
 
 
 def shortened(content: dict, folder: Path) -> CocoImages:
-    """The images of a COCO file, with names of categories that can be drawn."""
+    """Images of a COCO file, with category names shortened for drawing."""
     coco = coco_images(content, folder)
     names = {key: shown(name, 40).encode("utf-8", "replace").decode() for key, name in coco.names.items()}
     return replace(coco, names=names)
@@ -101,8 +102,10 @@ def shortened(content: dict, folder: Path) -> CocoImages:
 def pretraining_pictures(
     pretraining: Pretraining, coco: CocoImages | None, images: dict[int, np.ndarray], notes: Notes
 ) -> dict[str, list]:
-    """Rows of pictures by section. Attention is shown on validation images, with query points on their objects;
-    without them, on images of the pretraining."""
+    """Rows of pictures by section.
+
+    Attention is shown on validation images, with query points on their objects; without them, on pretraining images.
+    """
     truth = {image_id: coco.truth[image_id][: views.MOST_DRAWN] for image_id in images}
     pairs = [(image, coco.instances(image_id, truth[image_id])) for image_id, image in images.items()]
     pairs = pairs or [(image, []) for image in pretraining.images]
@@ -119,7 +122,7 @@ def pretraining_pictures(
 
 
 def load_images(coco: CocoImages, count: int, notes: Notes) -> dict[int, np.ndarray]:
-    """Some images of the set by id, but none that cannot be read or is of another size than its entry."""
+    """Load some images of the set, by id; skips those that cannot be read or have another size than their entry."""
     images = {}
     for image_id in spread_out(coco, count):
         path, entry = coco.path(image_id), coco.entries[image_id]

@@ -13,14 +13,14 @@ GREY = "#7c8187"  # legible on a light and on a dark page
 
 @dataclass(frozen=True)
 class Chart:
-    """`legend`: colours by the lines' names. `uri` holds the lines, and no text that comes from a run."""
+    """A chart of one loss. `legend`: colours by line name. `uri`: the lines, without any text from the run."""
 
     legend: dict[str, str]
     uri: str
 
 
 def loss_charts(parts: dict[str, Part], x_label: str, notes: Notes) -> dict[str, Chart]:
-    """A chart for each loss that was logged, a line for each of `parts`; values that are not finite are left out."""
+    """A chart for each logged loss, with one line for each of `parts`; non-finite values are left out."""
     keys = {key for part in parts.values() for line in part.metrics for key in line}
     losses, charts = sorted(key for key in keys if key == "total_loss" or key.startswith("loss_")), {}
     if len(losses) > MOST_CHARTS:
@@ -37,13 +37,13 @@ def loss_charts(parts: dict[str, Part], x_label: str, notes: Notes) -> dict[str,
 
 
 def thinned(points: list) -> list:
-    """At most about `MOST_POINTS` of them, evenly, and the last one."""
+    """At most about `MOST_POINTS` points, evenly spaced, including the last."""
     step = -(-len(points) // MOST_POINTS)
     return points if step == 1 else [*points[:-1:step], points[-1]]
 
 
 def line_chart(lines: dict[str, list[tuple[float, float]]], x_label: str) -> str:
-    """Points (x, y) by name -> a data URI of an SVG with a transparent ground."""
+    """Points (x, y) by line name -> a data URI of an SVG with a transparent background."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Pictures of what the backbone learned: the field, attention, patch features; each before and after pretraining."""
+"""Pictures of what the backbone learned: the field, attention and patch features, before and after pretraining."""
 
 import cv2
 import numpy as np
@@ -11,15 +11,17 @@ from lab.figures.field_pictures import QUERIES, field_picture, neighbour_similar
 from lab.finished_runs import Pretraining
 from lab.report.panels import Panel
 
-LEAST_TOP = 2.0  # of the colour scale, in multiples of uniform attention: what is nearly uniform looks so
+LEAST_TOP = 2.0  # least top of the colour scale, in multiples of uniform attention, so that noise is not enlarged
 NUM_SUBJECTS = 3
 LARGEST_SIDE = 512  # pixels; attention grows with the fourth power of an image's side
 Subject = tuple[np.ndarray, list[tuple[str, tuple[float, float]]]]
 
 
 def subject(image: np.ndarray, instances: list[Instance]) -> Subject:
-    """An image to look at, uint8 RGB (H, W, 3), and query points, name and (x, y) in [0, 1]: deep inside its two
-    largest objects, and far from every object."""
+    """An image to show, uint8 RGB (H, W, 3), and query points: name and (x, y) in [0, 1].
+
+    The points are deep inside its two largest objects, and far from every object.
+    """
     masks = [(item.name, item.mask) for item in instances if item.mask is not None and item.mask.any()]
     masks.sort(key=lambda pair: -pair[1].sum())
     queries = [(name, deepest(mask)) for name, mask in masks[:2]]
@@ -30,7 +32,7 @@ def subject(image: np.ndarray, instances: list[Instance]) -> Subject:
 
 
 def deepest(mask: np.ndarray) -> tuple[float, float]:
-    """The point (x, y) in [0, 1] inside a mask bool (H, W) that is farthest from its border."""
+    """The point (x, y) in [0, 1] inside a mask, bool (H, W), that is farthest from its border."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return (column + 0.5) / mask.shape[1], (row + 0.5) / mask.shape[0]

@@ -1,4 +1,4 @@
-"""What the report says in numbers: the budgets, the AP tables, the time of each stage."""
+"""Numbers of the report: training budgets, AP tables, and the time of each stage."""
 
 from lab.report.run_files import RunFiles, at, number, shown
 
@@ -7,7 +7,7 @@ MOST_CLASSES, MOST_FACTS = 2_000, 50  # LVIS has 1,203 classes
 
 
 def facts(run: RunFiles) -> dict[str, str]:
-    """What result.json says of the run itself, as texts by their names."""
+    """Information about the run from result.json, as text by name."""
     machine = run.result.get("machine")
     if isinstance(machine, dict):
         machine = "; ".join(f"{name} {shown(value)}" for name, value in [*machine.items()][:MOST_FACTS])
@@ -16,7 +16,7 @@ def facts(run: RunFiles) -> dict[str, str]:
 
 
 def stages(run: RunFiles) -> list[tuple[str, str, float]]:
-    """Of each stage whose seconds result.json has: its name, its time, and its share of the longest in percent."""
+    """For each stage with a recorded duration: name, duration, and percentage of the longest."""
     seconds = at(run.result, "seconds")
     taken = {name: number(seconds, name) for name in seconds} if isinstance(seconds, dict) else {}
     taken = {name: value for name, value in [*taken.items()][:MOST_FACTS] if value is not None and value >= 0}
@@ -65,7 +65,7 @@ def seed(settings: dict) -> list[str]:
 
 
 def measured(run: RunFiles, task: str, measure: str) -> list[float | None]:
-    """A measure of both detectors; of AP itself, what the run's result.json says counts first."""
+    """A metric of both detectors; for AP itself, the run's result.json takes precedence."""
     values = []
     for name, part in run.detectors.items():
         value = number(run.result, f"{TASKS[task]}_ap", name) if measure == "AP" else None
@@ -74,7 +74,7 @@ def measured(run: RunFiles, task: str, measure: str) -> list[float | None]:
 
 
 def verdict(run: RunFiles) -> str:
-    """One honest sentence or two about who won; "" where no detector has been evaluated."""
+    """One or two sentences on which detector is better; "" if none has been evaluated."""
     pairs = {name: measured(run, task, "AP") for task, name in TASKS.items()}
     if pairs["box"] == [None, None]:
         return ""
@@ -92,14 +92,14 @@ def verdict(run: RunFiles) -> str:
 
 
 def class_names(run: RunFiles) -> dict[str, str]:
-    """The measures that are AP of a class, and the classes' names."""
+    """Metrics that are a class's AP -> the class names."""
     measures = [at(part.result, task) for part in run.detectors.values() for task in TASKS]
     keys = {key for found in measures if isinstance(found, dict) for key in found if key.startswith("AP-")}
     return {key: shown(key.removeprefix("AP-")) for key in sorted(keys)[:MOST_CLASSES]}
 
 
 def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, list[tuple]]:
-    """Rows (label, pretrained, scratch) for boxes and for masks; a measure without any value is left out."""
+    """Rows (label, pretrained, scratch) for boxes and for masks; metrics without any value are left out."""
     tables = {
         name: [(label, *measured(run, task, measure)) for measure, label in measures.items()]
         for task, name in TASKS.items()
@@ -108,12 +108,12 @@ def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, list[tuple]]
 
 
 def signed(gap: float) -> str:
-    """+1.2 or −1.2, with a true minus."""
+    """Format as +1.2 or −1.2, with a true minus sign."""
     return f"{gap:+.1f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
-    """As a reader says it: 0.8 s, 41 s, 3 min 05 s."""
+    """Format a duration: 0.8 s, 41 s, 3 min 05 s."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Pictures as the report's template takes them."""
+"""Pictures for the report's template."""
 
 import base64
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, RGB uint8 (H, W, 3), with a line of text. `cells`: it consists of flat squares; it is kept as PNG and
-    stays sharp when the browser enlarges it. Photographs become JPEGs."""
+    """A picture, RGB uint8 (H, W, 3), with a caption.
+
+    `cells`: it consists of flat squares, so it is stored as PNG and scaled without smoothing; other pictures become
+    JPEGs.
+    """
 
     picture: np.ndarray
     text: str

@@ -1,5 +1,8 @@
-"""What a run left in its output folder, read leniently: what is absent, broken, of another kind or too large becomes
-empty, never an exception, and what was there and could not be used is noted. The folder may be anybody's."""
+"""Read a run's output folder leniently.
+
+Missing, broken, unexpected or oversized files become empty values, never exceptions, and unusable ones are noted. The
+folder may be untrusted.
+"""
 
 import json
 import stat
@@ -14,19 +17,22 @@ from msgspec import Struct
 from pretrain.data.coco import Coordinate, Id, Length, Runs
 from pretrain.errors import UserError
 
-# Where a detector's files are: the first of these folders that exists.
+# Folders of a detector's files; the first that exists is used.
 RUNS = {"pretrained": ("detect_pretrained", "detect"), "scratch": ("detect_scratch",)}
 MB = 2**20
 MAX_JSON, MAX_YAML, MAX_METRICS, MAX_PREDICTIONS = 16 * MB, MB // 4, 256 * MB, 1024 * MB
 MAX_STEP = 10**12
-LARGEST = 1e15  # no number of a run is larger
+LARGEST = 1e15  # larger numbers are ignored
 
 
 class Notes(list[str]):
-    """What was left out of a report and why, a sentence each."""
+    """What was left out of a report and why, one sentence each."""
 
     def attempt(self, what: str, make: Callable, otherwise=None):
-        """What `make` makes; where it fails, `otherwise`, and a note. Anybody's files meet much code here."""
+        """Return the result of `make`; if it fails, add a note and return `otherwise`.
+
+        Catches everything, because untrusted files reach much code.
+        """
         try:
             return make()
         except UserError as error:
@@ -38,8 +44,10 @@ class Notes(list[str]):
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Reads what is plain in a YAML file; Python objects, which Detectron2 writes into configs, become None. An alias
-    would let a small file become a large one, or a circle: Detectron2 writes none that matters here."""
+    """YAML loader for plain values; Python objects, which Detectron2 writes into configs, become None.
+
+    So do aliases, which can make a small file expand or refer to itself; the parts read here have none.
+    """
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -63,7 +71,7 @@ class Detection(Struct, gc=False):
 
 @dataclass(frozen=True)
 class Part:
-    """What one training left in its folder: its config, log, result.json and detections; empty where there is none."""
+    """The files of one training: config, log, result.json and detections; empty if missing."""
 
     settings: dict
     metrics: list[dict]
@@ -73,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """`result`: the run's result.json. `detectors`: "pretrained" and "scratch"."""
+    """A run's files. `result`: its result.json. `detectors`: "pretrained" and "scratch"."""
 
     result: dict
     pretrain: Part
@@ -81,7 +89,7 @@ class RunFiles:
 
 
 def read_run(folder: Path, notes: Notes | None = None) -> RunFiles:
-    """Read an output folder; UserError if there is no such folder."""
+    """Read an output folder; UserError if it does not exist."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the output folder of a run, such as outputs/demo")
     notes = Notes() if notes is None else notes
@@ -118,7 +126,7 @@ def read_json(path: Path):
 
 
 def read_yaml(path: Path):
-    """A YAML file's plain content, or None. Nothing in it is run."""
+    """A YAML file's plain content, or None. Nothing in it is executed."""
     return Notes().attempt("", lambda: _plain_yaml(path))
 
 
@@ -133,13 +141,13 @@ def _plain_yaml(path: Path):
 
 
 def read_predictions(path: Path) -> list[Detection]:
-    """Raises msgspec's error, which names the entry, for one that is of another form."""
+    """Read detections. Raises msgspec's error, which names the entry, for another format."""
     data = _read(path, MAX_PREDICTIONS)
     return [] if data is None else msgspec.json.decode(data, type=list[Detection])
 
 
 def read_metrics(path: Path, notes: Notes | None = None) -> list[dict]:
-    """Lines of a Detectron2 metrics.json by iteration; of an iteration that was run twice, the later line."""
+    """Lines of a Detectron2 metrics.json by iteration; if an iteration was run twice, the later line."""
     by_iteration, broken = {}, 0
     lines = (_read(path, MAX_METRICS) or b"").decode("utf-8", "replace").splitlines()
     for line in lines:
@@ -150,14 +158,16 @@ def read_metrics(path: Path, notes: Notes | None = None) -> list[dict]:
                 raise ValueError(step)
             by_iteration.setdefault(step, {}).update(entry, iteration=step)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            broken += line is not lines[-1]  # the last line of a run that was cut off is nothing unusual
+            broken += line is not lines[-1]  # an interrupted run may leave an incomplete last line
     if broken and notes is not None:
         notes.append(f"{path}: {broken} of {len(lines)} lines are no entries of a log")
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
 
 
 def _read(path: Path, most: int) -> bytes | None:
-    """None: there is no such file. Raises UserError for what is no regular file (a pipe has no end) or too large."""
+    """Read a file; None if it does not exist. Raises UserError if it is not a regular file (a pipe may never end) or
+    too large.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -172,20 +182,20 @@ def _read(path: Path, most: int) -> bytes | None:
 
 
 def at(tree, *keys: str):
-    """The value deep in dicts, or None."""
+    """Nested value in dicts, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def number(tree, *keys: str) -> float | None:
-    """A finite number deep in dicts, or None."""
+    """Nested finite number in dicts, or None."""
     value = at(tree, *keys)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and -LARGEST < value < LARGEST else None  # neither NaN nor infinity
 
 
 def shown(value, most: int = 200) -> str:
-    """Anything as a line of text that is not too long."""
+    """Any value as one line of text of limited length."""
     text = str(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"

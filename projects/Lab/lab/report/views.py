@@ -1,4 +1,4 @@
-"""Pictures of what pretraining sees, crops with their boxes and masks, and of detections beside the truth."""
+"""Pictures of the input of pretraining (crops, boxes, masks), and of detections next to the ground truth."""
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from lab.report.run_files import Detection, Notes, RunFiles
 from pretrain.data.coco import Runs
 
 NUM_IMAGES, NUM_MASKS = 2, 4
-MOST_DRAWN = 100  # objects in a picture; COCO's measures count as many
+MOST_DRAWN = 100  # objects in a picture, as COCO's AP counts
 LEAST_SCORE = 0.25  # after a short training even good boxes score low
 SIDE = 384  # pixels; small images are enlarged towards it by a whole factor
 
@@ -36,7 +36,7 @@ def crops(pretraining: Pretraining) -> list[list[Panel]]:
 
 
 def target_blocks(pretraining: Pretraining) -> list[list[Panel]]:
-    """Of a batch with multi-block masks: what is seen of a crop, and its target blocks."""
+    """For a batch with multi-block masks: the visible part of a crop, and its target blocks."""
     batch, patch_size, rows = pretraining.batch, pretraining.trained.patch_size, []
     contexts = [context for group in batch.get("context_patches", ()) for context in group]
     for index, targets in enumerate(batch.get("target_patches", ())[:NUM_IMAGES]):
@@ -53,7 +53,7 @@ def target_blocks(pretraining: Pretraining) -> list[list[Panel]]:
 
 
 def masks(pretraining: Pretraining) -> list[list[Panel]]:
-    """Of a batch with masked content and positions: a row of crops for each, from the least masked to the most."""
+    """For a batch with content and position masks: a row of crops for each, from least to most masked."""
     batch, patch_size, rows = pretraining.batch, pretraining.trained.patch_size, []
     for kind, draw in (("content", content_mask_picture), ("position", position_mask_picture)):
         row = []
@@ -68,7 +68,9 @@ def masks(pretraining: Pretraining) -> list[list[Panel]]:
 def detections(
     run: RunFiles, coco: CocoImages | None, images: dict[int, np.ndarray], notes: Notes
 ) -> list[list[Panel]]:
-    """A row for each image, by its id in `coco`: the truth, then each detector's boxes that score high enough."""
+    """One row for each image, by its id in `coco`: the ground truth, then each detector's boxes with sufficient
+    score.
+    """
     predicted = {
         name: drawable(name, part.predictions, coco, images, notes)
         for name, part in run.detectors.items()
@@ -88,7 +90,7 @@ def detections(
 def drawable(
     run: str, predictions: list[Detection], coco: CocoImages, images: dict[int, np.ndarray], notes: Notes
 ) -> dict[int, list[dict]]:
-    """Detections that score high enough, best first, by the ids of `images`; a note counts those that do not fit."""
+    """Detections with sufficient score, best first, by image id; a note counts those that do not fit."""
     found, unfit = {image_id: [] for image_id in images}, 0
     for entry in sorted(predictions, key=lambda entry: -entry.score):
         if entry.image_id in found and entry.score >= LEAST_SCORE:
@@ -102,7 +104,7 @@ def drawable(
 
 
 def covers(mask: list[list[float]] | Runs | None, entry: dict) -> bool:
-    """Whether a mask is whole, and of the image of `entry`: pycocotools looks at neither, and draws anywhere."""
+    """Whether a mask is valid and has the size of the image of `entry`; pycocotools checks neither."""
     size = (entry["height"], entry["width"])
     if mask is None:
         return True

@@ -1,1 +1,1 @@
-"""Semantic segmentation: ADE20K and its layout."""
+"""Semantic segmentation on ADE20K and datasets in its layout."""

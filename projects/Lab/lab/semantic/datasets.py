@@ -1,4 +1,4 @@
-"""Semantic segmentation in ADE20K's layout (see `layout`): Detectron2's own registered sets, or any folder like it."""
+"""Semantic segmentation datasets in ADE20K's layout (see `layout`): those that Detectron2 registers, or any folder."""
 
 import os
 from functools import partial
@@ -15,15 +15,15 @@ from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
-SAMPLES = 32  # label files that are opened before a run
+SAMPLES = 32  # label files checked before a run
 
 
 def semantic_dataset(root: str, classes: str, split: str) -> str:
-    """The name under which Detectron2 knows a split; registers a folder of one's own, and checks either.
+    """Detectron2's name of a split; registers a folder of your own, and checks the split.
 
     Args:
-        root: a folder in ADE20K's layout; "" is the ADE20K that Detectron2 registers, under DETECTRON2_DATASETS.
-        classes: a text file with a name a line, in the order of the labels; "" is ADE20K's 150.
+        root: a folder in ADE20K's layout; "" is Detectron2's registered ADE20K, under DETECTRON2_DATASETS.
+        classes: a text file with one name a line, in the order of the labels; "" is ADE20K's 150.
         split: "train" or "val".
 
     Raises:
@@ -44,7 +44,7 @@ def semantic_dataset(root: str, classes: str, split: str) -> str:
 
 
 def class_names(classes: str) -> list[str]:
-    """The names in a text file, one a line; ADE20K's 150 for ""."""
+    """Class names from a text file, one a line; ADE20K's 150 for ""."""
     if not classes:
         return list(ADE20K_SEM_SEG_CATEGORIES)
     try:
@@ -60,29 +60,30 @@ def class_names(classes: str) -> list[str]:
 
 
 def num_semantic_classes(classes: str) -> int:
-    """Number of names in a file as `class_names` reads it; 150 for ""."""
+    """Number of names in a file read by `class_names`; 150 for ""."""
     return len(class_names(classes))
 
 
 def has_class_token(weights: str, otherwise: bool = True) -> bool:
-    """Whether a weight file's backbone has a class token (CropField's has, StoP's has not); `otherwise` for ""."""
+    """Whether a weight file's backbone has a class token (CropField's does, StoP's does not); `otherwise` for ""."""
     if not weights:
         return otherwise
     return any(name.rpartition(".")[2] in ("cls_token", "class_token") for name in read_tensors(weights)[0])
 
 
 def read_labels(path: str, dtype: type = np.uint8, copy: bool = True) -> np.ndarray:
-    """A label file (H, W), for `SemSegEvaluator`, whose own reader numpy 2 refuses (`np.array(..., copy=False)`)."""
+    """Read labels (H, W) for `SemSegEvaluator`, whose own reader fails with numpy 2 (`np.array(..., copy=False)`)."""
     with Image.open(path, formats=safe_formats()) as truth:
         return np.array(truth, dtype=dtype)
 
 
 def check_layout(images: Path, labels: Path, num_classes: int) -> None:
-    """Check a split before any work is done with it.
+    """Check a split before it is used.
 
     Raises:
-        UserError: a folder is absent or empty, an image has no labels or labels no image, or one of some label files,
-            evenly spread, is not grey 8-bit, not of its image's size, or has a label that is neither a class nor 255.
+        UserError: a folder is missing or empty, an image has no labels or labels have no image, or one of some evenly
+            spaced label files is not 8-bit grey, differs in size from its image, or has a label other than a class or
+            255.
     """
     raw = labels.parents[1] / RAW_LABELS / labels.name
     if not labels.is_dir() and labels.parent.name == LABELS and raw.is_dir():
@@ -93,7 +94,7 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(
-                f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder that holds ADEChallengeData2016, "
+                f"there is no folder {folder}: set DETECTRON2_DATASETS to the folder with ADEChallengeData2016, "
                 "or dataset.root to a folder in its layout (docs/reproduce/ade20k.md)"
             )
     pictures, truths = ({p.stem for p in f.glob(f"*.{e}")} for f, e in ((images, "jpg"), (labels, "png")))
@@ -101,7 +102,7 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
         raise UserError(f"there is no .jpg in {images}; put the images there")
     if alone := sorted(pictures ^ truths):
         what = f"{images / alone[0]}.jpg has no labels" if alone[0] in pictures else f"{labels / alone[0]}.png no image"
-        raise UserError(f"{len(alone)} files have no partner: {what}; complete {labels}, or remove what is too much")
+        raise UserError(f"{len(alone)} files have no partner: {what}; complete {labels}, or remove the surplus files")
     stems = sorted(truths)
     for index in np.unique(np.linspace(0, len(stems) - 1, SAMPLES).round().astype(int)):
         _check_labels(images / f"{stems[index]}.jpg", labels / f"{stems[index]}.png", num_classes)

@@ -1,7 +1,7 @@
-"""Datasets in the layout that Detectron2 has for ADE20K, out of ADE20K's raw labels or out of any COCO file.
+"""Make datasets in Detectron2's layout for ADE20K, from ADE20K's raw labels or from any COCO file.
 
 ROOT/images/{training,validation}/NAME.jpg
-ROOT/annotations_detectron2/{training,validation}/NAME.png     the class from 0, 255 where none counts
+ROOT/annotations_detectron2/{training,validation}/NAME.png     the class from 0, 255 for ignored pixels
 """
 
 import shutil
@@ -20,15 +20,16 @@ from pretrain.outputs import UniqueNames
 
 LABELS, RAW_LABELS, IMAGES, NAMES = "annotations_detectron2", "annotations", "images", "classes.txt"
 SPLITS = {"train": "training", "val": "validation"}
-RAW_CLASSES = 150  # ADE20K's, from 1; 0 is "other"
+RAW_CLASSES = 150  # numbered from 1 in ADE20K; 0 is "other"
 BACKGROUND, IGNORE = "background", 255
 
 
 def convert_raw_labels(root: Path) -> dict[str, int]:
-    """ROOT/annotations, ADE20K's raw labels -> ROOT/annotations_detectron2; how many files of each split.
+    """Convert ROOT/annotations, ADE20K's raw labels, to ROOT/annotations_detectron2; returns the number of files by
+    split.
 
     Raises:
-        UserError: there are no raw labels, or they are already converted; nothing is left half done.
+        UserError: there are no raw labels, or they are already converted; no partial result is left.
     """
     folders = [folder for folder in sorted((root / RAW_LABELS).glob("*")) if any(folder.glob("*.png"))]
     if not folders:
@@ -43,7 +44,7 @@ def convert_raw_labels(root: Path) -> dict[str, int]:
 
 
 def _convert_file(folder: Path, file: Path) -> None:
-    """Raw labels 1 to 150 become 0 to 149, and 0 ("other") becomes 255."""
+    """Convert raw labels 1 to 150 to 0 to 149, and 0 ("other") to 255."""
     try:
         with Image.open(file, formats=safe_formats()) as picture:
             mode, raw = picture.mode, np.asarray(picture)
@@ -55,15 +56,16 @@ def _convert_file(folder: Path, file: Path) -> None:
 
 
 def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, int]:
-    """COCO files and their image folders, by split ("training", "validation") -> the layout, with ROOT/classes.txt.
+    """Convert COCO files and their image folders, by split ("training", "validation"), to the layout, with
+    ROOT/classes.txt.
 
-    Class 0 is the background, then the categories in the order of their ids. Where objects overlap the smaller is seen.
+    Class 0 is the background; the categories follow, sorted by id. Smaller objects are on top of larger ones.
 
     Returns:
-        how many images of each split.
+        Number of images by split.
 
     Raises:
-        UserError: splits with other categories, an image that is absent or no .jpg, a `root` that is there already.
+        UserError: the splits' categories differ, an image is missing or not a .jpg, or `root` exists.
     """
     (names, *others) = (
         {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
@@ -79,7 +81,7 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
             annotations = {entry["id"]: [] for entry in content["images"]}
             for annotation in content["annotations"]:
                 annotations[annotation["image_id"]].append(annotation)
-            free = UniqueNames()  # a/b.jpg is not a_b.jpg
+            free = UniqueNames()  # keeps a/b.jpg and a_b.jpg apart
             for entry in content["images"]:
                 stem = free.take(str(Path(entry["file_name"]).with_suffix("")).replace("/", "_") + ".png").stem
                 _copy_jpeg(folder / entry["file_name"], draft / IMAGES / split / f"{stem}.jpg")
@@ -87,12 +89,12 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
                 Image.fromarray(labels).save(draft / LABELS / split / f"{stem}.png")
             counts[split] = len(content["images"])
         names = "\n".join([BACKGROUND, *names.values()])
-        (draft / NAMES).write_text(f"{names}\n", encoding="utf-8", errors="replace")  # halves of characters
+        (draft / NAMES).write_text(f"{names}\n", encoding="utf-8", errors="replace")  # lone surrogates
     return counts
 
 
 def paint_labels(annotations: list[dict], class_of: dict[int, int], height: int, width: int) -> np.ndarray:
-    """The label of each pixel, uint8 (height, width): 0 where no object is; smaller objects lie on larger ones."""
+    """Label of each pixel, uint8 (height, width): 0 without an object; smaller objects are on top of larger ones."""
     labels = np.zeros((height, width), dtype=np.uint8)
     masks = [(decode_mask(a.get("segmentation"), height, width), class_of[a["category_id"]]) for a in annotations]
     for mask, label in sorted((m for m in masks if m[0] is not None), key=lambda m: -m[0].sum()):

@@ -1,4 +1,4 @@
-"""Semantic segmentation drawn: label maps over their image, columns with titles, the classes' colours."""
+"""Draw semantic segmentation: label maps over images, titled columns, class colours."""
 
 import colorsys
 
@@ -9,7 +9,7 @@ from lab.semantic.layout import IGNORE
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """The palette's colours first, then hues a golden ratio apart, so that 150 classes differ as far as they can."""
+    """The palette's colours first, then hues a golden ratio apart, which keeps 150 classes distinct."""
     if label < len(PALETTE):
         return PALETTE[label]
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.55 + 0.4 * (label % 2), 0.9 - 0.12 * (label % 3))
@@ -17,13 +17,13 @@ def class_color(label: int) -> tuple[int, int, int]:
 
 
 def draw_labels(image: np.ndarray, labels: np.ndarray, background: bool = False, share: float = 0.6) -> np.ndarray:
-    """Classes as colours over a greyed image.
+    """Draw classes as colours over the image in grey.
 
     Args:
         image: RGB uint8 (H, W, 3).
-        labels: (H, W), 255 where none counts: black.
+        labels: (H, W); 255 (ignored) is black.
         background: leave class 0 grey.
-        share: of the colours.
+        share: opacity of the colours.
     """
     colors = np.zeros((256, 3))
     colors[:IGNORE] = [class_color(label) for label in range(IGNORE)]
@@ -33,7 +33,7 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, background: bool = False,
 
 
 def side_by_side(rows: list[list[np.ndarray]], titles: list[str], names: dict[int, str]) -> np.ndarray:
-    """A grid of equally large tiles (H, W, 3) under their columns' titles, and below it the classes that occur.
+    """A grid of equally large tiles (H, W, 3) with column titles, and a legend of the classes that occur.
 
     Args:
         rows: the tiles, a list for each image.

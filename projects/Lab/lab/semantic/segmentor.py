@@ -1,4 +1,4 @@
-"""Semantic segmentation with Segmenter's linear decoder (Table 1, App. B.3): head, and inference by sliding windows."""
+"""Semantic segmentation with Segmenter's linear decoder (Table 1, App. B.3): the head, and sliding-window inference."""
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from cropfield.autocast import TrainsInBFloat16
 
 
 class LinearSegmentationHead(nn.Module):
-    """One linear layer for each patch token, its scores enlarged to pixels: Segmenter's linear decoder.
+    """Segmenter's linear decoder: a linear layer on each patch token, with scores upsampled to pixels.
 
     Args:
-        input_shape: of the backbone's outputs; `in_feature` is the one that is read.
+        input_shape: of the backbone's outputs; only `in_feature` is used.
         num_classes: K.
         in_feature: name of a feature map (B, D, H, W).
-        ignore_value: label of pixels that are not learned from.
+        ignore_value: label of pixels without a loss.
         loss_weight: factor of the loss.
     """
 
@@ -50,24 +50,24 @@ class LinearSegmentationHead(nn.Module):
         return (None, self.losses(scores, targets)) if self.training else (scores, {})
 
     def losses(self, scores: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy, the mean over the pixels that have a class; 0 where none has."""
+        """Cross-entropy, averaged over pixels that have a class; 0 if none has."""
         total = F.cross_entropy(scores, targets, ignore_index=self.ignore_value, reduction="sum")
         labelled = (targets != self.ignore_value).sum().clamp(min=1)
         return {"loss_sem_seg": total / labelled * self.loss_weight}
 
 
 class SlidingWindowSegmentor(SemanticSegmentor):
-    """Detectron2's segmentor that evaluates in windows of the training crops' size: Segmenter's "single scale".
+    """Detectron2's segmentor, evaluated in windows of the training crops' size: Segmenter's "single scale".
 
-    The backbone then sees as many patches, and reads its position field as finely, as in training. The last window of a
-    row and of a column is moved back into the image. Where windows overlap scores are averaged. An image whose shorter
-    side is less than a window is enlarged first.
+    The backbone then sees as many patches, at the same positions of the field, as in training. The last window of a row
+    and of a column is shifted back into the image. Scores are averaged where windows overlap. An image with a shorter
+    side below the window is upsampled first.
 
     Args:
-        window: side of a window in pixels, a multiple of the patch.
-        stride: pixels from one window to the next; None is `window`: no overlap but at the last ones.
-        windows_at_once: how many windows of an image are one batch.
-        segmentor: the arguments of `SemanticSegmentor`.
+        window: side in pixels, a multiple of the patch size.
+        stride: pixels between windows; None: `window`, so that only the last ones overlap.
+        windows_at_once: number of an image's windows in a batch.
+        segmentor: arguments of `SemanticSegmentor`.
     """
 
     def __init__(self, *, window: int, stride: int | None = None, windows_at_once: int = 8, **segmentor):
@@ -79,13 +79,15 @@ class SlidingWindowSegmentor(SemanticSegmentor):
         self.window, self.stride, self.windows_at_once = window, stride or window, windows_at_once
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """As `SemanticSegmentor.forward`: losses in training, else {"sem_seg": (K, height, width)} for each image."""
+        """As `SemanticSegmentor.forward`: losses in training, otherwise {"sem_seg": (K, height, width)} for each
+        image.
+        """
         if self.training:
             return super().forward(batched_inputs)
         return [{"sem_seg": self.segment(image)} for image in batched_inputs]
 
     def segment(self, image: dict) -> Tensor:
-        """Scores (K, height, width) of one image of Detectron2's mapper, at the size that it asks for."""
+        """Scores (K, height, width) of an image from Detectron2's mapper, at the size that it requests."""
         pixels = image["image"].to(self.device)
         wanted = image.get("height", pixels.shape[1]), image.get("width", pixels.shape[2])
         pixels = at_least((pixels - self.pixel_mean) / self.pixel_std, self.window)
@@ -93,7 +95,7 @@ class SlidingWindowSegmentor(SemanticSegmentor):
         return sem_seg_postprocess(scores, scores.shape[1:], *wanted)
 
     def slide(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (3, H, W), no side below the window -> scores (K, H, W)."""
+        """Normalised pixels (3, H, W), both sides at least the window -> scores (K, H, W)."""
         rows, columns = (starts(side, self.window, self.stride) for side in pixels.shape[1:])
         windows = [np.s_[:, y : y + self.window, x : x + self.window] for y in rows for x in columns]
         total, count = None, torch.zeros_like(pixels[:1])
@@ -109,12 +111,12 @@ class SlidingWindowSegmentor(SemanticSegmentor):
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side of `length` >= `window` pixels; the last one ends where the side ends."""
+    """Offsets of windows along a side of `length` >= `window` pixels; the last one ends at the border."""
     return [*range(0, length - window, stride), length - window]
 
 
 def at_least(pixels: Tensor, side: int) -> Tensor:
-    """Pixels (3, H, W), enlarged bilinearly where the shorter side is below `side`, so that it is `side`."""
+    """Upsample pixels (3, H, W) bilinearly to a shorter side of `side`, if it is less."""
     scale = side / min(pixels.shape[1:])
     if scale <= 1:
         return pixels

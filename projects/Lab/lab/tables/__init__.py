@@ -1,1 +1,1 @@
-"""The papers' tables, and beside their rows what was measured here."""
+"""The papers' tables, with the values measured here."""

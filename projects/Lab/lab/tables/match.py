@@ -1,4 +1,4 @@
-"""Which results belong into which table."""
+"""Match results to tables."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from lab.tables.papers import Column, PaperTable
 
 
 class Figure(NamedTuple):
-    """A number that was measured here, under which name, and the result.json that holds it."""
+    """A value measured here, its metric, and its result.json."""
 
     value: float
     metric: str
@@ -18,11 +18,11 @@ class Figure(NamedTuple):
 
 
 def rows_here(table: PaperTable, results: list[Result]) -> dict[str, list[Figure | None]]:
-    """Our rows of a table by model, in the models' order: a figure a column, None where nothing was measured.
+    """Our rows of a table by model, in the models' order: one value for each column, None if not measured.
 
-    A result must be of a column's protocol and dataset and must not contradict the table's `where`; of a column's
-    metrics the best counts. Whether a model is of the size and training that a table is about, only its name tells
-    where its result does not. Runs of one model that would share a cell get rows of their own, named by their folder.
+    A result must match a column's protocol and dataset and not contradict the table's `where`; the best of a column's
+    metrics is used. If a result does not record the model's size and training, only its name tells whether it belongs
+    in the table. Runs of one model that would share a cell get their own rows, named by their folder.
     """
     runs = Counter((result.model, result.protocol, result.dataset) for result in results)
     several = {model for (model, _, _), count in runs.items() if count > 1}
@@ -45,7 +45,7 @@ def _figure(column: Column, result: Result) -> Figure | None:
 
 
 def unplaced(tables: Iterable[PaperTable], results: list[Result]) -> list[Result]:
-    """Results that no table has a place for: other datasets, other protocols."""
+    """Results that belong in no table: other datasets, other protocols."""
     rows = [row for table in tables for row in rows_here(table, results).values()]
     placed = {figure.file for row in rows for figure in row if figure}
     return [result for result in results if result.file not in placed]

@@ -1,4 +1,4 @@
-"""The papers' tables of figures, as CSV files in papers/, and what each column measures, in papers/tables.yaml."""
+"""The papers' tables, as CSV files in papers/; papers/tables.yaml describes each column."""
 
 import csv
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PAPERS = {"one": "CropField", "two": "StoP"}
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures: `metrics` of a result.json of this `protocol` and `dataset`, of which the best counts."""
+    """A column of values: the best of `metrics` of a result.json with this `protocol` and `dataset`."""
 
     title: str
     protocol: str
@@ -23,15 +23,15 @@ class Column:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of figures.
+    """A table of values.
 
     Args:
         key: paper and number, "one:1a".
-        labels: titles of the columns that say what a row is of.
-        rows: labels and values as printed, one for each of `labels` and of `columns`; None is the paper's dash.
-        command: makes a row's figures, of a backbone in FILE.
+        labels: titles of the columns that describe a row.
+        rows: labels and values as printed, one for each of `labels` and `columns`; None is the paper's dash.
+        command: computes a row's values for a backbone in FILE.
         where: settings that a result must not contradict, e.g. `{"epochs": 12}`.
-        note: what is not as printed, or left open.
+        note: deviations from the printed table, or open questions.
     """
 
     key: str
@@ -57,7 +57,7 @@ def paper_tables() -> dict[str, PaperTable]:
 
 
 def read_table(key: str, entry: dict, file: Path) -> PaperTable:
-    """A table from its entry in tables.yaml and its rows; ValueError where the two have not the same columns."""
+    """A table from its entry in tables.yaml and its rows; ValueError if their columns differ."""
     with file.open(encoding="utf-8", newline="") as lines:
         header, *rows = csv.reader(lines)
     columns = tuple(Column(name, kind, data, tuple(best)) for name, (kind, data, *best) in entry["columns"].items())

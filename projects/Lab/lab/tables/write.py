@@ -1,4 +1,4 @@
-"""Tables as text. A paper's figures and those measured here never share a row, and each row says whose it is."""
+"""Format tables as text. The papers' values and those measured here are in separate rows, labelled by origin."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ mind its size and its training before you compare.
 
 
 def markdown(tables: Iterable[PaperTable], results: list[Result], measured_only: bool = False) -> str:
-    """All tables, then the results that none has a place for. measured_only: no tables without a row of our own."""
+    """All tables, then the results that belong in none. measured_only: skip tables without a row measured here."""
     parts = [_table(table, results) for table in tables if not measured_only or rows_here(table, results)]
     rest = unplaced(tables, results)
     return "\n".join([INTRODUCTION, *parts, *([_others(rest)] if rest else [])])
@@ -52,7 +52,7 @@ def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def as_csv(tables: Iterable[PaperTable], results: list[Result]) -> str:
-    """One line a figure, with the paper's precision or ours; a paper's dash has no line."""
+    """One line for each value, with the paper's precision or ours; a paper's dash has no line."""
     lines = [CSV_HEADER]
     for table in tables:
         rows = [("paper", ", ".join(names), [v and (v, "", "") for v in values]) for names, values in table.rows]

@@ -1,1 +1,1 @@
-"""Following objects through videos by the similarity of patches: DAVIS-2017 (second paper, Tables 3 and 16)."""
+"""Propagate object masks through videos by patch similarity: DAVIS-2017 (second paper, Tables 3 and 16)."""

@@ -2,8 +2,8 @@
 
     ROOT/JPEGImages/480p/NAME/00000.jpg ...    ROOT/Annotations/480p/NAME/00000.png ...    ROOT/ImageSets/2017/val.txt
 
-An annotation's pixel is the number of the object that it shows, 0 for none, 255 for void, which counts as none. Results
-are written in the same form, one folder a video, so that DAVIS's own evaluation reads them too.
+The value of an annotation's pixel is the number of its object, 0 for none, 255 for void, which is treated as none.
+Results are written in the same format, one folder for each video, for DAVIS's own evaluation.
 """
 
 import os
@@ -19,12 +19,12 @@ from pretrain.files import replacing
 
 VOID = 255
 RESOLUTION = "480p"
-VAL_VIDEOS = 30  # of DAVIS-2017
+VAL_VIDEOS = 30  # in DAVIS-2017's val split
 
 
 @dataclass(frozen=True)
 class Video:
-    """`frames` and `masks`: files of the same names in the order of time."""
+    """`frames` and `masks`: files with matching names, in temporal order."""
 
     name: str
     frames: list[Path]
@@ -32,15 +32,15 @@ class Video:
 
 
 def find_videos(root: str | Path, split: str = "val") -> list[Video]:
-    """The videos of ImageSets/2017/`split`.txt, in its order.
+    """Videos of ImageSets/2017/`split`.txt, in its order.
 
     Raises:
-        UserError: a file or folder is absent, a video has no annotation for some frame (only train and val have all),
-            or has fewer than three frames, of which the first and the last are not measured.
+        UserError: a file or folder is missing, a frame has no annotation (only train and val are complete), or a video
+            has fewer than three frames (the first and the last are not measured).
     """
     listed = Path(root, "ImageSets", "2017", f"{split}.txt")
     if not listed.is_file():
-        raise UserError(f"there is no {listed}; give the folder of DAVIS-2017 that holds ImageSets and JPEGImages")
+        raise UserError(f"there is no {listed}; give the folder of DAVIS-2017 that contains ImageSets and JPEGImages")
     try:
         names = listed.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +68,7 @@ def _find_video(root: Path, name: str) -> Video:
 
 
 def dataset_name(root: str | Path, split: str, videos: list[Video]) -> str:
-    """ "davis2017" for the 30 videos of its val split, which papers report; else FOLDER/SPLIT, not to be mixed up."""
+    """ "davis2017" for the 30 videos of its val split, as in papers; otherwise FOLDER/SPLIT, to avoid confusion."""
     names = {video.name for video in videos}
     if split == "val" and len(names) == VAL_VIDEOS and {"bike-packing", "blackswan", "soapbox"} <= names:
         return "davis2017"
@@ -76,7 +76,7 @@ def dataset_name(root: str | Path, split: str, videos: list[Video]) -> str:
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """A frame as uint8 RGB (H, W, 3). A frame cannot be skipped: UserError if it is broken."""
+    """Read a frame as uint8 RGB (H, W, 3). Frames cannot be skipped: UserError if it is broken."""
     try:
         return decode_image(path)
     except BrokenImage as error:
@@ -84,10 +84,10 @@ def read_frame(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Numbers of objects, uint8 (H, W), void as 0; and the palette, 768 values of 0 to 255.
+    """Object numbers, uint8 (H, W), with void as 0; and the palette, 768 values of 0 to 255.
 
     Raises:
-        UserError: no readable indexed or grey image.
+        UserError: not a readable indexed or grey image.
     """
     try:
         image = Image.open(path, formats=safe_formats())
@@ -102,7 +102,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int]) -> None:
-    """Write numbers of objects, uint8 (H, W), as an indexed PNG; raises UserError as `replacing` does."""
+    """Write object numbers, uint8 (H, W), as an indexed PNG; raises UserError like `replacing`."""
     image = Image.fromarray(mask)
     image.putpalette(palette)
     with replacing(path) as draft:
@@ -110,7 +110,7 @@ def write_mask(path: Path, mask: np.ndarray, palette: list[int]) -> None:
 
 
 def davis_palette() -> list[int]:
-    """DAVIS's 256 colours, which are PASCAL VOC's: the bits of a number, three at a time, from the highest down."""
+    """DAVIS's 256 colours, which are PASCAL VOC's: the bits of a number, three at a time, from the highest."""
     numbers, channels = np.arange(256)[:, None], np.arange(3)
     colors = sum((numbers >> (3 * level + channels) & 1) << (7 - level) for level in range(8))
     return colors.ravel().tolist()

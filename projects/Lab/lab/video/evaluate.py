@@ -1,4 +1,6 @@
-"""A backbone on DAVIS-2017: objects of the first frame are followed through each video and compared with the truth."""
+"""Evaluate a backbone on DAVIS-2017: propagate the first frame's masks through each video and compare with the
+truth.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +19,12 @@ from lab.video.propagate import Propagation, to_labels, to_mask
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
-ROUNDING = 64  # DINO's, for a frame's longer side; a multiple of the usual patches
+ROUNDING = 64  # of a frame's longer side, as in DINO; a multiple of common patch sizes
 
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object of one video; `name` is DAVIS's, VIDEO_NUMBER."""
+    """Scores of one object of one video; `name` is VIDEO_NUMBER, as in DAVIS."""
 
     name: str
     region: Statistics
@@ -30,10 +32,10 @@ class ObjectScore:
 
 
 def frame_size(height: int, width: int, short_side: int, patch: int) -> tuple[int, int]:
-    """(H, W) that a frame is resized to: DAVIS's 480 x 854 becomes 480 x 832, as with DINO.
+    """(H, W) that a frame is resized to: DAVIS's 480 x 854 becomes 480 x 832, as in DINO.
 
-    The longer side is rounded down to a multiple of 64; where patches do not divide that (ViT-H/14), both sides are
-    rounded down to multiples of the patch, of which no paper says anything.
+    The longer side is rounded down to a multiple of 64. If the patch size does not divide that (ViT-H/14), both sides
+    are rounded down to multiples of the patch size, which no paper specifies.
     """
     unit = ROUNDING if ROUNDING % patch == 0 else patch
     short = max(1, short_side // patch) * patch
@@ -43,7 +45,9 @@ def frame_size(height: int, width: int, short_side: int, patch: int) -> tuple[in
 
 @torch.no_grad()
 def patch_features(backbone: VisionTransformer, frame: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Patch tokens of the last layer, of unit length: uint8 (H, W, 3), resized to `size` -> (h, w, D) float32."""
+    """Patch tokens of the last layer, normalised to unit length: uint8 (H, W, 3), resized to `size` -> (h, w, D)
+    float32.
+    """
     resized = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
     images = normalised(resized, backbone.patch_size)[None].to(backbone.pos_embed.device)
     _, patches = backbone(images)
@@ -53,14 +57,15 @@ def patch_features(backbone: VisionTransformer, frame: np.ndarray, size: tuple[i
 def propagate_masks(
     backbone: VisionTransformer, video: Video, propagation: Propagation, short_side: int
 ) -> Iterator[np.ndarray]:
-    """The masks of every frame of a video, uint8 (H, W), the first as it is given. One frame is in memory at a time.
+    """Yield the mask of every frame of a video, uint8 (H, W), starting with the given one. Frames are loaded one at a
+    time.
 
     Raises:
-        UserError: no object in the first annotation, a broken file, or one of another size than the first.
+        UserError: no object in the first annotation, a broken file, or a file whose size differs from the first's.
     """
     mask, _ = read_mask(video.masks[0])
     if not mask.any():
-        raise UserError(f"{video.masks[0]} shows no object; the first frame's objects are what is followed")
+        raise UserError(f"{video.masks[0]} has no object; the first frame must show the objects to follow")
     size = frame_size(*mask.shape, short_side, backbone.patch_size)
     grid = size[0] // backbone.patch_size, size[1] // backbone.patch_size
     labels = to_labels(torch.from_numpy(mask), grid, int(mask.max()) + 1).to(backbone.pos_embed.device)
@@ -80,9 +85,9 @@ def _read_alike(path: Path, shape: tuple[int, int]) -> np.ndarray:
 def evaluate_video(
     backbone: VisionTransformer, video: Video, results: Path, propagation: Propagation, short_side: int = 480
 ) -> list[ObjectScore]:
-    """Follow the objects of a video, write its masks to `results`/NAME as DAVIS wants them, and measure each object.
+    """Propagate a video's masks, write them to `results`/NAME in DAVIS's format, and score each object.
 
-    The first frame, which is given, and the last are not measured, as in DAVIS's semi-supervised evaluation.
+    The first frame, which is given, and the last are not scored, as in DAVIS's semi-supervised evaluation.
 
     Raises:
         UserError: see `propagate_masks`; or a mask cannot be written.
@@ -103,7 +108,7 @@ def evaluate_video(
 
 
 def overall(scores: list[ObjectScore]) -> dict[str, float]:
-    """Means over all objects of all videos, in percent: J and F with their recall and decay, and J&F."""
+    """Means over all objects of all videos, in percent: J and F with recall and decay, and J&F."""
     metrics = {}
     for letter, measures in {"J": [s.region for s in scores], "F": [s.boundary for s in scores]}.items():
         for statistic in ("mean", "recall", "decay"):

@@ -1,7 +1,7 @@
-"""DAVIS's measures of a mask: region similarity J and boundary measure F (Perazzi et al. 2016, Sec. 5).
+"""DAVIS's metrics for masks: region similarity J and boundary measure F (Perazzi et al. 2016, Sec. 5).
 
-The conventions are those of the evaluation that DAVIS-2017 provides, so that figures can be compared with published
-ones: where the boundary lies, how far a boundary may be off, what an empty mask is worth, and over what is averaged.
+The conventions follow DAVIS-2017's evaluation code, so that values are comparable with published ones: the position of
+the boundary, its tolerance, the score of an empty mask, and the averaging.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-TOLERANCE = 0.008  # of the image's diagonal
+TOLERANCE = 0.008  # fraction of the image's diagonal
 
 
 def region_similarity(found: np.ndarray, truth: np.ndarray) -> float:
@@ -20,11 +20,11 @@ def region_similarity(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def boundary_measure(found: np.ndarray, truth: np.ndarray, tolerance: float = TOLERANCE) -> float:
-    """F: harmonic mean of the shares of found and of true boundary that lie near the other.
+    """F: harmonic mean of precision and recall of boundary pixels.
 
     Args:
         found, truth: bool (H, W).
-        tolerance: "near" is at most `ceil(tolerance * diagonal)` pixels, as the crow flies.
+        tolerance: a pixel matches within `ceil(tolerance * diagonal)` pixels, Euclidean.
 
     Returns:
         0 to 1; 1 if neither has a boundary, 0 if only one has.
@@ -42,14 +42,14 @@ def boundary_measure(found: np.ndarray, truth: np.ndarray, tolerance: float = TO
 def boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels of a bool mask (H, W) that differ from their right, lower or lower right neighbour: a line one pixel wide.
 
-    The image's own border is no boundary.
+    The border of the image is not a boundary.
     """
     beyond = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     return (mask != beyond[:-1, 1:]) | (mask != beyond[1:, :-1]) | (mask != beyond[1:, 1:])
 
 
 def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Pixels at most `radius` from some pixel of a bool mask (H, W)."""
+    """Pixels within distance `radius` of a pixel of the bool mask (H, W)."""
     steps = np.arange(-radius, radius + 1)
     disk = (steps[:, None] ** 2 + steps**2 <= radius**2).astype(np.uint8)
     return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
@@ -57,7 +57,9 @@ def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Statistics:
-    """One object's measure over a video: its `mean`, the share of frames above one half, and what is lost over time."""
+    """Statistics of an object's scores over a video: mean, recall (fraction of frames above 0.5), and decay over
+    time.
+    """
 
     mean: float
     recall: float
@@ -65,13 +67,13 @@ class Statistics:
 
 
 def summarise(values: list[float]) -> Statistics:
-    """Statistics of a measure over the frames of a video.
+    """Statistics of a score over the frames of a video.
 
-    Decay is the mean of the first quarter less that of the last. Quarters share the frames where they meet, as in
-    DAVIS's evaluation.
+    Decay is the mean of the first quarter minus that of the last. Adjacent quarters share a frame, as in DAVIS's
+    evaluation.
     """
     series = np.asarray(values)
-    # Half a frame is rounded to the even neighbour by numpy; the 1e-10 rounds it up, as DAVIS does.
+    # numpy rounds half to even; adding 1e-10 rounds it up, as DAVIS does.
     ends = np.round(np.linspace(1, len(series), 5) + 1e-10).astype(int) - 1
     first, last = series[: ends[1] + 1], series[ends[3] :]
     return Statistics(series.mean(), (series > 0.5).mean(), first.mean() - last.mean())

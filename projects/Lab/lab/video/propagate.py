@@ -1,8 +1,8 @@
-"""Carrying labels from frame to frame by the similarity of patches, without training anything.
+"""Propagate labels from frame to frame by patch similarity, without training.
 
-The protocol of DINO (Caron et al. 2021, Sec. 4.2.2, after Jabri et al. 2020), which StoP follows (App. C.2): a patch
-takes the labels of the patches that it resembles most in the first frame and in the frames just before, among those
-near its own place.
+The protocol of DINO (Caron et al. 2021, Sec. 4.2.2, after Jabri et al. 2020), as in StoP (App. C.2): a patch gets the
+labels of the most similar patches in the first frame and in the preceding frames, within a neighbourhood of its
+position.
 """
 
 from collections import deque
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Propagation:
-    """How labels are carried; the defaults are DINO's.
+    """Parameters of the propagation; the defaults are DINO's.
 
     Args:
-        context: frames before the present one that are looked at, besides the first.
-        radius: how far, in patches along each axis, a patch may have come.
-        top_k: patches whose labels are mixed, over all frames together.
+        context: number of preceding frames used, besides the first.
+        radius: maximum displacement along each axis, in patches.
+        top_k: number of patches whose labels are mixed, over all frames.
         temperature: of the softmax over their cosines.
     """
 
@@ -31,13 +31,13 @@ class Propagation:
     temperature: float = 0.1
 
     def run(self, features: Iterable[Tensor], labels: Tensor) -> Iterator[Tensor]:
-        """Labels of every frame but the first.
+        """Yield the labels of every frame but the first.
 
-        What is kept are features and labels of `context` + 1 frames, however long the video.
+        Memory is bounded by features and labels of `context` + 1 frames.
 
         Args:
             features: (h, w, D) of each frame in turn, of unit length.
-            labels: (h, w, C), the first frame's, for each patch how much of each label it shows.
+            labels: (h, w, C) of the first frame: the weight of each label in each patch.
         """
         features = iter(features)
         first = next(features), labels
@@ -49,16 +49,18 @@ class Propagation:
             yield labels
 
     def carry(self, target: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
-        """Labels for one frame.
+        """Labels of one frame.
 
-        A row of patches at a time: it can only have come from the rows near it, so that the similarities never take
-        more memory than one row's, and those of rows too far away are not computed.
+        Computed row by row against the rows within `radius`, which bounds memory to the similarities of one row and
+        skips rows too far away.
 
         Args:
-            target: (h, w, D).  sources: (n, h, w, D).  labels: (n, h, w, C).
+            target: (h, w, D).
+            sources: (n, h, w, D).
+            labels: (n, h, w, C).
 
         Returns:
-            (h, w, C)
+            (h, w, C).
         """
         height, width, dim = target.shape
         columns = torch.arange(width, device=target.device)
@@ -75,16 +77,16 @@ class Propagation:
 
 
 def to_labels(mask: Tensor, grid: tuple[int, int], num_labels: int) -> Tensor:
-    """Numbers of objects (H, W) -> (h, w, C) float32: each patch shows the object at its centre, and it alone."""
+    """Object numbers (H, W) -> (h, w, C) float32: one-hot labels of the object at each patch's centre."""
     small = F.interpolate(mask[None, None].float(), grid, mode="nearest-exact")[0, 0]
     return F.one_hot(small.long(), num_labels).float()
 
 
 def to_mask(labels: Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Labels (h, w, C) -> numbers of objects, uint8 `size` (H, W).
+    """Labels (h, w, C) -> object numbers, uint8 `size` (H, W).
 
-    Enlarged bilinearly to `frame_size`, the pixels that the backbone saw, and each label stretched to [0, 1] over the
-    frame, as DINO does: an object whose labels have grown weak all over still wins where it is strongest.
+    Labels are upsampled bilinearly to `frame_size`, the backbone's input, and each is rescaled to [0, 1] over the
+    frame, as in DINO: an object whose labels have become weak everywhere still wins where it is strongest.
     """
     maps = F.interpolate(labels.permute(2, 0, 1)[None], frame_size, mode="bilinear", align_corners=False)[0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)

@@ -1,4 +1,4 @@
-"""A video in one picture: some frames with the true masks, and below them the same with those that were found."""
+"""A video in one picture: some frames with the true masks, and below them the same frames with the predicted masks."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from lab.video.davis import Video, read_frame, read_mask
 
 
 def write_strip(video: Video, results: Path, path: Path, tiles: int = 5, side: int = 320) -> None:
-    """Draw `tiles` frames of a video at equal distances, the first and the last among them, as PNG.
+    """Draw `tiles` evenly spaced frames of a video, including the first and the last, as PNG.
 
     Args:
-        results: folder of the masks that were found, a sub-folder for each video.
-        side: longer side of a tile, pixels.
+        results: folder of the predicted masks, with a sub-folder for each video.
+        side: longer side of a tile in pixels.
     """
     chosen = np.unique(np.linspace(0, len(video.frames) - 1, tiles).round().astype(int))
     rows = []
@@ -26,7 +26,7 @@ def write_strip(video: Video, results: Path, path: Path, tiles: int = 5, side: i
 
 
 def _overlay(video: Video, index: int, folder: Path, side: int) -> np.ndarray:
-    """A frame with its objects tinted and outlined, its number below."""
+    """A frame with its objects tinted and outlined, and its number below."""
     frame = fit(read_frame(video.frames[index]), side)
     mask, _ = read_mask(folder / video.masks[index].name)
     mask = cv2.resize(mask, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
