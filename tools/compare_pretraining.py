@@ -1,17 +1,17 @@
-"""Compare pretraining recipes by the detectors that they lead to, over several seeds, in one command.
+"""Compare pretraining recipes by the detectors trained from them, over several seeds, in one command.
 
     python tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
-For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin, the same
-initial values without pretraining. Detectors are trained with the backbone frozen and fine-tuned, with all labels or
-also with few (--labels 0.1 1); the detection probe of both backbones comes with them. Ends with OUTPUT/comparison.md:
-means with 95% intervals, differences paired by seed, and one sentence a task that claims no order which the intervals
-do not carry; and OUTPUT/comparison.png.
+For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin (the same
+initial weights without pretraining), with the backbone frozen and fine-tuned, with all labels and optionally with fewer
+(--labels 0.1 1). The detection probe is measured on both backbones. Writes OUTPUT/comparison.md, with means and 95%
+intervals, differences paired by seed, and one sentence for each task that orders configs only if the difference is
+significant; and OUTPUT/comparison.png.
 
-Stages that OUTPUT holds are skipped and interrupted ones go on, so the same call finishes what a kill cut off. More
-seeds later: the same call with a larger --seeds. Overrides say which half they mean: pretrain.KEY=VALUE or
-detect.KEY=VALUE, and are the same for all configs.
+Finished stages in OUTPUT are skipped and interrupted ones resumed, so run the same command again after an interruption.
+To add seeds, run it with a larger --seeds. Overrides start with the config they are for, pretrain.KEY=VALUE or
+detect.KEY=VALUE, and apply to all configs.
 """
 
 import argparse
@@ -32,7 +32,14 @@ MODES = (*DETECTORS, "probe")
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--configs", type=Path, nargs="+", required=True, metavar="FILE", help="pretraining configs, called by stem")
+    add(
+        "--configs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="pretraining configs, named by their stems",
+    )
     add("--images", type=Path, required=True, metavar="DIR", help="unlabeled images, any sub-folders")
     for split, use in (("train", "to train detectors on"), ("val", "to measure AP on")):
         add(f"--{split}-json", required=True, metavar="FILE", help=f"COCO-format annotations {use}")
@@ -46,15 +53,24 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="of configs/COCO, or a path",
     )
     add("--seeds", type=int, default=3, metavar="N", help="seeds 1 to N, of pretraining and detectors (default: 3)")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is measured (default: all three)")
-    add("--labels", type=float, nargs="+", default=[1.0], metavar="SHARE", help="of the training images (default: 1)")
-    add("--jobs", type=int, default=1, metavar="N", help="stages side by side, each with its share of cores or a GPU")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="what to measure (default: all three)")
+    add(
+        "--labels",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="SHARE",
+        help="fractions of the training images (default: 1)",
+    )
+    add(
+        "--jobs", type=int, default=1, metavar="N", help="parallel stages, each with a part of the cores or its own GPU"
+    )
     add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
     return parser.parse_intermixed_args(argv)
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """UserError on what no config or dataset is needed to refuse."""
+    """Raise UserError for what can be refused without reading a config or dataset."""
     names = [config.stem for config in args.configs]
     if len(set(names)) < len(names):
         raise UserError(f"--configs: two are called {max(names, key=names.count)!r}; rename one of the files")
@@ -62,7 +78,7 @@ def check_args(args: argparse.Namespace) -> None:
         if value < 1:
             raise UserError(f"{name} {value}: give 1 or more")
     if wrong := [share for share in args.labels if not 0 < share <= 1]:
-        raise UserError(f"--labels {wrong[0]:g}: give shares of the training images, above 0 and at most 1")
+        raise UserError(f"--labels {wrong[0]:g}: give fractions of the training images, above 0 and at most 1")
 
 
 def task_name(mode: str, share: float) -> str:
@@ -92,7 +108,7 @@ class Comparison:
         )
 
     def starts(self, config: Path, seed: int) -> tuple[tuple[str, Path], ...]:
-        """(name, weights): what was pretrained, and its untrained twin."""
+        """(name, weights) of the pretrained backbone, and of its untrained twin."""
         from lab.ablation import PRETRAINED, UNTRAINED
         from pretrain.engine.checkpoint import INITIAL, LAST
 
@@ -113,14 +129,14 @@ class Comparison:
             yield start, task_name(mode, share), folder, stage
 
     def waves(self) -> Iterator[tuple]:
-        """Stages in the order in which they run, those of a tuple side by side: seed by seed."""
+        """Stages in the order in which they run, seed by seed; those in a tuple run in parallel."""
         for seed in range(1, self.args.seeds + 1):
             configs = self.args.configs
             yield from self.together(self.pretraining(config, seed) for config in configs)
             yield from self.together(stage for config in configs for *_, stage in self.detectors(config, seed))
 
     def together(self, stages) -> Iterator[tuple]:
-        """`jobs` stages at a time, each with its share of the cores, and a GPU of its own where there are several."""
+        """Groups of `jobs` stages, each with a part of the cores, and its own GPU if there are several."""
         import torch
 
         stages, jobs, gpus = list(stages), self.args.jobs, torch.cuda.device_count()
@@ -131,7 +147,7 @@ class Comparison:
             yield tuple(replace(stage, environment=stage.environment | cores | gpu[place]) for place, stage in wave)
 
     def write_subsets(self) -> None:
-        """Training files with fewer images; the smaller share's images are among the larger one's."""
+        """Write training files with fewer images; smaller subsets are part of larger ones."""
         from cropfield.datasets import read_coco_file
         from lab.ablation import few_images
         from pretrain.files import write_json
@@ -141,7 +157,7 @@ class Comparison:
                 write_json(self.train_json(share), few_images(read_coco_file(self.args.train_json), share))
 
     def figures(self) -> list:
-        """What all detectors reached, and the probes; a detector that detects nothing has AP 0."""
+        """Results of all detectors and probes; a detector without detections has AP 0."""
         from lab.ablation import PROBE, Figure
 
         found = []
@@ -155,7 +171,7 @@ class Comparison:
         return found
 
     def probed(self, weights: Path) -> float:
-        """The detection probe's box IoU of object patches, on images of the detector's size."""
+        """The detection probe's box IoU of object patches, at the detector's image size."""
         from cropfield.probe import probe_file
         from pretrain.engine.lazy_config import load_config
 
@@ -166,7 +182,7 @@ class Comparison:
 
 
 def write_report(found: list, output: Path, seeds: int) -> None:
-    """comparison.md, comparison.json, comparison.png; the tables and sentences also go to the console."""
+    """Write comparison.md, comparison.json and comparison.png; also print tables and sentences."""
     from lab.ablation import Figures, plot
     from pretrain.files import write_json, write_text
 

@@ -4,7 +4,7 @@
     python tools/compose_coco.py --output outputs/scenes --train 1000 --val 200
     python tools/compose_coco.py --output outputs/mine --cutouts my/cutouts --photos my/photos --preset hard
 
-With neither --cutouts nor --photos it uses what installed packages ship, and downloads nothing. Masks are run
+Without --cutouts and --photos it uses material included in installed packages, and downloads nothing. Masks are run
 lengths, exact with holes and occlusion, so Detectron2 needs `INPUT.MASK_FORMAT = "bitmask"` (yaml) or
 `instance_mask_format="bitmask"` (LazyConfig's mapper).
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pretrain.errors import UserError, run_main
 
-# easy: small pictures, few objects, all seen in training, most of their category's own material. hard: clutter, other
-# objects in validation, and only the shape tells the category. objects and scenes keep ImageNet's and COCO's
-# proportions, for pretraining and detection: one object that fills the image, many that are small in larger ones. Both
-# want --cutouts (projects/Lab/tools/openmoji_cutouts.py makes some) and hold back the same ones of a category.
+# easy: small images, few objects, all seen in training, most of their category's own material. hard: clutter, other
+# objects in validation, and only the shape identifies the category. objects and scenes have ImageNet's and COCO's
+# proportions, for pretraining and detection: one object that fills the image, and many small ones in larger images.
+# Both need --cutouts (projects/Lab/tools/openmoji_cutouts.py makes some) and hold out the same ones of a category.
 PRESETS = {
     "easy": dict(
         size=128,
@@ -63,7 +63,7 @@ PRESETS = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Options, with the preset's values where none were given."""
+    """Options, with the preset's values as defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write: annotations/, train/, val/, unlabeled/")
@@ -90,7 +90,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--preset", choices=PRESETS, default="easy", help="values for the options below (default: easy)")
     add("--size", type=int, metavar="PX", help="side of the square images")
-    add("--objects", type=int, nargs=2, metavar=("LO", "HI"), help="objects in an image, where they find room")
+    add("--objects", type=int, nargs=2, metavar=("LO", "HI"), help="objects in an image, if there is room")
     add(
         "--scale",
         type=float,
@@ -98,22 +98,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar=("LO", "HI"),
         help="longer side of an object relative to the image",
     )
-    add("--occlusion", type=float, metavar="SHARE", help="greatest hidden share of an object, 0 to 0.9")
-    add("--rotation", type=float, metavar="DEG", help="greatest rotation, either way")
+    add("--occlusion", type=float, metavar="SHARE", help="greatest hidden fraction of an object, 0 to 0.9")
+    add("--rotation", type=float, metavar="DEG", help="greatest rotation in either direction")
     add("--classes", type=int, metavar="K", help="categories, the first K (default with --cutouts: all)")
     add(
         "--typical",
         type=float,
         metavar="SHARE",
-        help="share of pictographs in their category's own colour and texture, 0 to 1",
+        help="fraction of pictographs in their category's own colour and texture, 0 to 1",
     )
     add(
         "--unseen",
         action=argparse.BooleanOptionalAction,
-        help="validation has objects and photographs of its own",
+        help="use other objects and photographs for validation",
     )
     add("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
-    add("--overwrite", action="store_true", help="replace a dataset that an earlier call wrote")
+    add("--overwrite", action="store_true", help="replace a dataset from an earlier call")
     options = parser.parse_args(argv)
     for name, value in PRESETS[options.preset].items():
         if getattr(options, name) is None and not (name == "classes" and options.cutouts):
@@ -122,7 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """UserError on a value out of range."""
+    """Raise UserError for a value out of range."""
     (few, many), (small, large) = options.objects, options.scale
     wrong = {
         "--train and --val: at least 1 image each": min(options.train, options.val) < 1,

@@ -1,10 +1,10 @@
-"""The whole way on one small machine: compose scenes, pretrain, fine-tune with and without it, compare, report.
+"""The whole pipeline on one small machine: compose scenes, pretrain, fine-tune with and without it, compare, report.
 
     python tools/demo.py [--output outputs/demo] [--seed 0]
 
-Three detectors get the same images, iterations and seed; only their backbone's initial weights differ: pretrained; its
-untrained twin, the values from which pretraining started; and from scratch, as a detector starts without a file.
-Stages that OUTPUT holds are skipped, so an interrupted demo goes on where it stopped. The picture book is
+Three detectors are trained with the same images, iterations and seed; only the initial weights of their backbones
+differ: pretrained; the untrained twin, which are the initial weights of the pretraining; and from scratch, a detector's
+default. Finished stages in OUTPUT are skipped, so an interrupted demo continues where it stopped. The report is
 OUTPUT/report.html.
 """
 
@@ -25,12 +25,12 @@ SCENES = ("--train", "1000", "--val", "200", "--unlabeled", "2000")
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "demo", metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes, the pretraining and the detectors")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes, the pretraining and the detectors")
     return parser.parse_args(argv)
 
 
 def make_stages(output: Path, seed: int) -> list[tuple]:
-    """The commands; those of one tuple run side by side."""
+    """The stages; those in a tuple run in parallel."""
     from cropfield.commands import Commands
     from cropfield.stages import Stage
     from pretrain.engine.checkpoint import INITIAL
@@ -60,7 +60,7 @@ def make_stages(output: Path, seed: int) -> list[tuple]:
 
 
 def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
-    """The comparison's figures, also written to OUTPUT/result.json."""
+    """Collect the results of the comparison, and write them to OUTPUT/result.json."""
     import torch
 
     from pretrain.files import write_json
@@ -81,7 +81,7 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
 
 
 def comparison(result: dict) -> str:
-    """The figures of all detectors in one line."""
+    """The results of all detectors in one line."""
     from cropfield.commands import in_words
 
     parts = []
@@ -93,7 +93,7 @@ def comparison(result: dict) -> str:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The CPU's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

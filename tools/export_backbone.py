@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Take the teacher's backbone out of a pretraining checkpoint; without -o, show what any weight file says of itself.
+"""Export the teacher's backbone from a pretraining checkpoint; without -o, show what any weight file records.
 
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors --license CC-BY-4.0
     tools/export_backbone.py vits16.safetensors
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16_timm.safetensors --format timm
 
-.safetensors has timm's names; .pth has them with a detector's prefix, for Detectron2's own train.init_checkpoint.
-Detectron2's own ViT has no LayerScale and needs --fold-layer-scale, which changes no feature; CropFieldViT takes both.
+.safetensors uses timm's names; .pth adds a detector's prefix, for Detectron2's own train.init_checkpoint. Detectron2's
+own ViT has no LayerScale and needs --fold-layer-scale, which changes no feature; CropFieldViT accepts both.
 
---format timm, hf (a folder) or detectron2 writes what these load by their own means, and prints the lines that do it.
+--format timm, hf (a folder) or detectron2 writes files that these libraries load themselves, and prints how.
 
-A file says its method, steps and shape, the names of the images' folder and of weights that the run started from, where
-config.yaml lies beside the checkpoint, and its license, where you give one.
+A file records its method, steps and shape; the names of the image folder and of the run's initial weights, if
+config.yaml is in the checkpoint's folder; and its license, if given.
 
-The position field is kept as it is. timm would resample it with antialiasing, where torch and Detectron2 do not, so
-for timm at another size than the field's own add --image-size HxW: the field is then sampled for that size, exactly.
+The position field is kept unchanged. timm would resample it with antialiasing, unlike torch and Detectron2, so to use
+timm at another size than the field's, add --image-size HxW: the field is then sampled exactly for that size.
 """
 
 import argparse
@@ -38,15 +38,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py; any weights without -o")
     parser.add_argument("-o", "--output", type=Path, nargs="+", help="files to write: .safetensors or .pth")
     formats = ("timm", "hf", "detectron2")  # of pretrain.models.export_formats
-    parser.add_argument("--format", choices=formats, help="of another library; then --output is one name")
-    parser.add_argument(
-        "--fold-layer-scale", action="store_true", help="write attn.proj and mlp.fc2 with gamma in them"
-    )
+    parser.add_argument("--format", choices=formats, help="format of another library; --output is then a single name")
+    parser.add_argument("--fold-layer-scale", action="store_true", help="fold gamma into attn.proj and mlp.fc2")
     parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
-    parser.add_argument("--license", metavar="TEXT", help="of the weights, to be said by the files")
+    parser.add_argument("--license", metavar="TEXT", help="license of the weights, recorded in the files")
     args = parser.parse_args(argv)
     if not args.output and (args.format or args.fold_layer_scale or args.image_size or args.license):
-        parser.error("nothing is written without -o FILE")
+        parser.error("--format, --fold-layer-scale, --image-size and --license need -o FILE")
     return args
 
 

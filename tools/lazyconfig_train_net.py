@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Fine-tune and evaluate a detector, or a semantic segmentor, described by a LazyConfig file.
+"""Fine-tune and evaluate a detector, or a semantic segmentor, from a LazyConfig file.
 
     tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
         train.init_checkpoint=backbone.safetensors train.output_dir=outputs/detector \
         dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
 
-The configs also work with the tool of the same name that Detectron2 ships. This one checks overrides, data and weights
-before any work, reports how a backbone file matched, and writes the result to OUTPUT/result.json. It fits the schedule
-to the batch size, adds up gradients over several passes, keeps the best weights, averages them, stops early, compiles
-the backbone and writes to Weights & Biases, each by a key of `train` (configs/common/detection.py). --card 8 fits
-an 8 GB card.
+The configs also work with Detectron2's tool of the same name. This one checks overrides, data and weights first,
+reports how a backbone file matched, and writes the result to OUTPUT/result.json. It adapts the schedule to the batch
+size and supports gradient accumulation, best checkpoints, weight averaging, early stopping, compilation and Weights &
+Biases, each with a key of `train` (configs/common/detection.py). --card 8 fits an 8 GB card.
 """
 
 import argparse
@@ -24,17 +23,17 @@ PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detectio
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="a LazyConfig file, such as those of configs/COCO")
-    add("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
-    add("--eval-only", action="store_true", help="evaluate train.init_checkpoint, and train nothing")
-    add("--card", type=int, choices=(8, 16, 24), help="fit a graphics card of so many GB")
+    add("--config-file", required=True, metavar="FILE", help="a LazyConfig file, such as those in configs/COCO")
+    add("--resume", action="store_true", help="resume from the last checkpoint in train.output_dir")
+    add("--eval-only", action="store_true", help="only evaluate train.init_checkpoint")
+    add("--card", type=int, choices=(8, 16, 24), help="fit a graphics card with this many GB")
     add_processes(parser)
-    add("opts", nargs="*", metavar="key=value", help="changes to the config")
+    add("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 
 def read_config(args: argparse.Namespace):
-    """The config with the card's preset, then the overrides by hand, then the schedule that fits the batch size."""
+    """The config with the card's preset, then the overrides, then the schedule adapted to the batch size."""
     from detectron2.config import LazyConfig
 
     from cropfield.forms import Detection
@@ -47,7 +46,7 @@ def read_config(args: argparse.Namespace):
 
 
 def work(args: argparse.Namespace, seed: int | None, states: list[dict]) -> None:
-    """One process of the run; see `cropfield.run.run`."""
+    """Run one process; see `cropfield.run.run`."""
     from cropfield.run import run
 
     cfg, changes = read_config(args)
@@ -65,13 +64,13 @@ def main() -> None:
         tune_cpu_memory()
     states = [state for state in [check(cfg, args)] if state]
     seed = states[0]["trainer"].get("seed") if states else None
-    if args.num_gpus * args.num_machines > 1:  # other processes read it themselves
+    if args.num_gpus * args.num_machines > 1:  # other processes load it themselves
         states.clear()
     start(work, (args, seed, states), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 def __getattr__(name: str):
-    """`load_config` and `check`, for who loads this file as a module; --help does not wait for what they import."""
+    """Import `load_config` and `check` on first use, for callers that load this file as a module; keeps --help fast."""
     if name == "load_config":
         from pretrain.engine.lazy_config import load_config as found
     elif name == "check":

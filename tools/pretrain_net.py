@@ -2,8 +2,8 @@
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
-Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The batch size of the config is that of
-all processes together. docs/scaling.md has more: several machines, Slurm, and what to do about memory.
+Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The config's batch size is the total over
+all processes. See docs/scaling.md for several machines, Slurm, and saving memory.
 
 Writes to train.output_dir: last.pth (training state), config.yaml, metrics.json, log.txt and TensorBoard events.
 """
@@ -16,10 +16,12 @@ from pretrain.errors import run_main
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig file of configs/pretrain")
-    parser.add_argument("--resume", action="store_true", help="go on from train.output_dir/last.pth")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a LazyConfig file, such as those in configs/pretrain"
+    )
+    parser.add_argument("--resume", action="store_true", help="resume from train.output_dir/last.pth")
     add_processes(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
 
 

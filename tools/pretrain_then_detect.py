@@ -1,11 +1,11 @@
-"""From unlabeled images and a COCO-format dataset to a detector and its AP.
+"""Train a detector from unlabeled images and a COCO-format dataset, and report its AP.
 
     python tools/pretrain_then_detect.py --images DIR \
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
 Pretrains (OUTPUT/pretrain), exports the backbone (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
-(OUTPUT/detect) and writes OUTPUT/result.json. Stages that OUTPUT already holds are skipped; an interrupted one goes on.
-Overrides say which half they mean: pretrain.train.max_iter=500, detect.train.max_iter=300.
+(OUTPUT/detect) and writes OUTPUT/result.json. Finished stages in OUTPUT are skipped, an interrupted one is resumed.
+Overrides start with the config they are for: pretrain.train.max_iter=500, detect.train.max_iter=300.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def dataset_of(args: argparse.Namespace) -> dict[str, str]:
 
 
 def make_stages(args: argparse.Namespace):
-    """The chain's commands; each one can be typed by hand as well."""
+    """The stages of the chain; each command can also be run by hand."""
     from cropfield.commands import Commands, override
     from cropfield.halves import split_overrides
 
@@ -63,7 +63,7 @@ def make_stages(args: argparse.Namespace):
 
 
 def check_inputs(args: argparse.Namespace, stages) -> None:
-    """Everything that can be known to fail, before the first stage."""
+    """Check everything that can be known to fail, before the first stage."""
     from cropfield.halves import check_chain
 
     check_chain(stages[0], stages[-1], args.images, dataset_of(args))
@@ -80,7 +80,7 @@ def main() -> None:
     check_inputs(args, stages)
     chain = Chain(args.output)
     chain.check(list(stages))
-    with passing_on(lambda: None) as signals:  # between stages; within one the chain sees to it
+    with passing_on(lambda: None) as signals:  # between stages; within a stage the chain handles signals
         for stage in stages:
             chain.run(stage)
             if signals:

@@ -1,8 +1,8 @@
-"""Write OUT_DIR/report.html: what a pretrain-then-detect run did, in numbers, curves and pictures.
+"""Write OUT_DIR/report.html: numbers, curves and pictures of a pretrain-then-detect run.
 
     python tools/report.py outputs/demo
 
-Reads what is there (`projects/Lab/lab/report/run_files.py` says where it looks) and says what is absent.
+Uses what is there (see `projects/Lab/lab/report/run_files.py` for the files) and lists what is missing.
 """
 
 import argparse

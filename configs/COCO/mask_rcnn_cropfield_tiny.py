@@ -41,7 +41,7 @@ rpn.batch_size_per_image = 64
 rpn.pre_nms_topk = (100, 100)
 rpn.post_nms_topk = (64, 50)
 
-# With the usual 512 regions an image a CPU would spend most of its time on them: few, and one sample a cell.
+# With the usual 512 regions an image a CPU would spend most of its time on them: use few, with one sample a cell.
 roi = model.roi_heads
 roi.batch_size_per_image = 32
 roi.box_in_features = roi.mask_in_features.features = levels
@@ -68,6 +68,6 @@ optimizer.params.lr_factor_func.rate = 0.8
 train.reference_batch_size = 8
 train.max_iter = 150
 lr_multiplier = step_schedule(train.max_iter, milestones=[120, 140], warmup=15)
-train.eval_period = 0  # once, at the end
+train.eval_period = 0  # only at the end
 train.checkpointer.period = 200
 train.seed = 1

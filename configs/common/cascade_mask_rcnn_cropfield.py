@@ -1,4 +1,6 @@
-"""Cascade Mask R-CNN over the same backbone and pyramid: three box heads at growing overlaps, as in ViTDet."""
+"""Cascade Mask R-CNN with the same backbone and pyramid: three box heads with increasing IoU thresholds, as in
+ViTDet.
+"""
 
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L

@@ -1,8 +1,8 @@
-"""What to change for a graphics card of so many GB. Batch, schedule and image size stay the recipe's.
+"""Overrides for a graphics card with the given number of GB. Batch size, schedule and image size stay the recipe's.
 
     tools/lazyconfig_train_net.py --card 8 --config-file configs/COCO/mask_rcnn_cropfield_vitb_12ep.py
 
-Overrides given by hand come after a preset's and win.
+Your own overrides are applied after the preset's.
 """
 
 RECOMPUTE = "model.backbone.net.activation_checkpointing=True"

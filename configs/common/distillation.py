@@ -1,16 +1,16 @@
-"""What every self-distillation config starts from: the recipe of the CropField paper for ImageNet-1K, with ViT-S.
+"""Base of all self-distillation configs: the recipe of the CropField paper for ImageNet-1K, with ViT-S.
 
-Behind each value, whose it is. T6: the paper's Table 6, for both ViT-S and ViT-B. Otherwise the paper's section. Where
+Comments give the source of each value. T6: the paper's Table 6, for both ViT-S and ViT-B. Otherwise a section. Where
 the paper is silent, DINOv2: the value of its ImageNet-1K recipe (App. B.1 follows it). Ours: neither gives one.
-Not in this file, because here it is the only way: no layer-wise and no patch-embedding decay of the learning rate (T6),
+Not configurable: no layer-wise and no patch-embedding decay of the learning rate (T6),
 separate heads (T6), prototypes of unit norm (T6: "norm. last layer").
 
-Small things that DINOv2's release does otherwise:
+Minor differences from DINOv2's release:
 
-    drop path      each crop draws for itself. There int(B * (1 - rate)) of the B crops of a size keep a branch.
-    local crops    without field sampling, 6 patches read at 14 / 6 cells a step. There at 14 / 6.1: interpolate_offset.
-    warm-up        step i of W has i / W of the peak. There i / (W - 1), so the peak comes a step early, and twice.
-    content masks  a block that would fill whole rows or columns ends one patch short. There it is drawn again, and
+    drop path      drawn for each crop. There int(B * (1 - rate)) of the B crops of a size keep a branch.
+    local crops    without field sampling, 6 patches are sampled 14 / 6 cells apart. There 14 / 6.1: interpolate_offset.
+    warm-up        step i of W has i / W of the peak. There i / (W - 1), so the peak is reached a step early, and twice.
+    content masks  a block that would fill whole rows or columns is made one patch shorter. There it is redrawn, and
                    a mask may end a few patches below its count.
 
 The images, on the command line or in a config (`dataloader.train.source.root = ...`):
@@ -21,7 +21,7 @@ The images, on the command line or in a config (`dataloader.train.source.root = 
     'dataloader.train.source.root="shards/train-{000000..000146}.tar"'    tar shards; shards/*.tar needs no quotes
     'dataloader.train.source.root=[DIR,other/*/images]'                   several of them, and patterns
 
-Any other object that is a `pretrain.data.batches.ImageSource`, in a config:
+Any other `pretrain.data.batches.ImageSource`, in a config:
 
     from ..common.distillation import dataloader, lr_multiplier, model, optimizer, train, weight_decay
     dataloader.train.source = L(MySource)(...)
@@ -78,7 +78,7 @@ dataloader = dict(
             local_size=96,
             local_scale=(0.05, 0.32),
             num_local=8,
-            flip_field=True,  # ours, the paper does not say: a flipped crop reads the field mirrored
+            flip_field=True,  # ours (the paper does not say): a flipped crop reads the field mirrored
             scale_distribution="beta",  # T6: s = 0.2 + (1 - 0.2) Beta(2, 5)
             photometric=L(dinov2_photometric)(blur="effect"),
         ),
@@ -101,13 +101,13 @@ dataloader = dict(
 )
 
 optimizer = L(torch.optim.AdamW)(  # T6
-    params=L(param_groups)(),  # of the model, which the tool fills in; what decays is DINOv2's choice
+    params=L(param_groups)(),  # the tool adds the model; weight decay groups are DINOv2's
     lr=None,  # None: train.base_lr * sqrt(batch size / 1024), DINOv2's rule
     betas=(0.9, 0.999),  # DINOv2
     weight_decay=0.04,
     fused=True,
 )
-lr_multiplier = L(warmup_cosine)(  # shares of training, so they follow when its length changes
+lr_multiplier = L(warmup_cosine)(  # fractions of training, so they scale with its length
     peak="${optimizer.lr}",
     final=1e-6,  # DINOv2
     warmup=0.1,  # T6: 10 of 100 epochs

@@ -1,4 +1,4 @@
-"""Faster R-CNN over the same backbone and pyramid: boxes only, also where the dataset has masks."""
+"""Faster R-CNN with the same backbone and pyramid: boxes only, even if the dataset has masks."""
 
 from .detection import dataloader, dataset  # noqa: F401
 from .mask_rcnn_cropfield import model

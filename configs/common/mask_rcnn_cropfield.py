@@ -1,5 +1,6 @@
-"""Mask R-CNN on a simple feature pyramid over the plain CropField ViT-B (App. B.2): ViTDet's model without windows and
-without relative positions."""
+"""Mask R-CNN with a simple feature pyramid on the plain CropField ViT-B (App. B.2): ViTDet's model without windows and
+relative positions.
+"""
 
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L

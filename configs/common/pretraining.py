@@ -1,4 +1,4 @@
-"""What every pretraining run has, whatever its method: the loop's settings. A method's config gives its own values."""
+"""Base of all pretraining configs: settings of the training loop. Methods override them."""
 
 from detectron2.config import LazyCall as L
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
@@ -12,16 +12,16 @@ train = dict(
     epochs=100,
     max_iter=None,  # None: epochs * (images // batch size)
     base_lr=1e-3,  # at a batch size of 1024
-    freeze_prototypes=0.0,  # of training: prototypes keep their values
-    head_warmup=0.0,  # of training: heads alone learn, on the backbone of model.init
+    freeze_prototypes=0.0,  # fraction of training with frozen prototypes
+    head_warmup=0.0,  # fraction of training with a frozen backbone, for runs with model.init
     clip_grad=0.0,  # largest gradient norm of each sub-module; 0: no clipping
-    accumulate=1,  # parts in which each process works off its share of the batch
-    compile=False,  # torch.compile, for the blocks and, on a GPU, the prototype losses
+    accumulate=1,  # passes in which each process computes its part of the batch
+    compile=False,  # torch.compile of the blocks and, on a GPU, the prototype losses
     seed=0,
     device=default_device(),
     amp=dict(enabled=bf16_pays()),  # bfloat16 autocast; losses stay in float32
     log_period=20,
-    checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between checkpoints that stay; 0: none do
+    checkpointer=dict(period=1000, keep_period=0),  # keep_period: steps between permanent checkpoints; 0: none
     monitor=L(Monitor)(period=20, patience=0.1),
     pictures=L("lab.figures.periodic_pictures.PeriodicPictures")(period=1000),
     knn=L("lab.probes.online_knn.OnlineKnn")(  # off until both are given: folders whose sub-folders are the classes
@@ -41,15 +41,15 @@ train = dict(
         image_size=256,
         train_limit=300,
         val_limit=100,
-        metric="box_ap",  # whose best value best_detection.pth has
-        patience=0,  # probes without a better value after which the run ends; 0: never
+        metric="box_ap",  # selects best_detection.pth
+        patience=0,  # end the run after this many probes without a better value; 0: never
     ),
     hooks=[
         "${train.monitor}",
         "${train.pictures}",
         "${train.knn}",
         "${train.detection_probe}",
-    ],  # Detectron2's hooks that watch a run; add yours
+    ],  # Detectron2 hooks that monitor a run; add yours
     wandb=dict(enabled=False, project="cropfield", name=None),
     writers=[
         L(ConsoleWriter)(max_iter="${train.max_iter}"),

@@ -1,10 +1,10 @@
-"""CropField at a size that two CPU cores train in minutes: scenes of 128 pixels, patches of 8, 6 blocks of 192.
+"""CropField at a size that two CPU cores train in minutes: scenes of 128 pixels, patches of 8, 6 blocks of width 192.
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
 The paper's recipe with all sizes scaled down. Local crops cover smaller parts of the image than in the paper, so that
-objects keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to open;
-and colours are jittered only: a backbone that has learned to ignore colour detects worse in so short a fine-tuning.
+objects keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to grow;
+and colours are only jittered: a backbone that ignores colour detects worse after such short fine-tuning.
 """
 
 from detectron2.config import LazyCall as L

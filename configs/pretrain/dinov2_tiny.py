@@ -1,4 +1,4 @@
-"""DINOv2 at the tiny size: `cropfield_tiny.py` without its two additions, the baseline to compare with.
+"""DINOv2 at the tiny size: the baseline of `cropfield_tiny.py`, without its two additions.
 
 python tools/pretrain_net.py --config-file configs/pretrain/dinov2_tiny.py dataloader.train.source.root=DIR
 

@@ -47,7 +47,9 @@ def test_an_order_needs_gains_and_a_difference():
     better, worse, twin = [30, 30.5, 31], [20, 20.5, 21], [5, 5.1, 5.2]
     assert "a is above b by 10.00" in figures(a=better, a0=twin, b=worse, b0=twin).verdict("frozen")
     assert "b is above a" in figures(a=worse, a0=twin, b=better, b0=twin).verdict("frozen")
-    assert "no significant difference between them" in figures(a=better, a0=twin, b=[20, 40, 31], b0=twin).verdict("frozen")
+    assert "no significant difference between them" in figures(a=better, a0=twin, b=[20, 40, 31], b0=twin).verdict(
+        "frozen"
+    )
     # b gains nothing over its own start: a's lead may be the start's
     verdict = figures(a=better, a0=twin, b=worse, b0=[19, 20.7, 22]).verdict("frozen")
     assert "no significant gain from pretraining for b," in verdict and "above" not in verdict

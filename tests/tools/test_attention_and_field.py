@@ -86,7 +86,7 @@ def test_wrong_input_gets_a_sentence_before_any_work(weights, small_coco, tmp_pa
         run_tool("attention_stats", "--weights", ours, "--timm", "vit", "--images", small_coco, *output)
     with pytest.raises(SystemExit):
         run_tool("attention_stats", "--weights", ours, "--timm-random", "--images", small_coco, *output)
-    assert "belongs to --timm" in capsys.readouterr().err
+    assert "--timm-random needs --timm" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -121,7 +121,7 @@ def test_wrong_maps_get_a_sentence(weights, small_coco, tmp_path, run_tool, caps
     assert "2 images and 3 points" in capsys.readouterr().err
     with pytest.raises(UserError, match="give another image"):
         run_tool("attention_maps", *ours, "--images", small_coco / "labels.json", "--points", "0,0", *output)
-    with pytest.raises(UserError, match="--names, one of its own"):
+    with pytest.raises(UserError, match="--names, a different one"):
         run_tool("attention_maps", *ours, ours[1], *image, "--points", "0,0", *output)
     assert not (tmp_path / "none.png").exists()
 

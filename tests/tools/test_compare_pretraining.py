@@ -160,7 +160,7 @@ def test_the_probe_is_the_tools_own(load_tool, run_tool, small_coco, tmp_path):
     [
         (["--seeds", "0"], "--seeds 0: give 1 or more"),
         (["--jobs", "0"], "--jobs 0: give 1 or more"),
-        (["--labels", "1.5"], "--labels 1.5: give shares"),
+        (["--labels", "1.5"], "--labels 1.5: give fractions"),
         (["--configs", "a.py", "c/a.py"], "two are called 'a'"),
         (["train.max_iter=5"], "start an override with pretrain. or detect. to say"),
     ],

@@ -56,7 +56,7 @@ def test_a_threshold_is_a_score(load_tool, threshold, capsys):
         load_tool("predict").parse_args(
             ["a.png", "--config-file", "c", "--weights", "w", "--output", "o", "--threshold", threshold]
         )
-    assert "a score lies from 0 to 1" in capsys.readouterr().err
+    assert "give a score from 0 to 1" in capsys.readouterr().err
 
 
 def test_images_folders_and_a_video(run_tool, detector, small_coco, film, tmp_path, capsys):

@@ -1,13 +1,13 @@
-"""Where the patch at a point looks in the last layer, for several models side by side (paper's Figs. 6 and 7).
+"""Attention of the last layer from chosen points, for several models side by side (paper's Figs. 6 and 7).
 
     python projects/Lab/tools/attention_maps.py --weights ours.safetensors dino.pth --images cat.jpg street.jpg \\
         --points 0.4,0.3 0.5,0.8 --output fig6.png
     python projects/Lab/tools/attention_maps.py --weights box.safetensors cross.safetensors --images street.jpg \\
         --points 0.3,0.5 0.7,0.5 --output fig7.png
 
-A row for each point: the image with a red dot, then each model's map, the mean over heads. Points are (x, y) from 0 to
-1 from the upper left of the image's middle square. As many points as images go together in order; otherwise one image
-takes all points, or all images take one point.
+One row for each point: the image with a red dot, then each model's map, averaged over heads. Points are (x, y) from 0
+to 1, from the upper left of the image's central square. Equally many points and images are paired in order; otherwise
+one image is used with all points, or one point with all images.
 
 Fig. 7 compares backbones pretrained with configs/pretrain/ablations/table5a_box.py, whose positions are masked
 box-wise, and with the default, cross-wise: look for vertical lines.
@@ -31,26 +31,26 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--weights", nargs="+", default=[], metavar="FILE", help="exports, training states, public weights")
-    add("--untrained", action="store_true", help="add a column: random weights, shaped as the first file's")
-    add("--num-heads", type=int, metavar="N", help="of all --weights that do not record them")
-    add("--seed", type=int, default=0, help="of the random weights")
+    add("--untrained", action="store_true", help="add a column with random weights and the first file's architecture")
+    add("--num-heads", type=int, metavar="N", help="for --weights that do not record it")
+    add("--seed", type=int, default=0, help="seed of the random weights")
     add("--timm", nargs="+", default=[], metavar="NAME", help="more columns: plain ViTs of timm")
-    add("--names", nargs="+", metavar="NAME", help="of the columns (default: the files' and timm's)")
+    add("--names", nargs="+", metavar="NAME", help="titles of the columns (default: the files' and timm's names)")
     add("--images", nargs="+", required=True, type=Path, metavar="FILE")
     add("--points", nargs="+", required=True, type=point, metavar="X,Y")
-    add("--image-size", type=int, default=480, metavar="PIXELS", help="a side (default: 480)")
+    add("--image-size", type=int, default=480, metavar="PIXELS", help="side of the square (default: 480)")
     add("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args(argv)
     if not args.weights and not args.timm:
         parser.error("give --weights or --timm")
     if args.untrained and not args.weights:
-        parser.error("--untrained belongs to --weights")
+        parser.error("--untrained needs --weights")
     check_points(parser, args.images, args.points)
     return args
 
 
 def open_models(args: argparse.Namespace) -> dict:
-    """Backbones by the names of their columns."""
+    """Backbones by column title."""
     found = [(Path(path).stem, open_backbone(path, args.num_heads)) for path in args.weights]
     if args.untrained:
         torch.manual_seed(args.seed)
@@ -58,7 +58,7 @@ def open_models(args: argparse.Namespace) -> dict:
     found += [(name, timm_backbone(name)) for name in args.timm]
     names = args.names or [name for name, _ in found]
     if len(names) != len(found) or len(set(names)) < len(names):
-        raise UserError(f"{len(found)} models are called {', '.join(names)}; give --names, one of its own for each")
+        raise UserError(f"{len(found)} models are called {', '.join(names)}; give --names, a different one for each")
     models = dict(zip(names, (backbone for _, backbone in found), strict=True))
     for name, backbone in models.items():
         check_size(args.image_size, backbone.patch_size, name)

@@ -1,4 +1,4 @@
-"""Draw results of attention_stats.py in one plot, like Fig. 5: NMI and mean distance over the layers.
+"""Plot results of attention_stats.py like Fig. 5: NMI and mean distance by layer.
 
 python projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
 """
@@ -18,11 +18,9 @@ def main() -> None:
     results = [read_layers(folder) for folder in args.results]
     sizes = {(result["settings"].get("image_size"), result["settings"].get("source")) for result in results}
     if len({size for size, _ in sizes}) > 1:
-        raise UserError(
-            "the results are of images of different sizes, whose distances do not compare; measure them alike"
-        )
+        raise UserError("the results are from images of different sizes, so distances are not comparable; use one size")
     if len(sizes) > 1:
-        print("note: the results are of different images")
+        print("note: the results are from different images")
     write_layers_plot(args.output, results)
     print(args.output)
 

@@ -1,4 +1,4 @@
-"""How diverse and how wide a backbone's attention is, by layer and head (paper's App. A, Fig. 5).
+"""Diversity and range of a backbone's attention, by layer and head (paper's App. A, Fig. 5).
 
     python projects/Lab/tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\
         --output outputs/attention/cropfield
@@ -6,12 +6,12 @@
         --output outputs/attention/dino
     python projects/Lab/tools/attention_plot.py outputs/attention/* --output fig5.png
 
-writes result.json (by layer: mean over heads and images), heads.csv (by layer and head) and layers.png.
+Writes result.json (by layer: mean over heads and images), heads.csv (by layer and head) and layers.png.
 
-Normalised mutual information (NMI) of queries and keys: 0 where all queries look alike, 1 where each looks at a key of
-its own. Mean attention distance: between patch centres, weighted by attention, in pixels and in percent of the
-image's side. Both look at patches only: the class token is left out and the rest renormalised. Memory does not grow
-with the number of images.
+Normalised mutual information (NMI) of queries and keys: 0 if all queries attend alike, 1 if each attends to a different
+key. Mean attention distance: between patch centres, weighted by attention, in pixels and in percent of the image's
+side. Both use patches only: the class token is excluded and the rest renormalised. Memory does not depend on the number
+of images.
 """
 
 import argparse
@@ -36,19 +36,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add_backbone_options(parser, required=False)
     add = parser.add_argument
-    add("--timm", metavar="NAME", help="instead of --weights: a plain ViT of timm, fetched by it")
+    add("--timm", metavar="NAME", help="instead of --weights: a plain ViT that timm downloads")
     add("--timm-random", action="store_true", help="timm's random initial weights, without a download")
     add("--images", required=True, metavar="DIR", help="a folder, a .txt list, a COCO .json or tar shards")
-    add("--limit", type=positive, metavar="N", help="images at most, spread evenly over the source")
-    add("--image-size", type=int, default=480, metavar="PIXELS", help="a side (default: 480)")
-    add("--name", help="what the reader calls the model (default: from --weights or --timm)")
-    add("--dataset-name", help="what the reader calls the images (default: the last part of --images)")
+    add("--limit", type=positive, metavar="N", help="most images to use, spread evenly over the source")
+    add("--image-size", type=int, default=480, metavar="PIXELS", help="side of the square (default: 480)")
+    add("--name", help="name of the model in results (default: from --weights or --timm)")
+    add("--dataset-name", help="name of the images in results (default: the last part of --images)")
     add("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     if bool(args.weights) == bool(args.timm):
-        parser.error("give --weights or --timm, one of them")
+        parser.error("give either --weights or --timm")
     if (args.timm_random and not args.timm) or (args.untrained and not args.weights):
-        parser.error("--timm-random belongs to --timm, and --untrained to --weights")
+        parser.error("--timm-random needs --timm, and --untrained needs --weights")
     args.name = args.name or (args.timm or args.weights.stem) + ", untrained" * (args.untrained or args.timm_random)
     return args
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measure time and memory against plain versions of the same thing, and print the ratios.
+"""Measure time and memory against plain reference implementations, and print the ratios.
 
     projects/Lab/tools/benchmark.py data
     projects/Lab/tools/benchmark.py step --dtype bfloat16 --threads 2 --json outputs/step.json
 
-Ours and the plain version run in turns in one process (`step` and `gpu` take theirs from tests/reference, so they need
-a checkout). A ratio is the median over the pairs of ours / plain, its spread their quartiles. --json writes all of it,
-with what was run and on which machine.
+Ours and the plain version run interleaved in one process (`step` and `gpu` need a checkout, because theirs is in
+tests/reference). The ratio is the median over pairs of ours / plain; the spread is their quartiles. --json also writes
+everything with a description of the case and the machine.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from pretrain.files import write_json
 COMMANDS = {
     "data": "decoding, crops and augmentation, against PIL and torchvision",
     "step": "a step of pretraining, against plain DINOv2",
-    "memory": "what the losses add at their peak, against full logits",
+    "memory": "peak memory of the losses, against full logits",
     "growth": "time and memory over crops, resolution, prototypes and batch",
     "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
-    "probe": "a linear probe with features kept, against running the backbone in each epoch",
-    "gpu": "images a second and share of the card's peak; needs a GPU",
+    "probe": "a linear probe with cached features, against running the backbone in each epoch",
+    "gpu": "images a second and fraction of the card's peak; needs a GPU",
 }
 
 
@@ -40,13 +40,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.epilog = "commands:\n" + "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
     add("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
-    add("--threads", type=int, metavar="N", help="of torch on the CPU (default: torch's choice)")
+    add("--threads", type=int, metavar="N", help="CPU threads of torch (default: torch's choice)")
     add("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
-    add("--images", type=int, metavar="N", help="a step, or to evaluate (default: the command's own)")
+    add("--images", type=int, metavar="N", help="images in a step, or to evaluate (default: the command's own)")
     add("--backbone", choices=("vits", "vitb"), help="default vits; gpu measures both")
-    add("--image-size", metavar="HxW", help="of detection (default 1024x1024) or probe (96x96)")
+    add("--image-size", metavar="HxW", help="image size of detection (default 1024x1024) or probe (96x96)")
     add("--frozen", action="store_true", help="detection: the backbone frozen against trained, and cached features")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(argv)
     if options.command != "gpu":
         options.backbone = options.backbone or "vits"
@@ -72,7 +72,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def as_tables(comparisons: list[Comparison]) -> str:
-    """The comparisons as one table, then the further tables of each."""
+    """Format the comparisons as one table, followed by the additional tables of each."""
     heads = ("what", "ours", "plain", "ours / plain", "quartiles", "pairs")
     rows = [
         (c.name, f"{c.ours:.4g} {c.unit}", f"{c.plain:.4g} {c.unit}", f"{c.ratio:.3f}",

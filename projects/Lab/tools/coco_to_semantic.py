@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make a semantic segmentation dataset, in ADE20K's layout, out of a COCO-format one with masks.
+"""Make a semantic segmentation dataset in ADE20K's layout from a COCO-format one with masks.
 
     tools/compose_coco.py --output outputs/scenes
     projects/Lab/tools/coco_to_semantic.py outputs/scenes --output outputs/semantic
     tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \
         dataset.root=outputs/semantic dataset.classes=outputs/semantic/classes.txt
 
-ROOT holds annotations/instances_{train,val}.json, train/ and val/, as tools/compose_coco.py writes them. Class 0 is the
+ROOT contains annotations/instances_{train,val}.json, train/ and val/, as from tools/compose_coco.py. Class 0 is the
 background, the others are the categories; OUTPUT/classes.txt names them.
 """
 
@@ -20,7 +20,7 @@ from pretrain.errors import run_main
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("root", type=Path, help="folder of annotations/, train/ and val/")
+    parser.add_argument("root", type=Path, help="folder with annotations/, train/ and val/")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args()
     splits = {

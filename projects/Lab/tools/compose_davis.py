@@ -4,8 +4,8 @@
     projects/Lab/tools/compose_davis.py --output outputs/videos
     projects/Lab/tools/video_propagation.py --weights backbone.safetensors --davis outputs/videos --output outputs/davis
 
-They are made of what installed packages ship; nothing is downloaded. They try out video_propagation.py and are no
-substitute for DAVIS: figures on them say nothing about figures there.
+Material is taken from installed packages; nothing is downloaded. The videos are for trying video_propagation.py and no
+substitute for DAVIS: results on them do not predict results there.
 """
 
 import argparse
@@ -22,9 +22,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write: JPEGImages, Annotations, ImageSets")
     add("--videos", type=int, default=3, help="(default: 3)")
-    add("--frames", type=int, default=20, help="of each video (default: 20)")
-    add("--objects", type=int, default=2, help="in each video (default: 2)")
-    add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of a frame (default: 480 854)")
+    add("--frames", type=int, default=20, help="frames of each video (default: 20)")
+    add("--objects", type=int, default=2, help="objects in each video (default: 2)")
+    add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="size of a frame (default: 480 854)")
     add("--seed", type=int, default=0, help="same seed, same videos (default: 0)")
     args = parser.parse_args(argv)
     wrong = {

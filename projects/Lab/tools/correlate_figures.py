@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Which cheap figure foretells the AP? Train detectors on ten backbones or more, and correlate.
+"""Find metrics that predict the AP cheaply: train detectors on ten backbones or more, and correlate.
 
     projects/Lab/tools/correlate_figures.py outputs/*/last.pth --train-json T.json --train-images T/ \\
         --val-json V.json --val-images V/ --output outputs/correlation detect.train.max_iter=150
 
-Each backbone gets a frozen detector and a fine-tuned one, with the same config and seed, and the figures that cost no
-training: those of the detection probe, k-NN of objects' classes, their features' effective rank, and the loss, where
-the run's metrics.json lies beside. Backbones should differ in quality: steps, recipes, seeds, untrained ones. Ends with
-OUTPUT/correlation.md (Spearman's rank correlations with 95% intervals), correlation.json and correlation.png.
-Detectors that OUTPUT holds are not trained again; an interrupted call goes on where it stopped.
+For each backbone a frozen and a fine-tuned detector are trained with the same config and seed. The metrics need no
+training: those of the detection probe, k-NN of object classes, the effective rank of object features, and the loss, if
+the run's metrics.json is in the same folder. Use backbones of different quality: steps, recipes, seeds, untrained ones.
+Writes OUTPUT/correlation.md (Spearman's rank correlations with 95% intervals), correlation.json and correlation.png.
+Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 """
 
 import argparse
@@ -30,20 +30,20 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-json", required=True, metavar="FILE", help="COCO-format annotations")
         add(f"--{split}-images", required=True, metavar="DIR")
     add("--output", type=Path, required=True, metavar="DIR")
-    add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="of configs/COCO, or a path")
-    add("--seed", type=int, default=1, help="of the detectors (default 1)")
+    add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="config in configs/COCO, or a path")
+    add("--seed", type=int, default=1, help="seed of the detectors (default 1)")
     add("--image-size", type=int, default=128, metavar="PX", help="longer side for the probe (default 128)")
-    add("--crop-size", type=int, default=96, metavar="PX", help="an object's crop for k-NN and rank (default 96)")
+    add("--crop-size", type=int, default=96, metavar="PX", help="size of object crops for k-NN and rank (default 96)")
     args = parser.parse_intermixed_args(argv)
     args.overrides = [word for word in args.backbones if "=" in word and not Path(word).exists()]
     args.backbones = [Path(word) for word in args.backbones if word not in args.overrides]
     if args.seed < 1:
-        parser.error("--seed: give 1 or more; Detectron2 draws one of its own for 0 and less")
+        parser.error("--seed: give 1 or more; with 0 or less Detectron2 uses a random seed")
     return args
 
 
 def names_of(backbones: list[Path]) -> dict[str, Path]:
-    """What to call each file: its folder, or folder and stem where the folder has several."""
+    """Name each file after its folder, or folder and stem if the folder has several."""
     folders = [path.resolve().parent.name for path in backbones]
     names = [
         folder if folders.count(folder) == 1 else f"{folder}-{path.stem}"
@@ -51,12 +51,12 @@ def names_of(backbones: list[Path]) -> dict[str, Path]:
     ]
     names = [re.sub(r"\W", "-", name) for name in names]
     if again := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two backbones would be called {again}; give them in folders or under names that differ")
+        raise UserError(f"two backbones would be called {again}; use different folders or file names")
     return dict(zip(names, backbones, strict=True))
 
 
 def last_loss(backbone: Path) -> float | None:
-    """Of the run in whose folder the file lies; None for untrained values, and where nothing was written."""
+    """Last loss of the run in the file's folder; None for untrained weights or without a log."""
     from pretrain.engine.checkpoint import LAST
 
     try:

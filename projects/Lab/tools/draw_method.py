@@ -1,9 +1,9 @@
-"""Draw the picture of the method that the README shows; or Fig. 3, the distributions of the scale s.
+"""Draw the README's picture of the method, or Fig. 3, the distributions of the scale s.
 
     python projects/Lab/tools/draw_method.py --output docs/method.png
     python projects/Lab/tools/draw_method.py --scales --output fig3.png
 
-By default on a photograph that scikit-image ships (NASA's, of Eileen Collins; public domain); --image takes any other.
+The default image is a photograph shipped with scikit-image (NASA's, of Eileen Collins; public domain).
 """
 
 from pathlib import Path
@@ -32,8 +32,8 @@ def main() -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="the PNG to write")
     add("--image", type=Path, help="an image file (default: scikit-image's astronaut)")
-    add("--seed", type=int, default=1, help="of the crops and masks (default: 1)")
-    add("--scales", action="store_true", help="the three distributions of s in Table 4a, as drawn")
+    add("--seed", type=int, default=1, help="seed of crops and masks (default: 1)")
+    add("--scales", action="store_true", help="plot the three distributions of s in Table 4a")
     args = parser.parse_args()
     refuse_inputs([args.output], filter(None, [args.image]))
     if args.scales:

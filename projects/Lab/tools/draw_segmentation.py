@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what segmentors predict: image, truth, and a column for each checkpoint.
+"""Draw predictions of segmentors: image, ground truth, and a column for each checkpoint.
 
     projects/Lab/tools/draw_segmentation.py --output outputs/seen.png \
         --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \
@@ -35,14 +35,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="PNG")
     add("--weights", nargs="+", required=True, metavar="TITLE=FILE", help="checkpoints of segmentors")
     add("--images", type=int, default=4, help="how many (default: 4)")
-    add("--width", type=int, default=256, help="of a tile, in pixels (default: 256)")
+    add("--width", type=int, default=256, help="width of a tile in pixels (default: 256)")
     add("--set", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     return parser.parse_args(argv)
 
 
 @torch.no_grad()
 def predictions(cfg, weights: str, entries: list[dict]) -> list[np.ndarray]:
-    """The label of each pixel (H, W), uint8, of each image, by one checkpoint."""
+    """Label maps (H, W), uint8, of all images from one checkpoint."""
     cfg.train.init_checkpoint = weights
     model = instantiate(cfg.model).to(cfg.train.device).eval()
     load_weights(model, weights)
@@ -51,7 +51,7 @@ def predictions(cfg, weights: str, entries: list[dict]) -> list[np.ndarray]:
 
 
 def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: list[str], width: int) -> np.ndarray:
-    """The images with their label maps, a column of maps for each title."""
+    """The images with their label maps, one column for each title."""
     background, rows = classes[0] == BACKGROUND, []
     for entry, *labels in zip(entries, *columns.values(), strict=True):
         image = decode_image(entry["file_name"])

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Features of images for other programs: class tokens, mean and patch features, with the files' names.
+"""Extract features of images for other programs: class tokens, mean and patch features, with file names.
 
     projects/Lab/tools/embed.py --weights outputs/backbone.safetensors --images photos/ --output outputs/embeddings \\
         --features cls mean
 
-Images come from whatever pretraining reads: a folder, pattern, list, COCO file or tar shards. OUTPUT gets shards,
-embeddings-<k>.safetensors, with a row for each image that can be read; read them with
+Images may be any source that pretraining reads: a folder, pattern, list, COCO file or tar shards. OUTPUT gets shards,
+embeddings-<k>.safetensors, with one row for each readable image. Read them with
 
     with safetensors.safe_open(FILE, "pt") as file:
         names, cls = json.loads(file.metadata()["names"]), file.get_tensor("cls")
 
-The same call after an interruption goes on where it stopped.
+Run the same command again to continue after an interruption.
 """
 
 from pathlib import Path
@@ -28,10 +28,16 @@ def parse_args(argv=None):
     add("--images", required=True, metavar="SOURCE", help="a folder, pattern, list, COCO file or tar shards")
     add("--output", type=Path, required=True, metavar="DIR")
     add("--features", nargs="+", choices=KINDS, default=list(default.kinds), help="default: cls")
-    add("--image-size", type=positive, default=default.image_size, metavar="PX", help="a side (default 224)")
-    add("--framing", choices=("centre", "whole"), default=default.framing, help="central square, or all of an image")
+    add(
+        "--image-size",
+        type=positive,
+        default=default.image_size,
+        metavar="PX",
+        help="side of the square input (default 224)",
+    )
+    add("--framing", choices=("centre", "whole"), default=default.framing, help="central square, or the whole image")
     add("--dtype", choices=DTYPES, default=default.dtype, help="default: float32")
-    add("--shard", type=positive, default=default.shard, metavar="N", help="images of a file (default 10,000)")
+    add("--shard", type=positive, default=default.shard, metavar="N", help="most images in a file (default 10,000)")
     add("--batch-size", type=positive, default=64, metavar="B")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
     return parser.parse_args(argv)

@@ -1,12 +1,13 @@
-"""Look at the position field of any checkpoint: pictures and figures; with a second file, how far the two are apart.
+"""Inspect a checkpoint's position field: pictures and statistics; with a second file, the distance between the two.
 
     python projects/Lab/tools/field_stats.py backbone.safetensors --output outputs/field
     python projects/Lab/tools/field_stats.py before.safetensors after.safetensors --output outputs/field
 
-writes field.png and result.json. The picture has a row a field: its three main directions as red, green and blue, then
-how alike all positions are to the one at the red dot (cosine; yellow +1, green 0, dark -1). With two fields of equal
-width their difference, the first minus the second, follows. The figures stand beside those of two fields of the same
-shape: noise, and the sine-cosine field. projects/Lab/lab/figures/field_stats.py says what each one is.
+Writes field.png and result.json. The picture has one row for each field: its first three principal components as red,
+green and blue, then the similarity of all positions to the one at the red dot (cosine; yellow +1, green 0, dark -1).
+For two fields of equal width their difference, first minus second, is added. The statistics are listed next to those of
+two reference fields of the same shape: noise, and sine-cosine. See projects/Lab/lab/figures/field_stats.py for
+definitions.
 """
 
 from pathlib import Path
@@ -31,8 +32,8 @@ TITLES = {
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="an export, a training state, or public ViT weights")
-    parser.add_argument("second", nargs="?", metavar="FILE2", help="another, to compare with")
-    parser.add_argument("--name", help="what the reader calls the first (default: the file's stem)")
+    parser.add_argument("second", nargs="?", metavar="FILE2", help="a second file, to compare with")
+    parser.add_argument("--name", help="name of the first in results (default: the file's stem)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
     name, comparison = args.name or Path(args.file).stem, {}

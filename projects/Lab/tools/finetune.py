@@ -6,8 +6,8 @@
     projects/Lab/tools/finetune.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet \
         --output outputs/finetune
 
-The paper gives no recipe: the defaults are MAE's for ViT-B, less mixup, cutmix and RandAugment, so figures will be
-below those of a full recipe. One process. OUTPUT/last.pth is written after each epoch; --resume goes on from it.
+The paper gives no recipe: the defaults are MAE's for ViT-B without mixup, cutmix and RandAugment, so results will be
+below those of a full recipe. One process. OUTPUT/last.pth is written after each epoch; --resume continues from it.
 """
 
 import argparse
@@ -31,12 +31,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--epochs", type=positive, default=Recipe.epochs, help="default 100")
     add("--lr", type=float, default=Recipe.lr, help="for 256 images a step (default 5e-4)")
-    add("--layer-decay", type=float, default=Recipe.layer_decay, help="default 0.65; MAE takes 0.75 for ViT-L and H")
+    add("--layer-decay", type=float, default=Recipe.layer_decay, help="default 0.65; MAE uses 0.75 for ViT-L and H")
     add("--weight-decay", type=float, default=Recipe.weight_decay, help="default 0.05")
-    add("--drop-path", type=float, default=0.1, help="of the last block (default 0.1; MAE: 0.2 or 0.3 above ViT-B)")
+    add(
+        "--drop-path", type=float, default=0.1, help="rate of the last block (default 0.1; MAE: 0.2 or 0.3 above ViT-B)"
+    )
     add("--label-smoothing", type=float, default=Recipe.label_smoothing, help="default 0.1")
     add("--warmup-epochs", type=float, default=Recipe.warmup_epochs, help="default 5")
-    add("--resume", action="store_true", help="go on from OUTPUT/last.pth, if it is there")
+    add("--resume", action="store_true", help="resume from OUTPUT/last.pth, if it exists")
     args = parser.parse_args(argv)
     if not 0 <= args.warmup_epochs < args.epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} is not below --epochs {args.epochs}; choose fewer")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Weighted k-nearest neighbours on a frozen backbone's last layer (DINO's protocol): nothing is trained.
+"""Weighted k-nearest neighbours on a frozen backbone's last layer (DINO's protocol), without training.
 
     projects/Lab/tools/knn.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet --output knn
 
-Uses the features that linear_probe.py has kept, and keeps its own for it. docs/reproduce/probes.md has more.
+Shares its feature cache with linear_probe.py. See docs/reproduce/probes.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pool", choices=("cls", "patch"), help="default: class token if the backbone has one")
     add("--k", type=positive, nargs="+", default=NEIGHBOURS, help="neighbours (default 10 20 100 200)")
-    add("--temperature", type=float, default=0.07, help="of the votes (default 0.07)")
+    add("--temperature", type=float, default=0.07, help="temperature of the votes (default 0.07)")
     add_cache(parser)
     return parser.parse_args(argv)
 

@@ -5,8 +5,8 @@
     projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
         --train-list 1percent.txt --output probe_1pct --logistic
 
-Features are computed once and kept; then all classifiers of the sweep are trained together. The best on the validation
-images counts, as in VISSL, which is a little optimistic. --logistic fits logistic regressions instead, as StoP's
+Features are computed once and cached; then all classifiers of the sweep are trained together. The best on validation
+images is reported, as in VISSL, which is slightly optimistic. --logistic fits logistic regressions instead, as StoP's
 release does with 1% of the labels. docs/reproduce/probes.md has the command for each table.
 """
 
@@ -32,20 +32,27 @@ def parse_args(argv=None):
         "--pool",
         nargs="+",
         choices=("cls", "patch"),
-        help="class token, mean patch (default: class token if it has one)",
+        help="class token, mean patch (default: class token if there is one)",
     )
-    add("--layers", type=positive, nargs="+", default=[1, 4], metavar="L", help="last layers, end to end (default 1 4)")
+    add(
+        "--layers",
+        type=positive,
+        nargs="+",
+        default=[1, 4],
+        metavar="L",
+        help="last layers to concatenate (default 1 4)",
+    )
     add("--batch-norm", nargs="+", choices=("yes", "no"), default=["yes", "no"], help="before the linear layer")
     add("--lr", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
     add("--weight-decay", type=float, nargs="+", default=[0.0, 0.0005])
     add("--epochs", type=positive, help="default: VISSL's for the dataset, 14 to 100")
-    add("--logistic", action="store_true", help="logistic regression, on standardised features; no sweep but of --l2")
-    add("--l2", type=float, nargs="+", default=[2.5e-4], help="its penalty, for one image (default: StoP's 2.5e-4)")
+    add("--logistic", action="store_true", help="logistic regression on standardised features; sweeps only --l2")
+    add("--l2", type=float, nargs="+", default=[2.5e-4], help="its penalty for one image (default: StoP's 2.5e-4)")
     add(
         "--views",
         type=positive,
         default=1,
-        help="of each training image, used in turn: as many as epochs is VISSL's way",
+        help="views of each training image, used in turn; VISSL uses a new one in each epoch",
     )
     add_cache(parser)
     return parser.parse_args(argv)

@@ -7,9 +7,9 @@
         --unlabeled 50000
     python tools/compose_coco.py --preset scenes --cutouts outputs/openmoji/detection --output outputs/scenes
 
-writes OUTPUT/detection, twelve categories of things, and OUTPUT/all, which has them and every other group of solid
-pictographs. Left out: flags, signs and symbols, and variants by skin tone. OpenMoji's pictures are under CC BY-SA 4.0:
-who passes on pictures made of them names OpenMoji and keeps that licence.
+Writes OUTPUT/detection, twelve categories of objects, and OUTPUT/all, which has them and every other group of solid
+pictographs, without flags, signs, symbols and skin tone variants. OpenMoji's pictures are under CC BY-SA 4.0:
+if you redistribute pictures made from them, credit OpenMoji and keep that licence.
 """
 
 import json
@@ -26,7 +26,7 @@ DETECTED = (
     "place-building tool transport-ground"
 ).split()
 LEFT_OUT = ("flags", "symbols", "component", "extras-unicode", "extras-openmoji")
-FEWEST = 4  # pictographs of a group
+FEWEST = 4  # smallest group used
 
 
 def read_groups(package: Path) -> dict[str, list[str]]:
@@ -53,7 +53,9 @@ def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("package", type=Path, metavar="DIR", help="the unpacked package: data/, color/svg/")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--side", type=positive, default=192, metavar="PX", help="of the pictures (default: 192)")
+    parser.add_argument(
+        "--side", type=positive, default=192, metavar="PX", help="longer side of the pictures (default: 192)"
+    )
     args = parser.parse_args()
     try:
         from resvg_py import svg_to_bytes

@@ -1,17 +1,18 @@
-"""What the predictor of an I-JEPA or StoP run makes of positions (StoP's Figs. 5 and 6), runs side by side.
+"""How the predictor of I-JEPA or StoP runs uses positions (StoP's Figs. 5 and 6), runs side by side.
 
     python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors
     python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors \\
         --images cat.jpg street.jpg --points 0.4,0.3 0.5,0.8
 
-A run is the folder of a pretraining: its last.pth holds the predictor, which an exported backbone does not. Writes
+A run is the output folder of a pretraining: its last.pth contains the predictor, which an exported backbone does not.
+Writes
 
-- positions.png: how alike a position, with the noise that training adds to it, is to all positions (Fig. 5);
-- predictions.png, with --images: how alike what is predicted for a hidden patch is to what the teacher makes of every
+- positions.png: similarity of a position, with training's noise, to all positions (Fig. 5);
+- predictions.png, with --images: similarity of the prediction for a hidden patch to the teacher's features of every
   patch of the image (Fig. 6). Points are as in projects/Lab/tools/attention_maps.py;
-- result.json, for each run: `cosine` of a position with noise and the same without; `displacement`, how many patches
-  away the position lies that is most like a noisy one, both in the mean; `nearness`, how much the maps of Fig. 6 fall
-  off with distance (a correlation; 1 is distance alone).
+- result.json, for each run: `cosine` between a position with and without noise; `displacement`, the distance in
+  patches from a position to the one most similar to its noisy version, both averaged; `nearness`, how well distance
+  explains the maps of Fig. 6 (a correlation; 1 is distance alone).
 """
 
 import argparse
@@ -35,21 +36,23 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="output folders of pretraining runs")
-    add("--names", nargs="+", metavar="NAME", help="of the runs (default: their folders')")
+    add("--names", nargs="+", metavar="NAME", help="names of the runs (default: their folders)")
     add("--images", nargs="+", default=[], type=Path, metavar="FILE")
-    add("--points", nargs="+", default=[], type=point, metavar="X,Y", help="of the hidden patches")
-    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--points", nargs="+", default=[], type=point, metavar="X,Y", help="positions of the hidden patches")
+    add("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     add("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     args.names = args.names or [run.resolve().name for run in args.runs]
     if len(args.names) != len(args.runs) or len(set(args.names)) < len(args.names):
-        parser.error(f"{len(args.runs)} runs are called {', '.join(args.names)}; give --names, one of its own for each")
+        parser.error(
+            f"{len(args.runs)} runs are called {', '.join(args.names)}; give --names, a different one for each"
+        )
     check_points(parser, args.images, args.points)
     return args
 
 
 def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
-    """Trained methods by the runs' names, all of one grid."""
+    """Trained methods by run name, all with the same grid."""
     methods = dict(zip(args.names, map(trained_method, args.runs), strict=True))
     for run, method in zip(args.runs, methods.values(), strict=True):
         if not isinstance(method, JEPA):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Convert ADE20K's labels as they are published into those that Detectron2 reads.
+"""Convert ADE20K's published labels to Detectron2's format.
 
     projects/Lab/tools/prepare_ade20k.py datasets/ADEChallengeData2016
 
 Reads ROOT/annotations, where 0 is "other" and the classes are 1 to 150, and writes ROOT/annotations_detectron2, where
-the classes are 0 to 149 and 255 is not counted: whole, or not at all.
+the classes are 0 to 149 and 255 is ignored. The output is written atomically.
 """
 
 from pathlib import Path

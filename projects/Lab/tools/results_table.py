@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The papers' tables with the rows that were measured here.
+"""Write the papers' tables with the rows measured here.
 
     projects/Lab/tools/results_table.py outputs -o table.md --csv table.csv
     projects/Lab/tools/results_table.py outputs --tables two:3 two:16
 
-Gathers every result.json below the folder: those of the evaluation commands, and a detector's beside its config.yaml.
-Each row says whose it is: the paper's figures are copied from it and never mixed with those measured here. Only results
-on the dataset that a column is about stand in it; all others come last, under their own heading.
+Collects every result.json below the folder: those of the evaluation commands, and a detector's next to its config.yaml.
+Each row is labelled by origin: the papers' values are copied from them and never mixed with those measured here. A
+column only contains results on its own dataset; all others are listed at the end under a separate heading.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from pretrain.files import write_text
 def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("folder", type=Path, metavar="RESULTS_DIR", help="folder to search for result.json, with all below it")
+    add("folder", type=Path, metavar="RESULTS_DIR", help="folder to search for result.json, recursively")
     add("-o", "--output", type=Path, help="Markdown file to write (default: print it)")
-    add("--csv", type=Path, help="CSV file to write: one line a figure")
+    add("--csv", type=Path, help="CSV file to write: one line for each value")
     add("--tables", nargs="+", metavar="PAPER:NUMBER", help="only these, e.g. one:1a two:3 (default: all)")
-    add("--measured", action="store_true", help="leave out tables without a row measured here (Markdown)")
+    add("--measured", action="store_true", help="skip tables without a row measured here (Markdown)")
     return parser.parse_args(argv)
 
 
 def choose(keys: list[str] | None) -> list[PaperTable]:
-    """The tables of these keys, in the papers' order; UserError for one that is not there."""
+    """Tables with these keys, in the papers' order; UserError for an unknown one."""
     known = paper_tables()
     strange = next((key for key in keys or [] if key not in known), None)
     if strange:
@@ -54,7 +54,7 @@ def main() -> None:
         print(text)
     if options.csv:
         write_text(options.csv, as_csv(tables, results))
-        print(f"{options.csv}: one line a figure")
+        print(f"{options.csv}: one line for each value")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Train one config over a grid of settings, several runs each, and say which setting is best.
+"""Train one config over a grid of settings, several runs each, and report the best setting.
 
     projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py \
         --output outputs/ade20k_vits train.init_checkpoint=vits16.safetensors
 
-is App. B.3's: lr in {8e-5, 3e-5, 1e-5, 8e-6} times weight decay in {1e-2, 1e-4}, two runs each, which differ in their
-seed. Another grid: --grid optimizer.lr=1e-3,3e-4 --grid optimizer.weight_decay=1e-2. Each run is a folder of OUTPUT and
-a call of tools/lazyconfig_train_net.py. Runs that are done are skipped, and one that was interrupted goes on, so the
-same call again finishes the sweep. It ends with OUTPUT/sweep.md, a table, and OUTPUT/result.json, the best setting's
-mean. Settings are compared on the validation set, which the best figure then flatters a little; the paper has no other.
+This is App. B.3's sweep: lr in {8e-5, 3e-5, 1e-5, 8e-6} times weight decay in {1e-2, 1e-4}, two runs each with
+different seeds. For another grid: --grid optimizer.lr=1e-3,3e-4 --grid optimizer.weight_decay=1e-2. Each run is a
+folder of OUTPUT and a call of tools/lazyconfig_train_net.py. Finished runs are skipped and an interrupted one is
+resumed, so run the same command again to finish the sweep. Writes OUTPUT/sweep.md, a table, and OUTPUT/result.json, the
+mean of the best setting. Settings are selected on the validation set, which makes the best result slightly optimistic;
+the paper has no other set.
 """
 
 import argparse
@@ -39,8 +40,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="DIR")
     add("--grid", action="append", metavar="KEY=V1,V2", help=f"one key's values (default: {' and '.join(GRID)})")
     add("--runs", type=int, default=2, help="runs of each setting, with seeds from 1 (default: 2)")
-    add("--num-gpus", type=int, default=1, help="of each run (default: 1)")
-    add("--metric", default="mIoU", help="figure of result.json that decides (default: mIoU)")
+    add("--num-gpus", type=int, default=1, help="GPUs of each run (default: 1)")
+    add("--metric", default="mIoU", help="metric of result.json to select by (default: mIoU)")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config, for all runs")
     return parser.parse_intermixed_args(argv)
 
@@ -62,7 +63,7 @@ def settings_of(grid: list[str]) -> list[tuple[str, ...]]:
 
 
 def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
-    """The runs of each setting. A run's name, which is its folder too, says its setting."""
+    """The runs of each setting. A run's name, also its folder, contains its setting."""
     stages, output = {}, args.output.resolve()
     for setting in settings_of(args.grid or list(GRID)):
         words = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in (text.partition("=") for text in setting)]
@@ -78,7 +79,7 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
 
 
 def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) -> None:
-    """Refuse, before the first run, what would fail in a later one."""
+    """Raise UserError before the first run for anything that would fail in a later one."""
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
     for setting in stages:
@@ -87,21 +88,21 @@ def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) 
 
 
 def result_of(args: argparse.Namespace, stage: Stage) -> dict:
-    """What a run has written; UserError where it lacks the figure that decides."""
+    """A run's result; UserError if it lacks the metric to select by."""
     path = args.output / stage.name / RESULT
     result = json.loads(path.read_text())
     if args.metric not in result.get("metrics", {}):
-        raise UserError(f"{path} has no figure {args.metric!r}; choose another --metric")
+        raise UserError(f"{path} has no metric {args.metric!r}; choose another --metric")
     return result
 
 
 def mean_of(figures: list[float | None]) -> float:
-    """Mean of a setting's runs; minus infinity where one of them has no figure."""
+    """Mean of a setting's runs; minus infinity if one has no value."""
     return statistics.fmean(figures) if None not in figures else -math.inf
 
 
 def markdown_table(figures: dict[tuple[str, ...], list[float | None]], metric: str) -> str:
-    """A row for each setting, in the grid's order: its values, each run, their mean; the best mean in bold."""
+    """One row for each setting, in the grid's order: its values, each run, their mean; the best mean in bold."""
     best, runs = max(figures, key=lambda setting: mean_of(figures[setting])), len(next(iter(figures.values())))
     head = [*(text.partition("=")[0] for text in best), *(f"{metric}, run {run + 1}" for run in range(runs)), "mean"]
     rows = []
@@ -113,7 +114,7 @@ def markdown_table(figures: dict[tuple[str, ...], list[float | None]], metric: s
 
 
 def report(args: argparse.Namespace, results: dict[tuple[str, ...], list[dict]]) -> None:
-    """Print and write the table and the best setting, the first of equals."""
+    """Print and write the table and the best setting, the first in case of a tie."""
     figures = {setting: [result["metrics"][args.metric] for result in runs] for setting, runs in results.items()}
     best, table = max(figures, key=lambda setting: mean_of(figures[setting])), markdown_table(figures, args.metric)
     write_text(args.output / "sweep.md", table)

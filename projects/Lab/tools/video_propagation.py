@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Follow objects through the videos of DAVIS-2017 by a backbone's patch features, and measure J and F.
+"""Propagate object masks through DAVIS-2017's videos with a backbone's patch features, and measure J and F.
 
     projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/davis
     projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/none \
         --untrained
 
---weights is any file that holds a plain ViT: an exported backbone, a training state, published weights. Writes
+--weights is any file with a plain ViT: an exported backbone, a training state, published weights. Writes
 OUTPUT/result.json and OUTPUT/masks, which DAVIS's own evaluation reads as well (--results_path OUTPUT/masks). The
 defaults are the protocol of DINO, which StoP's Tables 3 and 16 follow. See docs/reproduce/video.md.
 """
@@ -30,15 +30,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add_backbone_options(parser)
     add = parser.add_argument
-    add("--davis", type=Path, required=True, help="folder of JPEGImages, Annotations and ImageSets")
+    add("--davis", type=Path, required=True, help="folder with JPEGImages, Annotations and ImageSets")
     add("--output", type=Path, required=True, help="folder to write: result.json, masks/, pictures/")
     add("--split", default="val", help="list in ImageSets/2017 (default: val)")
     add("--short-side", type=int, default=480, metavar="PX", help="frames' shorter side (default: 480)")
-    add("--context", type=int, default=7, help="frames looked back at, besides the first (default: 7)")
-    add("--radius", type=int, default=12, help="patches that a patch may have moved (default: 12)")
-    add("--top-k", type=int, default=5, help="patches that pass on their labels (default: 5)")
+    add("--context", type=int, default=7, help="preceding frames used, besides the first (default: 7)")
+    add("--radius", type=int, default=12, help="maximum displacement in patches (default: 12)")
+    add("--top-k", type=int, default=5, help="number of similar patches whose labels are mixed (default: 5)")
     add("--temperature", type=float, default=0.1, help="of the softmax over cosines (default: 0.1)")
-    add("--pictures", action="store_true", help="also draw a strip for each video: the truth above what was found")
+    add("--pictures", action="store_true", help="also draw a strip for each video: ground truth above predictions")
     args = parser.parse_args(argv)
     for name, least in (("short_side", 1), ("context", 0), ("radius", 0), ("top_k", 1)):
         if getattr(args, name) < least:

@@ -1,10 +1,10 @@
-"""I-JEPA at a size that two CPU cores train in minutes: crops of 96 pixels, patches of 8, 6 blocks of 192.
+"""I-JEPA at a size that two CPU cores train in minutes: crops of 96 pixels, patches of 8, 6 blocks of width 192.
 
     python tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_tiny.py dataloader.train.source.root=DIR
 
-The backbone of cropfield_tiny.py but for class token and LayerScale, on a grid of 12 x 12. The learning rate is low and
-the teacher slow for so short a training: with base_lr=8e-3 and a teacher that starts at 0.99 the features of StoP lost
-their rank (patch_rank 6.5 after 1,000 steps, not 38), and a linear probe fell from the untrained backbone's 51 to 37.
+The backbone of cropfield_tiny.py without class token and LayerScale, on a grid of 12 x 12. Because training is short,
+the learning rate is low and the teacher slow: with base_lr=8e-3 and a teacher that starts at 0.99, StoP's features lost
+their rank (patch_rank 6.5 after 1,000 steps, not 38), and a linear probe fell from 51 (untrained) to 37.
 """
 
 from .common.jepa import dataloader, lr_multiplier, model, optimizer, train, weight_decay

@@ -1,9 +1,9 @@
-"""StoP, ViT-B/16, with what its release does otherwise than the paper; not measured here.
+"""StoP, ViT-B/16, with the settings in which its release differs from the paper; not measured here.
 
     python tools/pretrain_net.py --config-file projects/StoP/configs/stop_vitb16_release.py \
         dataloader.train.source.root=datasets/imagenet/train
 
-projects/StoP/configs/ablations/README.md says what each line is. ViT-L: the same lines after stop_vitl16_in1k.py.
+projects/StoP/configs/ablations/README.md explains each line. For ViT-L, apply the same lines to stop_vitl16_in1k.py.
 """
 
 from detectron2.config import LazyCall as L

@@ -4,7 +4,7 @@
         dataloader.train.source.root=datasets/imagenet/train
 
 300 epochs of 1,281,167 // 2,048 = 625 steps: Table 12 lists 600, its caption and the text say 300. The paper used
-float16, this uses bfloat16. Learning rate 1e-3 and 40 epochs of warm-up as without noise.
+float16, this uses bfloat16. Learning rate 1e-3 and 40 epochs of warm-up, as without noise.
 Paper, linear probe: 65.4 with 1% of ImageNet's labels, 79.0 with all; last four layers 79.6.
 """
 

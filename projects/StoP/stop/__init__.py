@@ -1,1 +1,1 @@
-"""StoP and I-JEPA: a second method for the pretrainer, as a guest."""
+"""I-JEPA and StoP, as an external method of the pretrainer."""

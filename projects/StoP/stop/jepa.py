@@ -1,4 +1,4 @@
-"""I-JEPA, and with a predictor of stochastic positions StoP: predict the teacher's features of masked blocks."""
+"""I-JEPA, and StoP if the predictor has stochastic positions: predict the teacher's features of masked blocks."""
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,19 @@ from stop.predictor import Predictor
 
 
 class JEPA(StudentTeacher):
-    """A student backbone sees the context patches of an image; a predictor tells from them, block by block, what the
-    teacher backbone, which sees the whole image, makes of the target patches.
+    """I-JEPA's student, teacher and predictor.
+
+    The student sees an image's context patches, the teacher the whole image. From the student's features the predictor
+    predicts the teacher's features of the target patches, block by block.
 
     Args:
-        backbone: the student's backbone, without a class token; the teacher is a copy of it.
+        backbone: the student, without a class token; the teacher is a copy of it.
         predictor: with or without stochastic positions (`noise_std`, see `Predictor`).
         momentum: the teacher's momentum over training, from 0 to 1 (I-JEPA: linear, 0.996 -> 1).
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
-        half_resolution: predict block by block also what is left of the targets at half their resolution, after
-            "bilinear" resizing or "max" pooling (Table 8); None is StoP and I-JEPA.
+        init: weight file, ours or public, that initialises both backbones; "" keeps the initial weights.
+        half_resolution: also predict the targets at half resolution, resized by "bilinear" or "max" pooling (Table 8);
+            None as in StoP and I-JEPA.
         l1, l2: weights of `sum |A|` and `sum A^2`, the regularisers that Sec. 4.3 compares with StoP's noise.
     """
 
@@ -52,12 +54,12 @@ class JEPA(StudentTeacher):
         self.predictor = predictor
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """One step's losses, to be summed.
+        """Losses of a step, to be summed.
 
         Args:
             batch: `global_crops` uint8 (B, 3, H*p, W*p), `context_patches`, one (n, N_c) for each group of its images,
                 and `target_patches` (B, M, h, w).
-            step: number of the step, from 0.
+            step: index of the step, from 0.
         """
         images = self.normalised(batch["global_crops"])
         targets = self.targets(images, batch["target_patches"])  # (B, M, h, w, D)
@@ -72,16 +74,17 @@ class JEPA(StudentTeacher):
         return losses
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trained parameters by sub-module; gradients are clipped for each on its own, if at all."""
+        """Trained parameters by sub-module; gradients are clipped separately for each, if at all."""
         modules = {"backbone": self.student["backbone"], "predictor": self.predictor}
         return {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
 
     @torch.no_grad()
     def diagnose(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars that tell early whether learning happens, see `pretrain.methods.feature_statistics`; changes nothing.
+        """Scalars that show early whether training works, see `pretrain.methods.feature_statistics`; has no side
+        effects.
 
-        `feature_*`: the teacher's averaged patches of each image; `patch_*`: its patches; `target_std`: the targets, 0
-        when all patches get one (collapse). Of Fig. 4: `norm_A` (Frobenius), `l1_A` (mean absolute entry) and
+        `feature_*`: the teacher's mean patch of each image; `patch_*`: its patches; `target_std`: the targets, 0 if all
+        patches have the same (collapse). As in Fig. 4: `norm_A` (Frobenius), `l1_A` (mean absolute entry) and
         `norm_mask_token`.
         """
         images = self.normalised(batch["global_crops"])
@@ -107,12 +110,14 @@ class JEPA(StudentTeacher):
 
     @torch.no_grad()
     def targets(self, images: Tensor, patches: Tensor) -> Tensor:
-        """The teacher's features of `patches` (B, M, h, w), each token with mean 0 and variance 1: (B, M, h, w, D)"""
+        """The teacher's features of `patches` (B, M, h, w), each token normalised to mean 0 and variance 1: (B, M, h,
+        w, D).
+        """
         features = self.teacher_features(images)
         return gather(F.layer_norm(features, features.shape[-1:]), patches)
 
     def predict(self, images: Tensor, context_patches: list[Tensor], target_patches: Tensor) -> Tensor:
-        """The predictor's guess of the targets (B, M, h, w, D), from the context patches alone."""
+        """Predict the targets (B, M, h, w, D) from the context patches."""
         backbone, counts = self.student["backbone"], [len(patches) for patches in context_patches]
         seen = zip(backbone.embed(images).split(counts), context_patches, strict=True)
         contexts = backbone.encode([gather(*group) for group in seen])
@@ -121,7 +126,7 @@ class JEPA(StudentTeacher):
         return predicted.unflatten(2, target_patches.shape[2:])
 
     def halved(self, blocks: Tensor) -> Tensor:
-        """Blocks (B, M, h, w, D) at half their resolution (B*M, D, ceil(h/2), ceil(w/2))."""
+        """Blocks (B, M, h, w, D) at half resolution (B*M, D, ceil(h/2), ceil(w/2))."""
         maps = blocks.flatten(0, 1).permute(0, 3, 1, 2)
         if self.half_resolution == "max":
             return F.max_pool2d(maps, 2, ceil_mode=True)
@@ -130,6 +135,6 @@ class JEPA(StudentTeacher):
 
 
 def gather(tokens: Tensor, patches: Tensor) -> Tensor:
-    """Tokens (B, N, D) of the patches whose indices are given (B, ...) -> (B, ..., D)"""
+    """Tokens (B, N, D) at patch indices (B, ...) -> (B, ..., D)."""
     index = patches.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
     return tokens.gather(1, index).unflatten(1, patches.shape[1:])

@@ -1,4 +1,4 @@
-"""Multi-block masks of I-JEPA: in each image a few target blocks, and one context block without them."""
+"""I-JEPA's multi-block masks: a few target blocks in each image, and one context block without them."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -9,7 +9,7 @@ import torch
 from pretrain.errors import UserError
 from pretrain.ranges import Count, Patches, Positive, Range, Share, Whole
 
-MAX_DRAWS = 100  # of a block's size, or of an image's places, before the ranges are called impossible
+MAX_DRAWS = 100  # of a block's size, or of an image's block positions, before the ranges are refused
 
 
 def multi_block_masks(
@@ -26,25 +26,24 @@ def multi_block_masks(
     off_by_one: bool = False,
     one_number: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which patches an image's context encoder sees, and which blocks of patches are predicted from them.
+    """Draw the patches that the context encoder sees, and the blocks to predict from them.
 
-    One size of target block and one of context block are drawn for all images, places for each. The context is its
-    block without the image's targets, so that context and targets are disjoint. Where contexts differ in number,
-    patches drawn at random are left out until all have as many as the smallest.
+    One size of target blocks and one of context blocks are drawn for all images, and positions for each. The context is
+    its block without the image's targets, so they are disjoint. Larger contexts are cut to the size of the smallest by
+    dropping random patches.
 
     Args:
         grid: (H, W) in patches.
-        target_area, context_area: ranges of a block's area as a share of the grid's, uniform.
+        target_area, context_area: ranges of a block's area as a fraction of the grid, uniform.
         target_aspect, context_aspect: ranges of height / width, uniform.
         min_keep: targets and contexts have more patches than this.
-        off_by_one: draw places as I-JEPA's release does, whose blocks are never as long as the grid and never touch its
-            last row and column: those patches are then neither context nor target.
-        one_number: a block's area and aspect come from one random number, as in the releases: small ones are wide,
+        off_by_one: draw positions as I-JEPA's release does: blocks are never as long as the grid and never touch its
+            last row and column, whose patches are then neither context nor target.
+        one_number: draw a block's area and aspect from one random number, as in the releases: small blocks are wide,
             large ones high.
 
     Returns:
-        context (num_images, N_c) and targets (num_images, num_targets, h, w), int64 indices of patches in row-major
-        order.
+        context (num_images, N_c) and targets (num_images, num_targets, h, w), int64 patch indices in row-major order.
 
     Raises:
         UserError: the ranges leave no target or no context of more than `min_keep` patches.
@@ -55,13 +54,13 @@ def multi_block_masks(
 
 
 def block_sizes(grid, ranges, min_keep: int, off_by_one: bool, one_number: bool, rng: np.random.Generator):
-    """The (h, w) of a step's target blocks and of its context blocks. ranges: (area, aspect) of each."""
+    """(h, w) of a step's target blocks and of its context blocks. ranges: (area, aspect) of each."""
     limit = (grid[0] - off_by_one, grid[1] - off_by_one)
     return tuple(_block_size(grid, limit, *block, min_keep, one_number, rng) for block in ranges)
 
 
 def group_masks(grid, num_images: int, num_targets: int, sizes, min_keep: int, off_by_one: bool, rng):
-    """The masks of images whose contexts are cut to one length, see `multi_block_masks`. sizes: of `block_sizes`."""
+    """Masks of a group of images, with contexts of equal length; see `multi_block_masks`. sizes: from `block_sizes`."""
     limit, (target_size, context_size) = (grid[0] - off_by_one, grid[1] - off_by_one), sizes
     targets = np.empty((num_images, num_targets, *target_size), dtype=np.int64)
     visible = np.zeros((num_images, grid[0] * grid[1]), dtype=bool)
@@ -100,31 +99,31 @@ def _block_size(grid, limit, area, aspect, min_keep: int, one_number: bool, rng:
 
 
 def _place_blocks(count: tuple[int, ...], size, grid, limit, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of patches at uniform places inside `limit` -> indices (*count, h, w)."""
+    """Blocks of patches at uniformly random positions inside `limit` -> indices (*count, h, w)."""
     top = rng.integers(limit[0] - size[0] + 1, size=(*count, 1, 1))
     left = rng.integers(limit[1] - size[1] + 1, size=(*count, 1, 1))
     return (top + np.arange(size[0])[:, None]) * grid[1] + left + np.arange(size[1])
 
 
 def _equal_lengths(visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of flags (B, N) -> sorted indices (B, n), n the smallest row's number of flags.
+    """Rows of flags (B, N) -> sorted indices (B, n), n the smallest number of flags in a row.
 
-    The others' excess is dropped at random: dropping the last ones, as I-JEPA's release does, would hide the bottom of
-    most images.
+    Excess flags are dropped at random: dropping the last ones, as I-JEPA's release does, would hide the bottom of most
+    images.
     """
     order = np.argsort(np.where(visible, rng.random(visible.shape), 2.0), axis=1)
     return np.sort(order[:, : visible.sum(axis=1).min()], axis=1)
 
 
 class MultiBlockMasks:
-    """Multi-block masks for the batches of a loader; the other arguments are those of `multi_block_masks`.
+    """Multi-block masks for a loader's batches; the other arguments are those of `multi_block_masks`.
 
-    group_size: crops whose contexts are cut to one length; sizes of blocks are those of the whole step. A larger group
-    has a smaller minimum: on 14 x 14 patches 59.5 are left in groups of 64, 56.7 in 128, 48.9 in 2,048 (200 batches of
-    2,048). StoP's release cuts groups of 64, I-JEPA's of 128, which are what a process has of the batch; here they are
-    the same on any number of processes.
+    group_size: number of crops whose contexts are cut to one length; block sizes are those of the whole step. Larger
+    groups have smaller contexts: on 14 x 14 patches 59.5 patches remain with groups of 64, 56.7 with 128, 48.9 with
+    2,048 (200 batches of 2,048). StoP's release uses groups of 64, I-JEPA's of 128, which are a process's part of the
+    batch; here they do not depend on the number of processes.
 
-    Raises `UserError` when the ranges leave no target or no context.
+    Raises `UserError` if the ranges leave no target or no context.
     """
 
     def __init__(
@@ -154,16 +153,17 @@ class MultiBlockMasks:
         self.grid, self.num_targets, self.group_size = tuple(grid), num_targets, group_size
         self.ranges = (tuple(target_area), tuple(target_aspect)), (tuple(context_area), tuple(context_aspect))
         self.min_keep, self.off_by_one, self.one_number = min_keep, off_by_one, one_number
-        self.of_batch(range(1), 1, 1, np.random.default_rng(0), None)  # so that the impossible fails here
+        self.of_batch(range(1), 1, 1, np.random.default_rng(0), None)  # fail early on impossible ranges
 
     def of_batch(
         self, offsets: range, batch_size: int, num_views: int, plan_rng: np.random.Generator, crop_rng: Callable | None
     ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
-        """-> `context_patches`, int64 (n, N_c) for each group, and `target_patches` int64 (V*b, M, h, w).
+        """Returns `context_patches`, int64 (n, N_c) for each group, and `target_patches`, int64 (V*b, M, h, w): patch
+        indices.
 
-        Both are indices of patches. The global batch's crops, view-major, are cut into groups; each group is drawn from
-        a generator of its own, so that every process that has a part of it draws the same and takes its crops, and
-        draws no other group (see `CropMasks.of_batch` for the arguments).
+        The global batch's crops, view-major, are divided into groups. Each group has its own generator, so a process
+        draws only the groups that contain its crops, and processes that share a group draw the same masks. For the
+        arguments see `CropMasks.of_batch`.
         """
         sizes = block_sizes(self.grid, self.ranges, self.min_keep, self.off_by_one, self.one_number, plan_rng)
         num_crops = num_views * batch_size

@@ -1,10 +1,10 @@
 """I-JEPA's predictor, and stochastic positional embeddings (StoP): noise on the positions of the masked tokens.
 
-With context features s, predictor positions psi and a bias m shared by all masked tokens, its tokens are (Eq. 6)
+With context features s, predictor positions psi and a bias m shared by all masked tokens, the tokens are (Eq. 6)
 
     context token  c_i = A s_i + psi_i          masked token  m_j = A n_j + psi_j + m,    n_j ~ N(0, sigma^2 I)
 
-The same matrix A carries the context and the noise: to be rid of the noise the model would have to give up the context.
+The same matrix A projects context and noise, so the model cannot suppress the noise without losing the context.
 """
 
 import torch
@@ -29,18 +29,18 @@ class Predictor(nn.Module):
 
     Args:
         backbone_dim: D of the backbone.
-        embed_dim, depth, num_heads, mlp_ratio: the usual; 384 wide, 6 blocks with ViT-B, 12 with ViT-L and ViT-H
+        embed_dim, depth, num_heads, mlp_ratio: as usual; width 384, 6 blocks with ViT-B, 12 with ViT-L and ViT-H
             (Tables 9-12).
-        field_size: cells a side of its own position embeddings, or (h, w): the backbone's grid.
-        learned_positions: trained positions (Table 6, row 2) instead of fixed sine-cosine ones.
+        field_size: grid of its own position embeddings, (h, w) or the side: the backbone's grid.
+        learned_positions: learned positions (Table 6, row 2) instead of fixed sine-cosine ones.
         noise_std: sigma. 0.25 with ViT-B and ViT-L, 0.2 with ViT-H.
-        noise_on: whose positions are stochastic: "masked" tokens (StoP), "context" tokens or "both" (Table 7).
-        covariance: "learned": sigma^2 A A^T. "fixed": sigma^2 I, no A (Fig. 3). "untied": learned with a matrix of its
-            own, which training shrinks to nothing (Sec. 3); not without noise.
+        noise_on: tokens with stochastic positions: "masked" (StoP), "context" or "both" (Table 7).
+        covariance: "learned": sigma^2 A A^T. "fixed": sigma^2 I, without A (Fig. 3). "untied": learned with a separate
+            matrix, which training shrinks to zero (Sec. 3); requires noise.
         noise_convention: "std": sigma is n's standard deviation, as on Fig. 4's axis. "variance": sigma is n's
-            variance, which is the letter of Eq. 4, Sigma = sigma A A^T.
-        shared_bias: give A a bias, which the masked tokens have in m's place, as in StoP's release; in Eqs. 1 and 6 A
-            has none, and there is no `mask_token` then.
+            variance, as Eq. 4 is printed, Sigma = sigma A A^T.
+        shared_bias: give A a bias, which replaces m in the masked tokens, as in StoP's release; there is no
+            `mask_token` then. In Eqs. 1 and 6 A has no bias.
     """
 
     def __init__(
@@ -101,15 +101,16 @@ class Predictor(nn.Module):
     def forward(
         self, context: Tensor, context_patches: Tensor, target_patches: Tensor, grid: tuple[int, int]
     ) -> Tensor:
-        """Predict every target block on its own, from the image's context.
+        """Predict each target block separately from the image's context.
 
         Args:
             context: features of the context patches (B, N_c, D).
-            context_patches: (B, N_c) and target_patches: (B, M, N_t), indices of patches in row-major order.
-            grid: (H, W), patches an image.
+            context_patches: (B, N_c) patch indices in row-major order.
+            target_patches: (B, M, N_t) patch indices in row-major order.
+            grid: (H, W) in patches.
 
         Returns:
-            (B, M, N_t, D)
+            (B, M, N_t, D).
         """
         num_blocks = target_patches.shape[1]
         positions = self.positions(grid)
@@ -123,21 +124,23 @@ class Predictor(nn.Module):
         return predicted.unflatten(0, (-1, num_blocks))
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """psi of all patches of an image (H*W, embed_dim) float32; on its own grid, the embeddings as they are."""
+        """psi of all patches of an image (H*W, embed_dim) float32; on the predictor's own grid, the embeddings
+        unchanged.
+        """
         return sample_pos_embed(self.pos_embed.unflatten(1, self.field_size), None, grid)[0]
 
     @property
     def masked_bias(self) -> Tensor:
-        """m (embed_dim,): what all masked tokens have in common."""
+        """m (embed_dim,), the bias shared by all masked tokens."""
         return self.embed.bias if self.mask_token is None else self.mask_token
 
     def context_tokens(self, features: Tensor, positions: Tensor) -> Tensor:
-        """c = A s + psi: features (..., D) at positions (..., embed_dim) -> (..., embed_dim)"""
+        """c = A s + psi: features (..., D) at positions (..., embed_dim) -> (..., embed_dim)."""
         tokens = self.embed(features) + positions
         return tokens + self.position_noise(positions) if self.is_noisy("context") else tokens
 
     def masked_tokens(self, positions: Tensor) -> Tensor:
-        """m = A n + psi + m: positions (..., embed_dim) -> (..., embed_dim)"""
+        """m = A n + psi + m: positions (..., embed_dim) -> (..., embed_dim)."""
         tokens = positions + self.masked_bias
         return tokens + self.position_noise(positions) if self.is_noisy("masked") else tokens
 
@@ -146,12 +149,12 @@ class Predictor(nn.Module):
         return self.noise_std > 0 and self.noise_on in (kind, "both")
 
     def position_noise(self, positions: Tensor) -> Tensor:
-        """A n, fresh for every token (Eq. 5): as large as `positions`."""
+        """A n, drawn independently for every token (Eq. 5), in the shape of `positions`."""
         if self.covariance == "fixed":
             return self.noise_std * self.draw(positions.shape)
         matrix = self.embed.weight if self.untied is None else self.untied.weight
         return F.linear(self.noise_std * self.draw((*positions.shape[:-1], self.backbone_dim)), matrix)
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal numbers."""
+        """Standard normal samples."""
         return torch.randn(shape, dtype=self.embed.weight.dtype, device=self.embed.weight.device)

@@ -1,4 +1,4 @@
-"""Noise through a matrix of its own, which training is free to shrink to nothing (Sec. 3); in no table of the paper."""
+"""Noise through a separate matrix, which training can shrink to zero (Sec. 3); in no table of the paper."""
 
 from .stop import dataloader, lr_multiplier, model, optimizer, train, weight_decay
 

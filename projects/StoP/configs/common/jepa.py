@@ -1,7 +1,7 @@
-"""What every I-JEPA and StoP config starts from: I-JEPA's recipe with ViT-B/16, as the second paper follows it.
+"""Base of all I-JEPA and StoP configs: I-JEPA's recipe with ViT-B/16, as used in the second paper.
 
-Where Tables 9-12 are silent the values are I-JEPA's: crops (area 0.3-1, not flipped, colours untouched), masks, the
-teacher's momentum, the learning rate at both ends, no LayerScale, no stochastic depth and no clipping.
+Values that Tables 9-12 do not give are I-JEPA's: crops (area 0.3-1, no flip, no colour jitter), masks, the teacher's
+momentum, the learning rate at both ends; no LayerScale, stochastic depth or clipping.
 """
 
 import torch
@@ -78,7 +78,7 @@ dataloader = dict(
             context_area=(0.85, 1.0),
             context_aspect=(1.0, 1.0),
             min_keep=10,
-            group_size=64,  # images whose contexts are cut to one length; I-JEPA's release: 128
+            group_size=64,  # images with contexts of equal length; I-JEPA's release: 128
             off_by_one=False,
             one_number=False,
         ),
@@ -90,7 +90,7 @@ dataloader = dict(
 )
 
 optimizer = L(torch.optim.AdamW)(
-    params=L(param_groups)(),  # of the model, which the tool fills in
+    params=L(param_groups)(),  # the tool adds the model
     lr=None,  # None: train.base_lr * sqrt(batch size / 1024)
     betas=(0.9, 0.999),
     weight_decay=0.04,
