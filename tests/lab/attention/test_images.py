@@ -56,7 +56,7 @@ def test_a_size_that_does_not_divide_names_one_that_does():
         UserError, match="dinov2 has patches of 14 pixels and --image-size 480 is not a multiple; use 476"
     ):
         check_size(480, 14, "dinov2")
-    with pytest.raises(UserError, match="take 28"):
+    with pytest.raises(UserError, match="use 28"):
         check_size(14, 14, "dinov2")
 
 
