@@ -28,7 +28,7 @@ def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
     for override in overrides:
         half, _, rest = override.partition(".")
         if half not in halves or not rest:
-            raise UserError(f"{override!r}: begin an override with pretrain. or detect., to say which half it is for")
+            raise UserError(f"{override!r}: start an override with pretrain. or detect. to say which config it is for")
         if (key := override.partition("=")[0]) in FIXED:
             raise UserError(f"{key} is not to be given here, because {FIXED[key]} says what it is; leave it out")
         halves[half].append(rest)
