@@ -171,14 +171,14 @@ class Comparison:
         return found
 
     def probed(self, weights: Path) -> float:
-        """The detection probe's box IoU of object patches, at the detector's image size."""
+        """The detection probe's AP50 (see docs/results.md for why this one), at the detector's image size."""
         from cropfield.probe import probe_file
         from pretrain.engine.lazy_config import load_config
 
         config = self.commands.repository / "configs" / "COCO" / self.detector
         size = load_config(config, self.for_detect).dataloader.image_size
         files = [(self.dataset[f"{split}_json"], self.dataset[f"{split}_images"]) for split in ("train", "val")]
-        return probe_file(weights, *files, size)["patch_box_iou"]
+        return probe_file(weights, *files, size)["box_ap50"]
 
 
 def write_report(found: list, output: Path, seeds: int) -> None:

@@ -135,9 +135,9 @@ def test_a_probe_that_was_cut_off_after_its_checkpoint_is_made_up_for(scenes, tm
 
 
 def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, values):
-    period = "train.detection_probe.period=1"
+    period, metric = "train.detection_probe.period=1", "train.detection_probe.metric=box_ap"
     values(0, 9, 3, 5)  # the start, at 9, was better than what was trained
-    run(scenes, tmp_path, period, "train.max_iter=2")
+    run(scenes, tmp_path, period, metric, "train.max_iter=2")
     kept = read_backbone(tmp_path / BEST)
     assert kept.metadata["iteration"] == "2" and kept.metadata["probe/box_ap"] == "5.0000"
     state = torch.load(tmp_path / "last.pth", weights_only=True)["model"]
@@ -146,15 +146,18 @@ def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, value
     backbone = build_backbone(kept)
     fill_backbone(backbone, kept)
     values(4, 5)
-    run(scenes, tmp_path, period, resume=True)
+    run(scenes, tmp_path, period, metric, resume=True)
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "2"  # as good is not better
     values(6)
-    run(scenes, tmp_path, period, "train.max_iter=5", resume=True)
+    run(scenes, tmp_path, period, metric, "train.max_iter=5", resume=True)
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "5"
 
 
 def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
-    options = ("train.detection_probe.period=1", "train.detection_probe.patience=2", "train.checkpointer.period=100")
+    options = (
+        "train.detection_probe.metric=box_ap", "train.detection_probe.period=1", "train.checkpointer.period=100",
+        "train.detection_probe.patience=2",
+    )  # fmt: skip
     values(0, 9, 3, 5, 5, 4, 100)
     state = run(scenes, tmp_path, *options, "train.max_iter=9")
     assert state["iteration"] == 4 and read_backbone(tmp_path / BEST).metadata["iteration"] == "2"
@@ -162,7 +165,7 @@ def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
     assert "2 probes have not risen above box_ap 5.00 of step 2" in line
     assert any(text.startswith("done: 4 steps") for text in told)
     assert run(scenes, tmp_path, *options, "train.max_iter=9", resume=True)["iteration"] == 4
-    resumed = run(scenes, tmp_path, *options[:1], "train.detection_probe.patience=3", "train.max_iter=5", resume=True)
+    resumed = run(scenes, tmp_path, *options[:2], "train.detection_probe.patience=3", "train.max_iter=5", resume=True)
     assert resumed["iteration"] == 5
 
 

@@ -84,7 +84,7 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
-    assert "probe (box IoU of object patches): every pretraining gains" in text
+    assert "probe (box AP50): every pretraining gains" in text
     assert [line.split("|")[-2].strip() for line in text.splitlines() if "gain" in line and "|" in line] == [
         "2.00 ± 0.00"
     ] * 2
@@ -152,7 +152,7 @@ def test_the_probe_is_the_tools_own(load_tool, run_tool, small_coco, tmp_path):
         "--device",
         "cpu",
     )
-    assert found == json.loads((tmp_path / "p.json").read_text())["backbones"][0]["patch_box_iou"] > 0
+    assert found == json.loads((tmp_path / "p.json").read_text())["backbones"][0]["box_ap50"]
 
 
 @pytest.mark.parametrize(

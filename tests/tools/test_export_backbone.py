@@ -253,4 +253,4 @@ def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):
     assert "\x1b" not in out and "\\x1b[31mred\\n" in out
     with pytest.raises(SystemExit):
         run_tool(str(tmp_path / "bare.pth"), "--license", "MIT")
-    assert "without -o" in capsys.readouterr().err
+    assert "need -o FILE" in capsys.readouterr().err

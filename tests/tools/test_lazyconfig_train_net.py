@@ -217,7 +217,7 @@ def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, small_coco
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_weights_of_before(train_net, dataset, tmp_path):
-    with pytest.raises(UserError, match=r"png.*--resume goes on") as stopped:
+    with pytest.raises(UserError, match=r"png.*--resume continues") as stopped:
         train_net(*TINY, *dataset, "optimizer.lr=1e30", "train.max_iter=50", f"train.output_dir={tmp_path}")
     (saved,) = tmp_path.glob("model_before_*.pth")
     assert saved.name in str(stopped.value)

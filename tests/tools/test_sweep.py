@@ -95,7 +95,7 @@ def test_mistakes_are_told_before_the_first_run(sweep, tmp_path, arguments, word
 
 
 def test_a_figure_that_the_runs_lack(sweep, tmp_path):
-    with pytest.raises(UserError, match="no figure 'AP'"):
+    with pytest.raises(UserError, match="has no metric 'AP'"):
         sweep("--grid", "optimizer.lr=1e-5", "--runs", "1", "--metric", "AP")
 
 

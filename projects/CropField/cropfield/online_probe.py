@@ -56,7 +56,7 @@ class OnlineDetectionProbe(HookBase):
         val_limit: Count = 100,
         layers: Layers = 1,
         batch_size: BatchSize = 16,
-        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"] = "box_ap",
+        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"] = "box_ap50",
         patience: Whole = 0,
     ):
         files = dict(train_json=train_json, train_images=train_images, val_json=val_json, val_images=val_images)

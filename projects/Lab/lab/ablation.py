@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 CONFIDENCE = 0.95
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
-PROBE = "probe (box IoU of object patches)"  # a task without a detector
+PROBE = "probe (box AP50)"  # a task without a detector
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Figures:
             for better, worse in ((a, b), (b, a)):
                 difference = self.difference((better, PRETRAINED, task), (worse, PRETRAINED, task))
                 if difference and difference.above_zero:
-                    unit = "points" if task == PROBE else "box AP"
+                    unit = "points of AP50" if task == PROBE else "box AP"
                     said.append(f"{better} is above {worse} by {difference} {unit}")
         order = "; ".join(said) if said else "no significant difference between them"
         return f"{task}: every pretraining gains over its initial values; {order}."
@@ -140,7 +140,7 @@ def plot(figures: Figures, path) -> None:
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
         panel.set_ylim(bottom=0)
         panel.margins(x=0.2)
-    axes[0].set_ylabel("box AP, IoU of a probe (filled: pretrained)")
+    axes[0].set_ylabel("box AP, or AP50 (filled: pretrained)")
     canvas.savefig(path, dpi=120)
     pyplot.close(canvas)
 
