@@ -10,7 +10,8 @@ from pathlib import Path
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pretrain.engine.config_values import arguments, check_config, fits, hint_at, references, target_of, value_at
+from pretrain.engine.argument_types import arguments, fits
+from pretrain.engine.config_values import check_config, hint_at, references, target_of, value_at
 from pretrain.engine.targets import TARGETS
 from pretrain.engine.yaml_config import plain_part, read_config
 from pretrain.errors import UserError, reason

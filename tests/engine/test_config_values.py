@@ -7,7 +7,8 @@ import torch
 from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
 
-from pretrain.engine.config_values import CALL, arguments, check_config, fits, words
+from pretrain.engine.argument_types import CALL, arguments, fits, words
+from pretrain.engine.config_values import check_config
 from pretrain.errors import UserError
 from pretrain.ranges import Count, Positive, Range, Share, ShareBelowOne, Whole
 
