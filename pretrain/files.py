@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -137,6 +138,12 @@ def refuse_compressed(archive: zipfile.ZipFile) -> None:
     """Raise BadZipFile where a record is compressed, as none of ours or torch's is: it may unpack to any size."""
     if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
         raise zipfile.BadZipFile("its records are compressed")
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -35,10 +35,10 @@ def open_output(folder: str | os.PathLike, finished: Iterable[str] = (), written
     """
     folder = output_path(folder)
     refuse_finished(folder, finished)
-    if not is_output(folder):
+    opened = is_output(folder)
+    if not opened:
         refuse_foreign(folder, written)
     try:
-        opened = is_output(folder)
         made = [part for part in (folder.absolute(), *folder.absolute().parents) if not part.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a")
@@ -78,18 +78,20 @@ def output_path(folder, name: str = "the output folder") -> Path:
 
 def refuse_finished(folder: Path, finished: Iterable[str], advice: str = "choose another output folder") -> None:
     """Raise UserError where one of the glob patterns `finished` matches a file in `folder`."""
-    found = next((path for pattern in finished for path in sorted(Path(folder).glob(pattern))), None)
-    if found is not None:
+    if found := _first_match(folder, finished):
         raise UserError(f"{found} exists: {folder} holds an earlier run, which stays as it is; {advice}")
 
 
 def refuse_foreign(folder: Path, written: Iterable[str]) -> None:
     """Raise UserError where one of the glob patterns `written` matches a file in `folder`, which no tool has opened."""
-    found = next((path for pattern in written for path in sorted(Path(folder).glob(pattern))), None)
-    if found is not None:
+    if found := _first_match(folder, written):
         raise UserError(
             f"{found} exists, and would be written over; choose an output folder that is new or holds an earlier run"
         )
+
+
+def _first_match(folder: Path, patterns: Iterable[str]) -> Path | None:
+    return next((path for pattern in patterns for path in sorted(Path(folder).glob(pattern))), None)
 
 
 def refuse_occupied(folder: Path) -> None:

@@ -15,6 +15,7 @@ detect.KEY=VALUE, and apply to all configs.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -101,28 +102,29 @@ class Comparison:
     def train_json(self, share: float) -> Path:
         return Path(self.args.train_json) if share == 1 else self.output / f"train_{share:g}.json"
 
+    def run_folder(self, config: Path, seed: int) -> Path:
+        return self.output / f"{config.stem}_seed{seed}"
+
     def pretraining(self, config: Path, seed: int):
-        folder = self.output / f"{config.stem}_seed{seed}"
-        return self.commands.pretrain(
-            config.resolve(), self.args.images.resolve(), folder, f"train.seed={seed}", *self.for_pretrain
-        )
+        images, folder = self.args.images.resolve(), self.run_folder(config, seed)
+        return self.commands.pretrain(config.resolve(), images, folder, f"train.seed={seed}", *self.for_pretrain)
 
     def starts(self, config: Path, seed: int) -> tuple[tuple[str, Path], ...]:
         """(name, weights) of the pretrained backbone, and of its untrained twin."""
         from lab.ablation import PRETRAINED, UNTRAINED
         from pretrain.engine.checkpoint import INITIAL, LAST
 
-        run = self.output / f"{config.stem}_seed{seed}"
+        run = self.run_folder(config, seed)
         return (PRETRAINED, run / LAST), (UNTRAINED, run / INITIAL)
 
     def detectors(self, config: Path, seed: int) -> Iterator[tuple[str, str, Path, object]]:
         """(start, task, output folder, stage) of each detector."""
         from cropfield.commands import override
 
-        run, starts = self.output / f"{config.stem}_seed{seed}", self.starts(config, seed)
+        starts, name = self.starts(config, seed), self.run_folder(config, seed).name
         modes = [mode for mode in self.args.modes if mode in DETECTORS]
         for share, mode, (start, weights) in itertools.product(self.args.labels, modes, starts):
-            folder = self.output / f"{run.name}_{start}_{mode}_{share:g}"
+            folder = self.output / f"{name}_{start}_{mode}_{share:g}"
             dataset = self.dataset | {"train_json": self.train_json(share)}
             changes = (override("train.init_checkpoint", weights), DETECTORS[mode], f"train.seed={seed}")
             stage = self.commands.detect(self.detector, dataset, folder, *changes, *self.for_detect)
@@ -172,13 +174,22 @@ class Comparison:
 
     def probed(self, weights: Path) -> float:
         """The detection probe's AP50 (see docs/results.md for why this one), at the detector's image size."""
-        from cropfield.probe import probe_file
+        from cropfield.probe import backbone_features
+        from pretrain.models.weights import open_backbone
+
+        return self.probe.measure(backbone_features(open_backbone(weights)))["box_ap50"]
+
+    @functools.cached_property
+    def probe(self):
+        """The probe of all backbones, whose images are found once."""
+        from cropfield.probe import PROBE_LIMITS, DetectionProbe
+        from cropfield.probe_images import probe_images
         from pretrain.engine.lazy_config import load_config
 
-        config = self.commands.repository / "configs" / "COCO" / self.detector
-        size = load_config(config, self.for_detect).dataloader.image_size
+        config = load_config(self.commands.repository / "configs" / "COCO" / self.detector, self.for_detect)
         files = [(self.dataset[f"{split}_json"], self.dataset[f"{split}_images"]) for split in ("train", "val")]
-        return probe_file(weights, *files, size)["box_ap50"]
+        size, patch = config.dataloader.image_size, config.model.backbone.net.patch_size
+        return DetectionProbe(*probe_images(*files, PROBE_LIMITS, size, patch))
 
 
 def write_report(found: list, output: Path, seeds: int) -> None:

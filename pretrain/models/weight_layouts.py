@@ -145,7 +145,7 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     state = _join_projections(_rename(*_backbone_of(path, tensors, notes)))
     _check_tensors(path, state)
     _check_plain(path, state)
-    check_numbers(path, state)
+    refuse_not_finite(path, state)
     _check_metadata(path, metadata)
     field_size = _split_positions(path, state, metadata.get("field_size"), notes)
     num_heads = int(metadata["num_heads"]) if "num_heads" in metadata else None
@@ -154,26 +154,12 @@ def backbone_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     return BackboneFile(str(path), state, field_size, num_heads, notes, dict(metadata))
 
 
-def check_numbers(path, state: dict[str, Tensor], wanted: dict[str, Tensor] | None = None) -> None:
-    """Raise UserError where weights are not finite, or whole numbers where a model wants others, as quantized ones are.
-
-    Args:
-        wanted: the model's tensors, to which the check is then confined.
-    """
-    used = state if wanted is None else {name: state[name] for name in wanted if name in state}
-    broken = [name for name, value in used.items() if not torch.isfinite(value).all()]
-    if broken:
+def refuse_not_finite(path, state: dict[str, Tensor]) -> None:
+    """Raise UserError if a weight is inf or nan."""
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise UserError(
             f"{path}: numbers that are not finite in {abbreviated(broken)}; its training had diverged, so take weights "
             "from before"
-        )
-    whole = [name for name in wanted or () if name in used and wanted[name].is_floating_point()]
-    whole = [name for name in whole if not used[name].is_floating_point()]
-    if whole:
-        kind = str(used[whole[0]].dtype).removeprefix("torch.")
-        raise UserError(
-            f"{path}: the weights {abbreviated(whole)} are {kind} and no floating-point numbers; give the weights from "
-            "before they were converted or quantized"
         )
 
 

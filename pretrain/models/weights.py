@@ -97,6 +97,23 @@ def build_backbone(file: BackboneFile, num_heads: int | None = None, drop_path_r
     return backbone.requires_grad_(False).eval()
 
 
+def open_backbone(
+    path: str | Path, num_heads: int | None = None, drop_path_rate: float = 0.0, untrained: bool = False
+) -> VisionTransformer:
+    """Read, build and fill a backbone in one call: frozen, in eval mode, on the CPU.
+
+    For arguments and errors see `read_backbone` and `build_backbone`.
+
+    Args:
+        untrained: keep the initial values, as a baseline with the same architecture.
+    """
+    file = read_backbone(path)
+    backbone = build_backbone(file, num_heads, drop_path_rate)
+    if not untrained:
+        fill_backbone(backbone, file)
+    return backbone
+
+
 def load_backbone(backbone: nn.Module, path: str | Path, partial: bool = False) -> LoadReport:
     """Fill a backbone (ours, or Detectron2's `ViT`) from a file as it is published, or change nothing and raise.
 

@@ -5,11 +5,10 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-from lab.backbones import build_backbone, open_backbone
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weight_layouts import PUBLISHED_HEADS
-from pretrain.models.weights import fold_layer_scale, write_backbone
+from pretrain.models.weights import fold_layer_scale, open_backbone, write_backbone
 
 
 @pytest.mark.parametrize("class_token", [True, False])
@@ -31,7 +30,7 @@ def test_an_opened_backbone_has_the_features_of_the_written_one(tmp_path, class_
 def test_the_untrained_twin_has_the_shape_and_not_the_weights(tmp_path):
     backbone = VisionTransformer(8, 32, 2, 4, field_size=3)
     write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"num_heads": "4"})
-    twin = build_backbone(tmp_path / "backbone.pth")
+    twin = open_backbone(tmp_path / "backbone.pth", untrained=True)
     assert twin.metadata == backbone.metadata
     assert not torch.equal(twin.blocks[0].attn.qkv.weight, backbone.blocks[0].attn.qkv.weight)
 
@@ -39,7 +38,7 @@ def test_the_untrained_twin_has_the_shape_and_not_the_weights(tmp_path):
 def test_the_untrained_twin_of_an_i_jepa_backbone_has_its_field(tmp_path):
     backbone = VisionTransformer(8, 32, 2, 4, field_size=3, field_init="sincos", learned_field=False, class_token=False)
     write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {"num_heads": "4"})
-    assert torch.equal(build_backbone(tmp_path / "backbone.pth").pos_embed, backbone.pos_embed)
+    assert torch.equal(open_backbone(tmp_path / "backbone.pth", untrained=True).pos_embed, backbone.pos_embed)
 
 
 RELEASES = {  # I-JEPA's and StoP's; both have 16 heads and no class token

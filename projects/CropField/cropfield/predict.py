@@ -29,7 +29,7 @@ from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError
-from pretrain.files import read_tensors, write_text
+from pretrain.files import read_tensors, sha256, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
 
 PREDICTIONS = "predictions.json"
@@ -88,10 +88,7 @@ def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
 def bytes_of(path: Path) -> str | None:
     """Digest of a file; None if it cannot be read, or is a pipe, which can be read only once."""
     with suppress(OSError):
-        if path.is_file():
-            with open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    return None
+        return sha256(path) if path.is_file() else None
 
 
 def finished(folder: Path, request: str) -> str | None:

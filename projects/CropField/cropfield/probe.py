@@ -9,7 +9,6 @@ training image, and evaluated on other images, also as a detector in which every
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cropfield.probe_images import ProbeImages, probe_images
+from cropfield.probe_images import ProbeImages
 from cropfield.ridge import Ridge, fit_chosen, moments
 from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
-from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
 HELD_OUT = 10  # every tenth training image is used to choose the penalties
 PROBE_LIMITS = 300, 100  # most images to fit on, and to evaluate on
@@ -154,15 +152,6 @@ def positions_and_colours(patch: int, waves: int = 8) -> Features:
         return found
 
     return features
-
-
-def probe_file(weights: Path, train: tuple[str, str], val: tuple[str, str], size: int) -> dict[str, float]:
-    """`DetectionProbe.measure` for the backbone in a weight file, on the CPU. train, val, size: see `probe_images`."""
-    file = read_backbone(weights)
-    backbone = build_backbone(file)
-    fill_backbone(backbone, file)
-    images = probe_images(train, val, PROBE_LIMITS, size, backbone.patch_size)
-    return DetectionProbe(*images).measure(backbone_features(backbone))
 
 
 @contextlib.contextmanager

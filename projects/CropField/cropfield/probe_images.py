@@ -1,7 +1,6 @@
 """Images and targets of a detection probe: whole images of a COCO file, and the object at each patch."""
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_sa
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.decode import decode_image
 from pretrain.errors import UserError
+from pretrain.files import sha256
 
 MOST_COMPARED = 100_000  # most pretraining files whose content is compared with the probe's
 
@@ -150,11 +150,11 @@ def tell_of_shared_images(files: Sequence[Path], source) -> None:
     named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
     by_size, same = {}, {}
     for file in files:
-        by_size.setdefault(os.path.getsize(file), {})[_digest(file)] = file
+        by_size.setdefault(os.path.getsize(file), {})[sha256(file)] = file
     for index in {*range(0, count, -(-count // MOST_COMPARED)), *named} if hasattr(source, "root") else ():
         path = source.root / source.name(index)
         with contextlib.suppress(OSError, ValueError):  # the loader counts unreadable files
-            if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(_digest(path))):
+            if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(sha256(path))):
                 same[index] = file
     if same:
         logger.warning(
@@ -163,8 +163,3 @@ def tell_of_shared_images(files: Sequence[Path], source) -> None:
         )
     if names := set(named.values()) - {file.name for file in same.values()}:
         logger.info(f"detection probe: {len(names):,} of its images share only their names with the run's")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

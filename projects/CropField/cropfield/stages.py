@@ -1,6 +1,5 @@
 """A resumable chain of commands: pretrain, export, fine-tune, report."""
 
-import json
 import os
 import re
 import shlex
@@ -11,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import TypedDict
+
+import msgspec
 
 from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
@@ -133,20 +135,21 @@ class Chain:
             write_json(self.record_file, self.record)
 
 
-def read_record(file: Path) -> dict[str, dict]:
-    """What a chain has noted of its stages; {} where there is no such file. Raises UserError where it is damaged."""
+class Entry(TypedDict):
+    """What the record says of a stage. seconds: None until it is done."""
+
+    command: list[str]
+    seconds: float | None
+
+
+def read_record(file: Path) -> dict[str, Entry]:
+    """Read the stages' entries by name; {} if the file does not exist. Raises UserError if it is damaged."""
     if not file.exists():
         return {}
     try:
-        record = json.loads(file.read_text())
-        for entry in record.values():
-            if not all(isinstance(word, str) for word in entry["command"]):
-                raise TypeError
-            if entry["seconds"] is not None:
-                float(entry["seconds"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Entry])
+    except (OSError, msgspec.DecodeError):
         raise UserError(
             f"{file} is damaged, and says which stages are done: choose another --output, or remove the file, after "
             "which finished stages find their results where they are"
         ) from None
-    return record

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import abbreviated, backbone_file, check_numbers
+from pretrain.models.weight_layouts import abbreviated, backbone_file, refuse_not_finite
 from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
@@ -71,11 +71,23 @@ def load_weights(
             f"{path} is another detector's checkpoint: {abbreviated(wrong)} do not fit; choose the config it fits, "
             "and the dataset.train_json of its training, or start from what fits with train.init_partial=True"
         )
-    check_numbers(path, state, wanted)
+    check_numbers(path, {name: state[name] for name in wanted if name in state}, wanted)
     model.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     kept = by_part([name for name in wanted if name in state])
     logger.info("%s: %d of %d tensors of the detector loaded: %s", path, len(wanted) - len(wrong), len(wanted), kept)
     return None
+
+
+def check_numbers(path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Raise UserError if a weight is not finite, or an integer where the model has floating point, as if quantized."""
+    refuse_not_finite(path, found)
+    whole = [n for n, value in found.items() if wanted[n].is_floating_point() and not value.is_floating_point()]
+    if whole:
+        kind = str(found[whole[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: the weights {abbreviated(whole)} are {kind} and no floating-point numbers; give the weights from "
+            "before they were converted or quantized"
+        )
 
 
 def by_part(names: list[str]) -> str:

@@ -19,7 +19,7 @@ from cropfield.probe_images import probe_images
 from pretrain.engine.devices import default_device
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
-from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
+from pretrain.models.weights import open_backbone
 
 
 def positive(text: str) -> int:
@@ -56,27 +56,22 @@ def main() -> None:
     args = parse_args()
     if args.output and args.output.exists():
         raise UserError(f"{args.output} exists; choose another --output")
-    backbones = {path: build_backbone(read_backbone(path), args.num_heads) for path in args.backbones}
+    backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
         raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")
-    patches = {path: found.patch_size for path, found in backbones.items()}
-    del backbones
     files = (args.train_json, args.train_images), (args.val_json, args.val_images)
     limits = args.train_limit, args.val_limit
     probes = {
         patch: DetectionProbe(*probe_images(*files, limits, args.image_size, patch), args.batch_size)
-        for patch in sorted(set(patches.values()))
+        for patch in sorted({backbone.patch_size for backbone in backbones.values()})
     }
     rows = []
 
     def measure(name: str, patch: int, features: Features) -> None:
         rows.append({"backbone": name, **probes[patch].measure(features)})
 
-    for path, patch in patches.items():
-        file = read_backbone(path)
-        backbone = build_backbone(file, args.num_heads)
-        fill_backbone(backbone, file)
-        measure(str(path), patch, backbone_features(backbone.to(args.device), args.layers))
+    for path, backbone in backbones.items():
+        measure(str(path), backbone.patch_size, backbone_features(backbone.to(args.device), args.layers))
     for patch in probes:
         measure(f"colours and positions (patches of {patch})", patch, positions_and_colours(patch))
     if args.output:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lab.backbones import build_backbone, open_backbone
 from pretrain.engine.devices import default_device
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
+from pretrain.models.weights import open_backbone
 from pretrain.outputs import LOCK, open_output
 
 
@@ -50,8 +50,8 @@ def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True)
 def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
     """The backbone selected by `add_backbone_options`, frozen, in eval mode, on its device. Raises UserError."""
     torch.manual_seed(args.seed)  # for an untrained backbone
-    make = build_backbone if args.untrained else open_backbone
-    return make(args.weights, args.num_heads, drop_path_rate).to(args.device)
+    backbone = open_backbone(args.weights, args.num_heads, drop_path_rate, args.untrained)
+    return backbone.to(args.device)
 
 
 def write_picture(path: Path, pixels: np.ndarray, palette: bool = False) -> str:

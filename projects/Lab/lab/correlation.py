@@ -45,21 +45,30 @@ def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(classes)
 
 
-@torch.no_grad()
-def cheap_figures(backbone: VisionTransformer, train: ProbeImages, val: ProbeImages, size: int) -> dict[str, float]:
-    """The detection probe's metrics, k-NN accuracy of object classes in percent, and effective rank of object features.
+class CheapMetrics:
+    """Metrics of frozen backbones with one patch size: the detection probe's, and two of their objects' features.
 
-    size: pixels of an object's crop, a multiple of the patch size.
+    size: pixels of an object's crop, a multiple of the patch.
     """
 
-    def pooled(images: ProbeImages) -> tuple[Tensor, Tensor]:
-        pixels, classes = object_crops(images, size)
-        found = [pooled_layers(backbone, part, 1, [own_pool(backbone)])[:, 0, 0] for part in pixels.split(64)]
-        return torch.cat(found), classes
+    def __init__(self, train: ProbeImages, val: ProbeImages, size: int):
+        self.probe = DetectionProbe(train, val)
+        self.train, self.val = object_crops(train, size), object_crops(val, size)
 
-    probed = DetectionProbe(train, val).measure(backbone_features(backbone))
-    known, asked = pooled(train), pooled(val)
-    return probed | {"object_knn": 100 * knn_accuracy(*known, *asked), "object_rank": float(effective_rank(asked[0]))}
+    @torch.no_grad()
+    def measure(self, backbone: VisionTransformer) -> dict[str, float]:
+        """The probe's metrics, the k-NN accuracy of objects' classes in percent, and their features' effective rank."""
+
+        def pooled(pixels: Tensor) -> Tensor:
+            parts = [pooled_layers(backbone, part, 1, [own_pool(backbone)])[:, 0, 0] for part in pixels.split(64)]
+            return torch.cat(parts)
+
+        (known, known_classes), (asked, asked_classes) = (
+            (pooled(pixels), classes) for pixels, classes in (self.train, self.val)
+        )
+        knn = 100 * knn_accuracy(known, known_classes, asked, asked_classes)
+        probed = self.probe.measure(backbone_features(backbone))
+        return probed | {"object_knn": knn, "object_rank": float(effective_rank(asked))}
 
 
 @dataclass(frozen=True)
@@ -113,18 +122,19 @@ def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
 
     shape = dict(figsize=(2.4 * len(figures), 2.4 * len(aps) + 0.4), squeeze=False, layout="constrained")
     canvas, panels = pyplot.subplots(len(aps), len(figures), sharex="col", sharey="row", **shape)
+    styles = [{"color": f"C{number % 10}", "marker": "os^D"[number // 10 % 4]} for number in range(len(rows))]
     for down, ap in enumerate(aps):
         panels[down][0].set_ylabel(ap)
         for across, figure in enumerate(figures):
             panel = panels[down][across]
             panel.set_title(f"{Correlation.of(column(rows, figure), column(rows, ap)).rho:+.2f}", fontsize=9)
-            for number, row in enumerate(rows):
+            for style, row in zip(styles, rows, strict=True):
                 if None not in (row.get(figure), row.get(ap)):
-                    panel.scatter(row[figure], row[ap], color=f"C{number % 10}", marker="os^D"[number // 10 % 4])
+                    panel.scatter(row[figure], row[ap], **style)
             panels[-1][across].set_xlabel(figure)
     handles = [
-        pyplot.Line2D([], [], color=f"C{n % 10}", marker="os^D"[n // 10 % 4], linestyle="", label=row["backbone"])
-        for n, row in enumerate(rows)
+        pyplot.Line2D([], [], linestyle="", label=row["backbone"], **style)
+        for style, row in zip(styles, rows, strict=True)
     ]
     canvas.legend(handles=handles, loc="outside right upper", fontsize=8)
     canvas.savefig(path, dpi=110)

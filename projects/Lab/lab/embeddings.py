@@ -14,7 +14,6 @@ from lab.probes.features import framed_batches
 from lab.probes.framing import FramedImages
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
-from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import fingerprint
 
@@ -109,14 +108,6 @@ def embed(
 @torch.no_grad()
 def features(backbone: VisionTransformer, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
     """Normalised images (B, 3, H*p, W*p) -> "cls" (B, D), "mean" (B, D), "patches" (B, H, W, D), those of `kinds`."""
-    height, width = (side // backbone.patch_size for side in images.shape[2:])
-    if not len(images):
-        shapes = {"cls": (), "mean": (), "patches": (height, width)}
-        return {kind: images.new_zeros(0, *shapes[kind], backbone.embed_dim) for kind in kinds}
-    packed, layout = pack([backbone.embed(images)])
-    for block in backbone.blocks:
-        packed = block(packed, layout)
-    (tokens,) = layout.split(backbone.norm(packed))
-    patches = tokens[:, int(backbone.cls_token is not None) :]
-    found = {"cls": tokens[:, 0], "mean": patches.mean(1), "patches": patches.unflatten(1, (height, width))}
+    cls, patches = backbone(images)
+    found = {"cls": cls, "mean": patches.mean(1), "patches": patches.unflatten(1, backbone.grid(images))}
     return {kind: found[kind] for kind in kinds}

@@ -20,10 +20,10 @@ import torch
 
 from lab.attention.images import check_points, check_size, load_points, point
 from lab.attention.maps import maps_picture
-from lab.backbones import build_backbone, open_backbone
 from lab.commands import new_parser, write_picture
 from lab.timm_backbones import timm_backbone
 from pretrain.errors import UserError, run_main
+from pretrain.models.weights import open_backbone
 from pretrain.outputs import refuse_inputs
 
 
@@ -54,7 +54,7 @@ def open_models(args: argparse.Namespace) -> dict:
     found = [(Path(path).stem, open_backbone(path, args.num_heads)) for path in args.weights]
     if args.untrained:
         torch.manual_seed(args.seed)
-        found.append(("untrained", build_backbone(args.weights[0], args.num_heads)))
+        found.append(("untrained", open_backbone(args.weights[0], args.num_heads, untrained=True)))
     found += [(name, timm_backbone(name)) for name in args.timm]
     names = args.names or [name for name, _ in found]
     if len(names) != len(found) or len(set(names)) < len(names):

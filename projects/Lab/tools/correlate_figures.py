@@ -56,14 +56,12 @@ def names_of(backbones: list[Path]) -> dict[str, Path]:
 
 
 def last_loss(backbone: Path) -> float | None:
-    """Last loss of the run in the file's folder; None for untrained weights or without a log."""
+    """The last loss of the run that `backbone` is the state of; None for other files, and without metrics.json."""
+    from lab.report.run_files import read_metrics
     from pretrain.engine.checkpoint import LAST
 
-    try:
-        lines = (backbone.parent / "metrics.json").read_text().splitlines() if backbone.name == LAST else []
-        return next((entry["total_loss"] for entry in map(json.loads, reversed(lines)) if "total_loss" in entry), None)
-    except (OSError, ValueError, TypeError):
-        return None
+    entries = read_metrics(backbone.parent / "metrics.json") if backbone.name == LAST else []
+    return next((entry["total_loss"] for entry in reversed(entries) if "total_loss" in entry), None)
 
 
 def main() -> None:
@@ -71,40 +69,38 @@ def main() -> None:
     named = names_of(args.backbones)
     from cropfield.commands import Commands, override
     from cropfield.halves import split_overrides
+    from cropfield.probe import PROBE_LIMITS
     from cropfield.probe_images import probe_images
     from cropfield.stages import Chain
-    from lab.correlation import cheap_figures, plot, table
+    from lab.correlation import CheapMetrics, plot, table
     from pretrain.files import write_json, write_text
-    from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
+    from pretrain.models.weights import open_backbone
     from pretrain.outputs import open_output
 
     output, (_, overrides) = args.output.resolve(), split_overrides(args.overrides)
-    files = {name: read_backbone(path) for name, path in named.items()}
-    patches = {build_backbone(file, None).patch_size for file in files.values()}
+    backbones = {name: open_backbone(path) for name, path in named.items()}
+    patches = {backbone.patch_size for backbone in backbones.values()}
     if len(patches) > 1:
         raise UserError(f"backbones have patches of {sorted(patches)} pixels; their detectors cannot share a config")
     dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
     splits = (args.train_json, args.train_images), (args.val_json, args.val_images)
-    images = probe_images(*splits, (300, 100), args.image_size, patches.pop())
-    stages = {}
-    for name, path in named.items():
-        for ap, mode in MODES.items():
-            changes = (override("train.init_checkpoint", path.resolve()), mode, f"train.seed={args.seed}", *overrides)
-            folder = output / f"{name}_{ap.split()[0]}"
-            stages[name, ap] = Commands(REPOSITORY).detect(args.detector, dataset, folder, *changes)
+    images = probe_images(*splits, PROBE_LIMITS, args.image_size, patches.pop())
+
+    def stage(name: str, ap: str):
+        changes = override("train.init_checkpoint", named[name].resolve()), MODES[ap], f"train.seed={args.seed}"
+        folder = output / f"{name}_{ap.split()[0]}"
+        return Commands(REPOSITORY).detect(args.detector, dataset, folder, *changes, *overrides)
+
     chain = Chain(output)
-    chain.check(list(stages.values()))
+    chain.check([stage(name, ap) for name in named for ap in MODES])
     open_output(output)
-    rows = []
-    for name, file in files.items():
-        backbone = build_backbone(file, None)
-        fill_backbone(backbone, file)
-        rows.append({"backbone": name, **cheap_figures(backbone.eval(), *images, args.crop_size)})
-        rows[-1]["loss"] = last_loss(named[name])
-    for (name, ap), stage in stages.items():
-        chain.run(stage)
-        result = json.loads((output / stage.name / "result.json").read_text())
-        next(row for row in rows if row["backbone"] == name)[ap] = result["bbox"]["AP"] or 0.0
+    cheap, rows = CheapMetrics(*images, args.crop_size), []
+    for name, backbone in backbones.items():
+        rows.append({"backbone": name, **cheap.measure(backbone), "loss": last_loss(named[name])})
+        for ap in MODES:
+            detector = stage(name, ap)
+            chain.run(detector)
+            rows[-1][ap] = json.loads((output / detector.name / "result.json").read_text())["bbox"]["AP"] or 0.0
     figures = [name for name in rows[0] if name not in ("backbone", *MODES)]
     text = table(rows, figures, [*MODES])
     write_text(output / "correlation.md", text + "\n")
