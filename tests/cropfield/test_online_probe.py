@@ -153,6 +153,19 @@ def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, value
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "5"
 
 
+def test_ap50_chooses_the_best_by_default(scenes, tmp_path, monkeypatch):
+    """Where AP would choose the other one; docs/results.md says why."""
+    probes = iter([(0, 0), (0, 0), (1, 5), (9, 3)])  # AP, AP50; the first two are before the first step
+
+    def measure(probe, features) -> dict[str, float]:
+        ap, ap50 = next(probes)
+        return {"box_ap": ap, "box_ap50": ap50, "patch_box_iou": 1.0, "patch_class_accuracy": 1.0}
+
+    monkeypatch.setattr(DetectionProbe, "measure", measure)
+    run(scenes, tmp_path, "train.detection_probe.period=1", "train.max_iter=2")
+    assert read_backbone(tmp_path / BEST).metadata["iteration"] == "1"
+
+
 def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
     options = (
         "train.detection_probe.metric=box_ap", "train.detection_probe.period=1", "train.checkpointer.period=100",
