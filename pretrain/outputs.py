@@ -120,6 +120,15 @@ def refuse_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | o
                 raise UserError(f"{output} is an input, and would be written over; choose another output")
 
 
+def refuse_existing(*outputs: Path | None) -> None:
+    """Raise UserError where a file to be written exists, or a folder with anything in it."""
+    for output in filter(None, outputs):
+        if output.is_dir():
+            refuse_occupied(output)
+        elif os.path.lexists(output):
+            raise UserError(f"{output} exists, and would be written over; remove it, or choose another name")
+
+
 class UniqueNames:
     """Relative paths, each given once: a second a/1.png becomes a/1-2.png. Upper and lower case count as the same."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.errors import UserError
-from pretrain.outputs import LOCK, UniqueNames, is_output, open_output, output_path, refuse_inputs
+from pretrain.outputs import LOCK, UniqueNames, is_output, open_output, output_path, refuse_existing, refuse_inputs
 
 WRITER = """
 import os, sys, time
@@ -134,3 +134,15 @@ def test_names_are_given_once():
 def test_no_name_leaves_the_folder(path):
     with pytest.raises(ValueError):
         UniqueNames().take(path)
+
+
+def test_what_exists_is_not_written_over(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    refuse_existing(tmp_path / "new", None, tmp_path / "empty")
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match=f"{name} exists"):
+            refuse_existing(tmp_path / "new", tmp_path / name)
+    with pytest.raises(UserError, match="holds empty already"):
+        refuse_existing(tmp_path)

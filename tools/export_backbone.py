@@ -41,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--format", choices=formats, help="format of another library; --output is then a single name")
     parser.add_argument("--fold-layer-scale", action="store_true", help="fold gamma into attn.proj and mlp.fc2")
     parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--license", metavar="TEXT", help="license of the weights, recorded in the files")
     args = parser.parse_args(argv)
     if not args.output and (args.format or args.fold_layer_scale or args.image_size or args.license):

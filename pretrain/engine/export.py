@@ -12,19 +12,21 @@ from pretrain.errors import UserError
 from pretrain.models.export_formats import FORMATS
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
 from pretrain.models.weights import architecture, fold_layer_scale, read_backbone, resize_field, write_backbone
-from pretrain.outputs import refuse_inputs
+from pretrain.outputs import refuse_existing, refuse_inputs
 
 
 def export(options: argparse.Namespace) -> None:
     """Write or show what the command line of tools/export_backbone.py asks for.
 
     Raises:
-        UserError: the checkpoint cannot be used, or the format does not support its backbone.
+        UserError: the checkpoint cannot be used, the format does not support its backbone, or an output exists.
     """
     if not options.output:
         print(card(read_backbone(options.checkpoint)))
         return
     refuse_inputs(options.output, [options.checkpoint])
+    if not options.overwrite:
+        refuse_existing(*options.output)
     if options.format and len(options.output) > 1:
         raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
     file = read_backbone(options.checkpoint)

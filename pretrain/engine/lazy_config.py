@@ -52,7 +52,9 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
                 f"cannot read the override {override!r} ({reason(error)}); quote its value: '{key}=\"...\"'"
             ) from None
         after = _select(cfg, key)
-        if isinstance(before, Number) and not isinstance(before, bool) and not isinstance(after, Number | None):
+        untyped = hint_at(cfg, key) is None  # `check_config` knows the others
+        number = isinstance(before, Number) and not isinstance(before, bool)
+        if untyped and number and not isinstance(after, Number | None):
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
     check_config(cfg, form)
     return cfg

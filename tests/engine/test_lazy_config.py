@@ -84,7 +84,7 @@ def test_quoted_text_numbers_lists_and_nulls_are_what_they_were(file):
         ("train.max_iter=many", "train.max_iter is a number"),
         ("train.output_dir=${", "cannot read the override|which has no value"),
         ("schedule.end=1", "has no key schedule.end; did you mean schedule.end_value"),
-        ("schedule.end_value=[1]", "schedule.end_value is a number"),
+        ("schedule.end_value=[1]", r"schedule.end_value is \[1\]; give a number"),
         ("schedule.start_value=null", None),
         ("=1", "has no key"),
         ("train..max_iter=1", "has no key"),
@@ -120,3 +120,12 @@ def test_what_the_pipeline_passes_on_is_read_back_by_this_loader_and_detectron2s
     for text in ("null", "true", "2024", "${x}", "jürgen", "a,b", "it's (1)", "/plain/path-1.png", ".1", "inf", "é\\"):
         given = override("train.output_dir", text)
         assert load_config(file, [given]).train.output_dir == text
+
+
+def test_a_number_may_become_what_else_its_reader_takes(file):
+    file.write_text(
+        f"{FILE}from pretrain.models.vit import VisionTransformer\nnet = L(VisionTransformer)(field_size=16)\n"
+    )
+    assert load_config(file, ["net.field_size=[8,16]"]).net.field_size == [8, 16]
+    with pytest.raises(UserError, match=r"net.field_size is \[8, 16, 2\]; give .* or a list of 2"):
+        load_config(file, ["net.field_size=[8,16,2]"])

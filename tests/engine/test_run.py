@@ -151,7 +151,7 @@ def test_with_another_batch_size_it_goes_on_after_as_many_images(images, tmp_pat
         ("dataloader.train.crops.local_size=33", "local_size: 33 pixels do not divide into patches of 8"),
         ("model.backbone.embed_dim=50", "^model.backbone: embed_dim 50 is not a multiple of num_heads"),
         ("model.backbone.field_init=foo", "^model.backbone: field_init 'foo' is neither"),
-        ("model.backbone.depth=two", "model.backbone.depth is a number"),
+        ("model.backbone.depth=two", "model.backbone.depth is .two.; give a whole number"),
         ("optimizer.lr=0", "^optimizer.lr is 0; give a number above 0"),
         ("train.base_lr=0", "^train.base_lr is 0; give a number above 0"),
         ("lr_multiplier.peak=0 lr_multiplier.final=0", "^lr_multiplier: gives 0 throughout"),

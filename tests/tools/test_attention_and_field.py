@@ -93,20 +93,21 @@ def test_wrong_input_gets_a_sentence_before_any_work(weights, small_coco, tmp_pa
 def test_maps_have_a_row_a_query_and_a_column_a_model(weights, small_coco, tmp_path, run_tool):
     files = (weights / "ours.safetensors", weights / "other.pth")
     two = ("--images", small_coco / "0.png", small_coco / "1.png")
-    output = ("--image-size", "32", "--output", tmp_path / "maps.png")
-    run_tool("attention_maps", "--weights", *files, *two, "--points", "0.2,0.3", "0.5,1", *output)
-    first = cv2.imread(str(tmp_path / "maps.png"))
-    run_tool("attention_maps", "--weights", *files, "--untrained", *two, "--points", "0.2,0.3", *output)
-    second = cv2.imread(str(tmp_path / "maps.png"))
+
+    def draw(*options, points=("0.2,0.3",)):
+        path = tmp_path / "maps.png"
+        path.unlink(missing_ok=True)
+        said = ("--points", *points, "--image-size", "32", "--output", path)
+        run_tool("attention_maps", "--weights", *files, *options, *two, *said)
+        return cv2.imread(str(path))
+
+    first, second = draw(points=("0.2,0.3", "0.5,1")), draw("--untrained")
     assert second.shape[0] == first.shape[0] and second.shape[1] - first.shape[1] == 248
     torch.manual_seed(7)  # what was drawn before does not matter, --seed does
     for seed, same in ((0, True), (1, False)):
-        run_tool(
-            "attention_maps", "--weights", *files, "--untrained", "--seed", seed, *two, "--points", "0.2,0.3", *output
-        )
-        assert np.array_equal(cv2.imread(str(tmp_path / "maps.png")), second) is same
-    run_tool("attention_maps", "--weights", *files, *two[:2], "--points", "0,0", "1,1", "0.5,0.5", *output)
-    assert cv2.imread(str(tmp_path / "maps.png")).shape[0] - first.shape[0] == 268
+        assert np.array_equal(draw("--untrained", "--seed", seed), second) is same
+    two = two[:2]
+    assert draw(points=("0,0", "1,1", "0.5,0.5")).shape[0] - first.shape[0] == 268
 
 
 def test_wrong_maps_get_a_sentence(weights, small_coco, tmp_path, run_tool, capsys):

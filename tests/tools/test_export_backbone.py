@@ -56,6 +56,7 @@ def run_tool(*arguments: str) -> None:
 def export(checkpoint: Path, name: str, *options: str) -> Path:
     """A backbone file of the checkpoint."""
     path = checkpoint.parent / name
+    path.unlink(missing_ok=True)
     run_tool(str(checkpoint), "-o", str(path), *options)
     return path
 
@@ -254,3 +255,13 @@ def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_tool(str(tmp_path / "bare.pth"), "--license", "MIT")
     assert "need -o FILE" in capsys.readouterr().err
+
+
+def test_an_export_replaces_no_file_unless_told_to(checkpoint):
+    path = export(checkpoint, "kept.pth")
+    path.write_bytes(b"someone's own")
+    with pytest.raises(UserError, match=r"kept\.pth exists"):
+        run_tool(str(checkpoint), "-o", str(path))
+    assert path.read_bytes() == b"someone's own"
+    run_tool(str(checkpoint), "-o", str(path), "--overwrite")
+    load_backbone(CropFieldViT(**SHAPE), path)

@@ -35,7 +35,7 @@ def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys
     assert [line for line in printed.splitlines() if names[1] in line][0] in capsys.readouterr().out
 
     for extra, words in (
-        ([], "exists; choose another"),
+        ([], "exists, and would be written over"),
         (["--output", tmp_path / "new.json", "--image-size", "60"], "is not a multiple of the backbone's patch, 8"),
         (["--output", tmp_path / "new.json", "--layers", "99"], "--layers 99: .* has 2"),
         (["--output", tmp_path / "new.json", "--train-json", tmp_path / "no.json"], "cannot be read"),

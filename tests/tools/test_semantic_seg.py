@@ -142,5 +142,8 @@ def test_segmentors_are_drawn_beside_the_truth(run_tool, train_net, semantic, tm
     picture = cv2.imread(str(there))
     assert picture.shape[1] == 4 * 64 + 3 * 8 and picture.shape[0] > 2 * 64
     np.testing.assert_array_equal(picture[32:, 2 * 72 : 2 * 72 + 64][:136], picture[32:, 3 * 72 : 3 * 72 + 64][:136])
+    with pytest.raises(UserError, match="seen.png exists"):
+        run_tool("draw_segmentation", *options, "--weights", f"a={weights}")
+    there.unlink()
     with pytest.raises(UserError, match="TITLE=FILE"):
         run_tool("draw_segmentation", *options, "--weights", weights)

@@ -24,8 +24,8 @@ class Commands:
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
         """Export the backbone from a pretraining's output folder, also as .pth for Detectron2's own tools."""
-        outputs = (str(backbone.with_suffix(".pth")), str(backbone))
-        return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), "-o", *outputs))
+        outputs = ("--overwrite", "-o", str(backbone.with_suffix(".pth")), str(backbone))
+        return Stage("export", (self._tool("export_backbone.py"), str(pretrained / LAST), *outputs))
 
     def detect(
         self, config: str, dataset: dict[str, Path], output: Path, *overrides: str, threads: int | None = None

@@ -14,11 +14,15 @@ from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
 
-# Keys that join the stages to each other, and what gives each.
+# Keys that join the stages to each other or are checked before the first, and what gives each.
 FIXED = {
     "pretrain.train.output_dir": "--output",
     "detect.train.output_dir": "--output",
     "detect.train.init_checkpoint": "the pretraining",
+    "detect.dataset.train_json": "--train-json",
+    "detect.dataset.train_images": "--train-images",
+    "detect.dataset.val_json": "--val-json",
+    "detect.dataset.val_images": "--val-images",
 }
 
 

@@ -30,7 +30,7 @@ from cropfield.weights import load_weights
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 from pretrain.files import replacing
-from pretrain.outputs import refuse_inputs
+from pretrain.outputs import refuse_existing
 
 TOLERANCE = 1e-3  # relative to the largest feature; float32 sums differ in order
 
@@ -142,7 +142,7 @@ def compare(model: nn.Module, path: Path, images: Tensor) -> float:
 
 def main() -> None:
     args = parse_args()
-    refuse_inputs([args.output], [args.weights])
+    refuse_existing(args.output)
     check_packages()
     try:
         height, width = (int(side) for side in args.image_size.lower().split("x"))

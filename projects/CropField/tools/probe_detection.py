@@ -20,6 +20,7 @@ from pretrain.engine.devices import default_device
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_json
 from pretrain.models.weights import open_backbone
+from pretrain.outputs import refuse_existing
 
 
 def positive(text: str) -> int:
@@ -54,8 +55,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.output and args.output.exists():
-        raise UserError(f"{args.output} exists; choose another --output")
+    refuse_existing(args.output)
     backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
         raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")

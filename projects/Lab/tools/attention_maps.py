@@ -24,7 +24,7 @@ from lab.commands import new_parser, write_picture
 from lab.timm_backbones import timm_backbone
 from pretrain.errors import UserError, run_main
 from pretrain.models.weights import open_backbone
-from pretrain.outputs import refuse_inputs
+from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -67,7 +67,7 @@ def open_models(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     args = parse_args()
-    refuse_inputs([args.output], [*args.images, *args.weights])
+    refuse_existing(args.output)
     marked_images = load_points(args.images, args.points, args.image_size)
     print(write_picture(args.output, maps_picture(open_models(args), marked_images), palette=True))
 

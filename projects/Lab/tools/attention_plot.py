@@ -8,6 +8,7 @@ from pathlib import Path
 from lab.attention.plot import read_layers, write_layers_plot
 from lab.commands import new_parser
 from pretrain.errors import UserError, run_main
+from pretrain.outputs import refuse_existing
 
 
 def main() -> None:
@@ -15,6 +16,7 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, metavar="DIR", help="--output of attention_stats.py")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args()
+    refuse_existing(args.output)
     results = [read_layers(folder) for folder in args.results]
     sizes = {(result["settings"].get("image_size"), result["settings"].get("source")) for result in results}
     if len({size for size, _ in sizes}) > 1:

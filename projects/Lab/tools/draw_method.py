@@ -13,7 +13,7 @@ from lab.figures.method_picture import method_picture
 from lab.figures.scale_plot import write_plot
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import refuse_inputs
+from pretrain.outputs import refuse_existing
 
 
 def load(path: Path | None):
@@ -35,7 +35,7 @@ def main() -> None:
     add("--seed", type=int, default=1, help="seed of crops and masks (default: 1)")
     add("--scales", action="store_true", help="plot the three distributions of s in Table 4a")
     args = parser.parse_args()
-    refuse_inputs([args.output], filter(None, [args.image]))
+    refuse_existing(args.output)
     if args.scales:
         means = write_plot(args.output)
         print(f"{args.output}: means " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))

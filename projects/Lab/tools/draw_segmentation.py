@@ -26,6 +26,7 @@ from lab.semantic.pictures import draw_labels, side_by_side
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
+from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -64,6 +65,7 @@ def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: lis
 
 def main() -> None:
     args = parse_args()
+    refuse_existing(args.output)
     cfg = load_config(args.config_file, args.set)
     models = dict(text.split("=", 1) for text in args.weights if "=" in text)
     if len(models) < len(args.weights):

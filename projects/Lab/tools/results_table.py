@@ -18,6 +18,7 @@ from lab.tables.papers import PaperTable, paper_tables
 from lab.tables.write import as_csv, markdown
 from pretrain.errors import UserError, run_main
 from pretrain.files import write_text
+from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -42,6 +43,7 @@ def choose(keys: list[str] | None) -> list[PaperTable]:
 
 def main() -> None:
     options = parse_args()
+    refuse_existing(options.output, options.csv)
     tables = choose(options.tables)
     results, left_out = gather(options.folder)
     for line in left_out:
