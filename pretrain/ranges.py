@@ -42,6 +42,7 @@ Workers = Annotated[int, Range(0, 2**10)]
 Prototypes = Annotated[int, Range(1, 2**22)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # what numpy's takes
 Positive = Annotated[float, Range(0, above=True)]
+Temperature = Annotated[float, Range(1e-4, 10_000)]  # cosines divided by it have a finite softmax and gradient
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]  # probabilities too
 ShareBelowOne = Annotated[float, Range(0, 1, below=True)]

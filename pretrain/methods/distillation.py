@@ -13,7 +13,7 @@ from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtrac
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.heads import ProjectionHead
 from pretrain.models.vit import VisionTransformer
-from pretrain.ranges import Count, NotNegative, Positive, Prototypes, Share, Width
+from pretrain.ranges import Count, NotNegative, Prototypes, Share, Temperature, Width
 
 
 class SelfDistillation(StudentTeacher):
@@ -61,8 +61,8 @@ class SelfDistillation(StudentTeacher):
         num_prototypes: Prototypes = 65536,
         head_hidden_dim: Width = 2048,
         bottleneck_dim: Width = 256,
-        student_temp: Positive = 0.1,
-        teacher_temp: Positive = 0.04,
+        student_temp: Temperature = 0.1,
+        teacher_temp: Temperature = 0.04,
         centre_momentum: Share = 0.9,
         block_rows: Count = 512,
     ):

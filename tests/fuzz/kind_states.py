@@ -32,7 +32,11 @@ def optimizer_of(model: Method) -> torch.optim.Optimizer:
 
 
 def step(model: Method, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it was taken: pretraining stops where a loss is not finite, as that of a weight of 1e38."""
+    """Whether it was taken: pretraining stops where a loss is not finite, as that of a weight of 1e38, and in the step
+    after one that a moment of 1e38 made."""
+    moments = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    if any((t.abs() > 1e30).any() for t in moments):
+        return False
     optimizer.zero_grad()
     loss = model(torch.linspace(-1, 1, 24).reshape(4, 6)).square().mean()
     if not torch.isfinite(loss):
