@@ -74,7 +74,7 @@ def _check_folder(root: Path, names: Sequence[str], file: str | os.PathLike) -> 
     if not _any_exists(root, names):
         raise UserError(
             f"of the {len(names):,} images that {file} lists, none that was looked for is below {root} (such as "
-            f"{names[0]}): say with images which folder their paths are relative to"
+            f"{names[0][:100]}): say with images which folder their paths are relative to"
         )
 
 

@@ -83,10 +83,11 @@ def check_resume(cfg, model, known: list[dict] | None) -> dict | None:
 
 def check_classes(cfg, model, known: list[dict] | None) -> None:
     """Raise UserError if the detector's number of classes differs from the dataset's."""
+    head = "model.roi_heads" if hasattr(model, "roi_heads") else "model"
     number = getattr(getattr(model, "roi_heads", model), "num_classes", None)
     if known and number not in (None, len(known)):
         names = ", ".join(categories.names_of(known)[:20])
         raise UserError(
             f"the detector has {number} classes and its dataset {len(known)} ({names}): "
-            "remove the override of num_classes, or give the matching dataset"
+            f"remove the override of {head}.num_classes, or give the matching dataset"
         )
