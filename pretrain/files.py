@@ -19,6 +19,7 @@ from pretrain.errors import UserError
 
 SHARING = 8  # times a file's size: what its tensors may have in all, where some are the same
 MAX_CONTAINERS, MAX_VALUES = 100_000, 10_000_000  # of a checkpoint
+FOLDER = 0x10  # of a zip record's attributes
 CHECKSUM = "crc32"  # in the metadata of a `.safetensors` file; torch's files have one of each record
 
 
@@ -129,15 +130,22 @@ def _check_records(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as file:
-        refuse_compressed(file)
+        check_stored(file)
         if any(record.CRC for record in file.infolist()) and (damaged := file.testzip()):
             raise zipfile.BadZipFile(f"{damaged} does not fit its checksum")
 
 
-def refuse_compressed(archive: zipfile.ZipFile) -> None:
-    """Raise BadZipFile where a record is compressed, as none of ours or torch's is: it may unpack to any size."""
-    if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-        raise zipfile.BadZipFile("its records are compressed")
+def check_stored(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile unless all records are stored as ours and torch's are.
+
+    A compressed one may unpack to any size. Of one that is marked as a folder torch reads nothing and says nothing: the
+    tensor is then whatever was in memory.
+    """
+    for record in archive.infolist():
+        if record.compress_type != zipfile.ZIP_STORED:
+            raise zipfile.BadZipFile("its records are compressed")
+        if record.external_attr & FOLDER:
+            raise zipfile.BadZipFile(f"{record.filename} is marked as a folder")
 
 
 def sha256(path: str | Path) -> str:

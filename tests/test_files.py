@@ -169,6 +169,17 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, suffix):
     assert noticed > 100  # the rest fell into padding
 
 
+def test_a_record_marked_as_a_folder_is_noticed(tmp_path):
+    """Torch gives whatever was in memory for its tensor."""
+    torch.save({"w": torch.ones(99)}, path := tmp_path / "x.pth")
+    good, entry = path.read_bytes(), b"PK\1\2"  # of the archive's directory; its attributes stand 38 bytes on
+    for part in range(good.count(entry)):
+        place = len(entry.join(good.split(entry)[: part + 1])) + 38
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        with pytest.raises(UserError, match=r"x\.pth is truncated or no checkpoint .* is marked as a folder"):
+            read_torch_file(path)
+
+
 def test_files_without_checksums_load(tmp_path):
     state = {"model": {"w": torch.ones(3)}}
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.errors import UserError
-from pretrain.files import refuse_compressed, replacing
+from pretrain.files import check_stored, replacing
 
 VERSION = 1
 WORTH_KEEPING = 10_000  # names; fewer are listed in a moment
@@ -131,7 +131,7 @@ def _read(file: Path, key: str, given: bool) -> Index | None:
     """The index in `file`; None if it is another one, or damaged and not `given` by the user, whose file stays."""
     try:
         with zipfile.ZipFile(file) as archive:
-            refuse_compressed(archive)
+            check_stored(archive)
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         if str(arrays["key"]) != key:
