@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lab.report.panels import data_uri
 from lab.report.run_files import Notes, Part, number, shown
 
-COLORS = {"pretrained": "#0072b2", "scratch": "#d55e00", "pretraining": "#009e73"}
+COLORS = {"pretrained": "#0072b2", "untrained": "#cc79a7", "scratch": "#d55e00", "pretraining": "#009e73"}
 MOST_CHARTS, MOST_POINTS = 24, 4_000
 GREY = "#7c8187"  # legible on a light and on a dark page
 

@@ -54,8 +54,8 @@ def detection_budget(run: RunFiles) -> str:
         if steps is not None:
             images = "" if batch is None else f" of {batch:.0f} images"
             texts[name] = ", ".join([f"{steps:,.0f} iterations{images}", *seed(part.settings)])
-    if len(texts) == 2 and len(set(texts.values())) == 1:
-        return f"twice {texts['pretrained']}: once from the pretrained backbone, once from scratch"
+    if len(texts) > 1 and len(set(texts.values())) == 1:
+        return f"{texts.popitem()[1]}, for each of {len(texts) + 1} detectors"
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
@@ -64,23 +64,29 @@ def seed(settings: dict) -> list[str]:
     return [] if value is None else [f"seed {value:.0f}"]
 
 
-def measured(run: RunFiles, task: str, measure: str) -> list[float | None]:
-    """A metric of both detectors; for AP itself, the run's result.json takes precedence."""
-    values = []
+def measured(run: RunFiles, task: str, measure: str) -> dict[str, float | None]:
+    """A metric of each detector; for AP itself, the run's result.json takes precedence."""
+    values = {}
     for name, part in run.detectors.items():
         value = number(run.result, f"{TASKS[task]}_ap", name) if measure == "AP" else None
-        values.append(number(part.result, task, measure) if value is None else value)
+        values[name] = number(part.result, task, measure) if value is None else value
     return values
 
 
 def verdict(run: RunFiles) -> str:
-    """One or two sentences on which detector is better; "" if none has been evaluated."""
-    pairs = {name: measured(run, task, "AP") for task, name in TASKS.items()}
-    if pairs["box"] == [None, None]:
+    """A few sentences on which detector is better; "" if none has been evaluated."""
+    found = {name: measured(run, task, "AP") for task, name in TASKS.items()}
+    if not any(value is not None for value in found["box"].values()):
         return ""
+    pairs = {name: (values["pretrained"], values["scratch"]) for name, values in found.items()}
     gaps = {name: ours - scratch for name, (ours, scratch) in pairs.items() if None not in (ours, scratch)}
     if not gaps:
-        return "Only one of the two detectors has been evaluated, so there is nothing to compare yet."
+        known = "; ".join(
+            f"{name} AP " + ", ".join(f"{value:.1f} {run}" for run, value in values.items() if value is not None)
+            for name, values in found.items()
+            if set(values.values()) - {None}
+        )
+        return f"{known}. To compare takes two detectors, from the pretrained backbone and from scratch."
     numbers = ", ".join(
         "{} AP {:.1f} against {:.1f} from scratch ({})".format(name, *pairs[name], signed(gap))
         for name, gap in gaps.items()
@@ -88,7 +94,10 @@ def verdict(run: RunFiles) -> str:
     signs = {(gap > 0) - (gap < 0) for gap in gaps.values()}
     outcomes = {1: "Pretraining won", -1: "Pretraining lost", 0: "Neither won"}
     outcome = outcomes[signs.pop()] if len(signs) == 1 else "Boxes and masks disagree about who won"
-    return f"{outcome}: {numbers}. This is one seed; a small gap can be chance."
+    twin = {name: values["untrained"] for name, values in found.items() if values["untrained"] is not None}
+    start = ", ".join(f"{name} AP {value:.1f}" for name, value in twin.items())
+    start = f" Its own initial weights, without the pretraining: {start}." if start else ""
+    return f"{outcome}: {numbers}.{start} This is one seed; a small gap can be chance."
 
 
 def class_names(run: RunFiles) -> dict[str, str]:
@@ -98,13 +107,16 @@ def class_names(run: RunFiles) -> dict[str, str]:
     return {key: shown(key.removeprefix("AP-")) for key in sorted(keys)[:MOST_CLASSES]}
 
 
-def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, list[tuple]]:
-    """Rows (label, pretrained, scratch) for boxes and for masks; metrics without any value are left out."""
-    tables = {
-        name: [(label, *measured(run, task, measure)) for measure, label in measures.items()]
-        for task, name in TASKS.items()
-    }
-    return {name: [row for row in rows if row[1:] != (None, None)] for name, rows in tables.items()}
+def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, dict[str, dict]]:
+    """For boxes and for masks: a metric's label -> its value by detector; detectors and metrics without any value are
+    left out."""
+    tables = {}
+    for task, name in TASKS.items():
+        rows = {label: measured(run, task, measure) for measure, label in measures.items()}
+        some = [run for run in run.detectors if any(row[run] is not None for row in rows.values())]
+        kept = {label: {run: row[run] for run in some} for label, row in rows.items()}
+        tables[name] = {label: row for label, row in kept.items() if set(row.values()) - {None}}
+    return tables
 
 
 def signed(gap: float) -> str:

@@ -18,7 +18,9 @@ from pretrain.data.coco import Coordinate, Id, Length, Runs
 from pretrain.errors import UserError
 
 # Folders of a detector's files; the first that exists is used.
-RUNS = {"pretrained": ("detect_pretrained", "detect"), "scratch": ("detect_scratch",)}
+RUNS = {
+    "pretrained": ("detect_pretrained", "detect"), "untrained": ("detect_untrained",), "scratch": ("detect_scratch",)
+}  # fmt: skip
 MB = 2**20
 MAX_JSON, MAX_YAML, MAX_METRICS, MAX_PREDICTIONS = 16 * MB, MB // 4, 256 * MB, 1024 * MB
 MAX_STEP = 10**12
@@ -81,7 +83,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run's files. `result`: its result.json. `detectors`: "pretrained" and "scratch"."""
+    """A run's files. `result`: its result.json. `detectors`: of each of `RUNS`."""
 
     result: dict
     pretrain: Part
