@@ -35,9 +35,10 @@ test-clients: $(INSTALLED)  ## try the packages of others, each in an environmen
 mutate: $(MUTATION)  ## break the code in 300 places and see whether the tests notice; goes on where it stopped
 	PYTHONPATH=$(CURDIR)/$(MUTATION) nice -n 10 $(PY) tests/mutation/run.py $(ARGS)
 
-lint: $(INSTALLED)  ## check style
+lint: $(INSTALLED)  ## check style and spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
 
 docs: $(MKDOCS)  ## the manual as a site, build/docs/site/index.html; a warning fails
 	rm -rf build/docs && mkdir -p build/docs/pages
