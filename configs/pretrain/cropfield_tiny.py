@@ -3,8 +3,10 @@
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
 The paper's recipe with all sizes scaled down. Local crops cover smaller parts of the image than in the paper, so that
-objects keep about the size that the detector sees; LayerScale starts at 1, because 1e-5 needs far more steps to grow;
-and colours are only jittered: a backbone that ignores colour detects worse after such short fine-tuning.
+objects keep about the size that the detector sees; colours are only jittered: a backbone that ignores colour detects
+worse after such short fine-tuning. LayerScale starts at 0.1, because 1e-5 needs far more steps to grow, and the field
+at an rms of 0.1, because a normal one of 0.02 is not read: from larger values of either a detector starts badly
+(docs/results.md, "Which start").
 """
 
 from detectron2.config import LazyCall as L
@@ -20,8 +22,9 @@ model.backbone.update(
     num_heads=3,
     field_size=16,
     field_init="centred_sincos",
+    field_scale=0.3,
     drop_path_rate=0.0,
-    layer_scale=1.0,
+    layer_scale=0.1,
 )
 model.update(num_prototypes=256, head_hidden_dim=512, bottleneck_dim=128, koleo_weight=0.1, centering="sinkhorn")
 model.momentum.start_value = 0.95

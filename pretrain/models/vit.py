@@ -27,6 +27,7 @@ class VisionTransformer(nn.Module):
         field_init: "normal" (truncated, std 0.02); "sincos", the usual sine-cosine embeddings, as in I-JEPA; or
             "centred_sincos", those less their mean over the field. Most of a sine-cosine field is its mean, and a token
             that stands for a hidden position and starts at zero (e_POS) would be known by lacking it.
+        field_scale: factor on the initial field. A centred sine-cosine field has an rms of 0.33 over 16 x 16 cells.
         learned_field: False keeps the field as it starts, a parameter that takes no gradient (I-JEPA).
         class_token: whether sequences begin with a class token. It has no position.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 and is drawn per crop.
@@ -44,6 +45,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: Positive = 4.0,
         field_size: Patches | tuple[Patches, Patches] = 50,
         field_init: str = "normal",
+        field_scale: Positive = 1.0,
         learned_field: bool = True,
         class_token: bool = True,
         drop_path_rate: ShareBelowOne = 0.0,
@@ -65,10 +67,10 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
-        self.reset_parameters(field_init)
+        self.reset_parameters(field_init, field_scale)
 
     @torch.no_grad()
-    def reset_parameters(self, field_init: str) -> None:
+    def reset_parameters(self, field_init: str, field_scale: float) -> None:
         if field_init == "normal":
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         elif field_init in ("sincos", "centred_sincos"):
@@ -76,6 +78,7 @@ class VisionTransformer(nn.Module):
             self.pos_embed.copy_(field - field.mean(1) if field_init == "centred_sincos" else field)
         else:
             raise ValueError(f"field_init {field_init!r} is neither 'normal' nor 'sincos' nor 'centred_sincos'")
+        self.pos_embed *= field_scale
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():

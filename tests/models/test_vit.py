@@ -44,7 +44,9 @@ def test_the_starts_of_field_and_class_token():
     torch.testing.assert_close(centred.pos_embed.mean(1), torch.zeros(1, 384), atol=1e-6, rtol=0)
     gap = usual.pos_embed - centred.pos_embed
     torch.testing.assert_close(gap, gap[:, :1].expand_as(gap), atol=1e-6, rtol=0)
-    for start in (normal.pos_embed, normal.cls_token, centred.cls_token):
+    scaled = VisionTransformer(field_init="centred_sincos", field_scale=0.3, **shape)
+    torch.testing.assert_close(scaled.pos_embed, 0.3 * centred.pos_embed)
+    for start in (normal.pos_embed, normal.cls_token, centred.cls_token, scaled.cls_token):
         assert 0.0175 < start.std() < 0.0225
     with pytest.raises(ValueError, match="neither 'normal' nor 'sincos' nor 'centred_sincos'"):
         VisionTransformer(field_init="cosine", **shape)

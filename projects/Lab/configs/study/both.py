@@ -8,7 +8,7 @@
 Pretraining images are from `compose_coco.py --preset objects`, one object that fills at least half of the side, as in
 ImageNet; the detector's are from `--preset scenes`, many small objects. As in the paper, the field has 50/14 cells for
 each patch of a global crop (28 for 8), and the detector's grid is about four times that of the crops (32 for 8; 64 for
-14 in the paper). Backbone, heads, colour jitter and schedule are those of configs/pretrain/cropfield_tiny.py; with
+14 in the paper). Heads, colour jitter and schedule are those of configs/pretrain/cropfield_tiny.py; with
 batches of 64 images the learning rate peaks at 2e-3.
 """
 
