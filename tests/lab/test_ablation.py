@@ -25,6 +25,10 @@ def test_the_interval_is_scipys():
     assert interval.mean - interval.half == pytest.approx(low) and interval.mean + interval.half == pytest.approx(high)
 
 
+def test_a_mean_of_nearly_nothing_has_no_sign():
+    assert str(Interval.of([-0.001])) == "0.00" and str(Interval(-0.004, 0.1, 2)) == "0.00 ± 0.10"
+
+
 def test_one_seed_shows_nothing():
     assert Interval.of([3.0]).half == math.inf and not Interval.of([3.0]).above_zero
     assert "no order is claimed" in figures(a=[9], a0=[1], b=[5], b0=[1]).verdict("frozen")

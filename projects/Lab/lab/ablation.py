@@ -49,7 +49,7 @@ class Interval:
         return self.mean - self.half > 0
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" + (f" ± {self.half:.2f}" if math.isfinite(self.half) else "")
+        return f"{self.mean:z.2f}" + (f" ± {self.half:.2f}" if math.isfinite(self.half) else "")
 
 
 class Figures:
