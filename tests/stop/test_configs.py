@@ -176,7 +176,8 @@ def export(runs, *options) -> Path:
     path = runs / f"backbone{len(options)}.safetensors"
     tool = runpy.run_path(str(ROOT / "tools" / "export_backbone.py"), run_name="imported")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export_backbone.py", str(runs / "whole" / "last.pth"), "-o", str(path), *options])
+        command = ["export_backbone.py", str(runs / "whole" / "last.pth"), "--overwrite", "-o", str(path), *options]
+        patch.setattr(sys, "argv", command)
         tool["main"]()
     return path
 

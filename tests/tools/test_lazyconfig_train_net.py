@@ -356,7 +356,7 @@ def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
     "overrides, words",
     [
         (["optimizer.lrr=1"], "did you mean optimizer.lr"),
-        (["optimizer.lr=high"], "is a number"),
+        (["optimizer.lr=high"], "optimizer.lr is .high.; give a number above 0"),
         (["dataset.train_json=nowhere.json"], "nowhere.json"),
         (["train.init_checkpoint=nowhere.pth"], "no checkpoint nowhere.pth"),
         (["train.images_per_gpu=3"], "choose a divisor of 8"),
