@@ -46,15 +46,15 @@ def load_config(path: str | Path, overrides: list[str], form: type | None = None
         check_read(cfg, key, form)
         before = _select(cfg, key)
         try:
-            _apply(cfg, override, is_text=_holds_text(cfg, key, before))
+            hint = hint_at(cfg, key)
+            _apply(cfg, override, is_text=_holds_text(hint, before))
         except Exception as error:  # hydra's parser has a family of its own
             raise UserError(
                 f"cannot read the override {override!r} ({reason(error)}); quote its value: '{key}=\"...\"'"
             ) from None
         after = _select(cfg, key)
-        untyped = hint_at(cfg, key) is None  # `check_config` knows the others
         number = isinstance(before, Number) and not isinstance(before, bool)
-        if untyped and number and not isinstance(after, Number | None):
+        if hint is None and number and not isinstance(after, Number | None):  # `check_config` knows those with a type
             raise UserError(f"{key} is a number ({before}) and not {after!r}; give a number")
     check_config(cfg, form)
     return cfg
@@ -178,9 +178,8 @@ def _apply(cfg: DictConfig, override: str, is_text: bool) -> None:
         LazyConfig.apply_overrides(cfg, [override])
 
 
-def _holds_text(cfg: DictConfig, key: str, before) -> bool:
-    """Whether the value at `key` is text, or must be text and not a number."""
-    hint = hint_at(cfg, key)
+def _holds_text(hint, before) -> bool:
+    """Whether `before` is text, or what has the type `hint` must be text and not a number."""
     return isinstance(before, str) or (hint is not None and fits("text", hint) and not fits(1, hint))
 
 
