@@ -273,3 +273,15 @@ def test_what_is_no_hook_and_no_writer_is_refused(override, key):
     assert cfg.train.hooks[0] is None
     with pytest.raises(UserError, match=rf"^{key} is .*; give a call that makes an? (HookBase or null|EventWriter)$"):
         load_config(CONFIGS / f"{DEFAULT}.py", [override], Pretraining)
+
+
+@torch.no_grad()
+def test_the_tiny_start_has_a_field_to_read_and_blocks_that_add_little():
+    """docs/results.md, "Which start": a field of 0.03 of the content was not read; from one of 0.55, and from a
+    LayerScale of 1, detectors started badly."""
+    torch.manual_seed(0)
+    net = instantiate(load_config(CONFIGS / "cropfield_tiny.py", []).model.backbone)
+    content = net.embed_patches(torch.randn(4, 3, 96, 96))
+    share = net.pos_embed.square().mean().sqrt() / content.square().mean().sqrt()
+    assert 0.1 < share < 0.3
+    assert all(0.05 <= gamma.abs().mean() <= 0.2 for name, gamma in net.named_parameters() if name.endswith(".gamma"))
