@@ -188,6 +188,14 @@ def test_the_untrained_twin_has_its_column(folder):
     assert ["AP", "21.4", "7.5", "16.9", "+4.5"] in plain and ["AP50", "40.1", "–", "33.1", "+7.0"] in plain
 
 
+def test_equal_figures_have_no_best_and_no_sign(folder):
+    for run, ap in (("pretrained", 9.998), ("untrained", 10.0), ("scratch", 10.0)):
+        write(folder / f"detect_{run}" / "result.json", {"bbox": {"APs": ap, "APm": 20.0 if run == "scratch" else 1.0}})
+    rows = re.findall(r"<tr>(<th scope=\"row\">AP (?:small|medium)<.*?)</tr>", render(folder), re.DOTALL)
+    assert ["best" in row for row in rows] == [False, True]
+    assert "+0.0" in rows[0] and "−19.0" in rows[1]
+
+
 def test_verdict_is_honest(folder):
     assert "Boxes and masks disagree" in verdict(read_run(folder))
     result = json.loads((folder / "result.json").read_text())

@@ -121,7 +121,7 @@ def ap_tables(run: RunFiles, measures: dict[str, str]) -> dict[str, dict[str, di
 
 def signed(gap: float) -> str:
     """Format as +1.2 or −1.2, with a true minus sign."""
-    return f"{gap:+.1f}".replace("-", "−")
+    return f"{gap:+z.1f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
