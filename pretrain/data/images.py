@@ -31,7 +31,7 @@ class JoinedSources:
 
     def __init__(self, roots: Sequence[str], sources: Sequence[ImageFiles | TarShards]):
         real = [os.path.realpath(root) for root in roots]
-        if twice := [root for place, root in enumerate(roots) if real[place] in real[:place]]:
+        if twice := [root for number, root in enumerate(roots) if real[number] in real[:number]]:
             raise UserError(f"{twice[0]} is given twice as a source of images; give it once")
         self.roots, self.sources = list(roots), list(sources)
         self.ends = list(itertools.accumulate(map(len, sources)))
@@ -41,24 +41,24 @@ class JoinedSources:
         return self.ends[-1]
 
     def name(self, index: int) -> str:
-        source, place = self._find(index)
-        folder = getattr(self.sources[source], "root", None)
-        name = self.sources[source].name(place)
+        source, index = self._find(index)
+        folder, name = getattr(source, "root", None), source.name(index)
         return name if folder is None else os.path.join(folder, name)
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
-        source, place = self._find(index)
+        source, own_index = self._find(index)
         try:
-            return self.sources[source].load(place, min_pixels)
+            return source.load(own_index, min_pixels)
         except BrokenImage as broken:
             raise BrokenImage(self.name(index), broken.reason) from broken
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def _find(self, index: int) -> tuple[ImageFiles | TarShards, int]:
+        """The source that has the image, and the image's index there."""
         if not 0 <= index < len(self):
             raise IndexError(f"{index} of {len(self)} images")
-        source = bisect.bisect_right(self.ends, index)
-        return source, index - (self.ends[source - 1] if source else 0)
+        number = bisect.bisect_right(self.ends, index)
+        return self.sources[number], index - (self.ends[number - 1] if number else 0)
 
 
 def open_source(

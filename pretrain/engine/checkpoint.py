@@ -218,23 +218,23 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     groups, found = optimizer.param_groups, state["param_groups"]
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in found]:
         raise ValueError("its optimizer has other groups of parameters")
-    places = [place for group in found for place in group["params"]]
+    numbers = [number for group in found for number in group["params"]]
     parameters = [parameter for group in groups for parameter in group["params"]]
     if any(KIND_OPTIONS & new.keys() != KIND_OPTIONS & old.keys() for new, old in zip(groups, found, strict=True)):
         raise ValueError("it was written by another kind of optimizer")
-    if not set(state["state"]) <= set(places):
+    if not set(state["state"]) <= set(numbers):
         raise ValueError("its optimizer knows parameters that are in no group")
     if len({frozenset(known) for known in state["state"].values()}) > 1:
         raise ValueError("its optimizer does not know the same of all parameters")
     for new, old in zip(groups, found, strict=True):
         if wrong := [name for name in new if name != "params" and not _alike(new[name], old.get(name))]:
             raise ValueError(f"{wrong[0]} of its optimizer is {old.get(wrong[0])!r}"[:100])
-    for place, parameter in zip(places, parameters, strict=True):
-        for name, value in state["state"].get(place, {}).items():
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for name, value in state["state"].get(number, {}).items():
             shape = torch.Size() if name == "step" else parameter.shape
             fits = value is None or torch.is_tensor(value) and value.is_floating_point() and value.shape == shape
             if not fits or (name == "exp_avg_sq" and (value < 0).any()):
-                raise ValueError(f"{name} of parameter {place} in its optimizer does not fit {tuple(shape)}")
+                raise ValueError(f"{name} of parameter {number} in its optimizer does not fit {tuple(shape)}")
     if name := _not_finite(state):
         raise ValueError(f"{name} of its optimizer is not finite")
     optimizer.load_state_dict(state)
@@ -255,7 +255,7 @@ def restore_rng(states: list[dict], iteration: int) -> None:
     Images, crops and masks are the same on any number of processes: what differs is which paths are dropped.
     """
     if len(states) != comm.get_world_size():
-        logging.getLogger(__name__).warning(
+        logger.warning(
             f"saved by {len(states)} processes, resumed by {comm.get_world_size()}: images, crops and masks stay the "
             "same, drop path is drawn anew"
         )

@@ -34,7 +34,7 @@ class Monitor(HookBase):
         self.period, self.confirm, self.patience, self.remind = period, confirm, patience, remind
         self.from_start: set[str] | None = None  # symptoms that every check showed
         self.since: dict[str, int] = {}  # for each symptom that shows now: the step from which on it did
-        self.checks: dict[str, int] = {}  # and the number of checks on end
+        self.checks: dict[str, int] = {}  # and the number of consecutive checks that showed it
         self.quiet_until: dict[str, int] = {}
 
     def after_step(self) -> None:

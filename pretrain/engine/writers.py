@@ -68,8 +68,8 @@ def mirror_to_wandb(**options) -> None:
 class PeriodicWriter(hooks.PeriodicWriter):
     """Detectron2's. A full disk ends the run with a `UserError`: figures that are lost, or a checkpoint soon after.
 
-    No step is written twice: Detectron2's console writer divides by the steps since it last wrote, and so ended a run
-    that a signal stopped there with an error.
+    No step is written twice: Detectron2's console writer divides by the number of steps since it last wrote, and would
+    end with an error a run that a signal stops just then.
     """
 
     written: int | None = None  # the last step

@@ -13,7 +13,7 @@ from pretrain.methods.across_ranks import logsumexp_over_ranks, sum_over_ranks
 class SoftmaxCentering(nn.Module):
     """Centre = running mean of the teacher's logits (DINO). A step sees the centre of the steps before it.
 
-    The sum of a linear map is the linear map of the sum: one token's logits a call are all that is made and kept.
+    Tokens are summed before the product with the prototypes, so that a call makes one row of logits and not n.
     """
 
     def __init__(self, num_prototypes: int, momentum: float = 0.9):

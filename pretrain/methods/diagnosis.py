@@ -22,8 +22,8 @@ def diagnose(method: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Scalars that tell early whether learning happens, see `pretrain.methods.feature_statistics`; changes nothing.
 
     Features and targets are the teacher's, of the global crops. Assignments of head `name` ("image": class tokens,
-    the student's against the teacher's of another view; "content", "position": masked patches) end in
-    `_name`. Whether the backbone reads its field: `moved_field` and `hidden_position_cost`. Costs two and a
+    the student's against the teacher's of another view; "content", "position": masked patches) have names that end in
+    `_name`. Whether the backbone reads its field: `moved_field` and `hidden_position_cost`. The cost is two and a
     quarter forward passes of the global crops.
     """
     masked, num_images = method.masked_patches(batch), len(batch["index"])

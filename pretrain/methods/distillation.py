@@ -36,7 +36,7 @@ class SelfDistillation(StudentTeacher):
         backbone: the student's backbone, with a class token; the teacher is a copy of it.
         momentum: the teacher's momentum over training, from 0 to 1 (Table 6: cosine, 0.992 -> 1).
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
+        init: weight file, ours or a public one, from which both backbones start; "" keeps their initial values.
         field_sampling: sample every crop's positions at its box in the field; else every crop reads the whole field.
         content_loss, position_loss: masked content (Eq. 5) and masked position prediction (Eq. 4).
         koleo_weight: lambda; 1 in the paper, 0.1 in DINOv2.

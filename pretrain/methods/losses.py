@@ -1,5 +1,6 @@
 """Losses of self-distillation: cross-entropy between prototype assignments, and KoLeo."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -82,7 +83,8 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     ):  # fmt: skip
         num_groups, per_group, views = student.shape[0], student.shape[1], teacher.shape[1]
         most = max(1, block_rows // max(per_group, views))
-        groups = -(-num_groups // max(1, -(-num_groups // most)))  # blocks of one size: a short one costs as much
+        num_blocks = max(1, math.ceil(num_groups / most))
+        groups = max(1, math.ceil(num_groups / num_blocks))  # in each block; a last short one would cost as much
         mass = pairing.sum(1)  # (S,), what each student row's targets sum to
         pairing = pairing / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
         weights = torch.outer(weights, mass)  # (n, S)
@@ -90,7 +92,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         grad_student = torch.empty_like(student)
         grad_w = torch.zeros_like(w_student) if ctx.needs_input_grad[1] and not num_groups else None
         w_s, w_t, shift = w_student.to(dtype), w_teacher.to(dtype), centre / temp_t
-        for start in range(0, num_groups, max(1, groups)):
+        for start in range(0, num_groups, groups):
             rows = slice(start, start + groups)
             tokens, weight = student[rows].flatten(0, 1), weights[rows].flatten()  # (r, d), (r,)
             logits = (tokens / temp_s).to(dtype) @ w_s.T  # (r, K)

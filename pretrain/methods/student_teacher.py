@@ -20,7 +20,7 @@ class StudentTeacher(nn.Module):
         student: modules that the teacher has too, the "backbone" among them.
         momentum: the teacher's momentum over training, from 0 to 1.
         max_iter: length of training in steps.
-        init: weight file, ours or a public one, from which both backbones start; "" leaves the backbone as it comes.
+        init: weight file, ours or a public one, from which both backbones start; "" keeps their initial values.
     """
 
     def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):

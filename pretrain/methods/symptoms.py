@@ -1,8 +1,8 @@
 """Warnings from the values of `diagnose`: the symptom, its likely cause and what to do.
 
-Thresholds lie where tiny runs of 120 steps that were made to collapse parted from those that were not. Class-token
-targets, as spread less entropy: never below 0.007 in runs with Sinkhorn-Knopp (three seeds) or softmax centering (one);
-below 0.002 from step 40 on without centering (three seeds), or with centering and equal temperatures (one).
+The thresholds separate tiny runs of 120 steps that were made to collapse from those that were not. For class tokens,
+spread less entropy never fell below 0.007 with Sinkhorn-Knopp (three seeds) or softmax centering (one seed), and stayed
+below 0.002 from step 40 on without centering (three seeds), or with centering and equal temperatures (one seed).
 """
 
 import math

@@ -14,7 +14,7 @@ class Layout:
     """How sequences lie in a packed tensor of T tokens: groups of equally long sequences, one after the other.
 
     Args:
-        groups: (number of sequences, tokens a sequence) for each group, e.g. `((16, 197), (64, 37))`.
+        groups: (number of sequences, tokens in each) for each group, e.g. `((16, 197), (64, 37))`.
     """
 
     groups: tuple[tuple[int, int], ...]

@@ -18,7 +18,7 @@ _CUBIC_A = -0.75
 def sample_pos_embed(pos_embed: Tensor, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
     """Position embeddings of the patches of crops that lie anywhere in the field.
 
-    Boxes are axis-aligned, so bicubic sampling is separable: with one small interpolation matrix a side and crop,
+    Boxes are axis-aligned, so bicubic sampling is separable: with two small interpolation matrices per crop,
     the result is `W_y P W_x^T`. That is exact, and its backward pass writes the field's gradient once.
 
     Args:

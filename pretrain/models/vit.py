@@ -21,9 +21,9 @@ class VisionTransformer(nn.Module):
     linear weights truncated-normal 0.02.
 
     Args:
-        patch_size: pixels a side of a patch.
+        patch_size: side of a patch, in pixels.
         embed_dim, depth, num_heads, mlp_ratio: the usual; defaults are ViT-S.
-        field_size: cells a side of the position field P, or (h, w). Table 4b compares 50 (the default) and 19.
+        field_size: side of the position field P, in cells, or (h, w). Table 4b compares 50 (the default) and 19.
         field_init: "normal" (truncated, std 0.02); "sincos", the usual sine-cosine embeddings, as in I-JEPA; or
             "centred_sincos", those less their mean over the field. Most of a sine-cosine field is its mean, and a token
             that stands for a hidden position and starts at zero (e_POS) would be known by lacking it.
