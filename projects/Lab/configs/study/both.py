@@ -25,8 +25,9 @@ model.backbone.update(
     num_heads=3,
     field_size=28,
     field_init="centred_sincos",
+    field_scale=0.3,
     drop_path_rate=0.0,
-    layer_scale=1.0,
+    layer_scale=0.1,
 )
 model.update(num_prototypes=256, head_hidden_dim=512, bottleneck_dim=128, koleo_weight=0.1, centering="sinkhorn")
 model.momentum.start_value = 0.98
