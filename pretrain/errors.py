@@ -1,5 +1,6 @@
 """Errors that the user can fix: one sentence each, no traceback."""
 
+import logging
 import os
 import re
 import sys
@@ -60,7 +61,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """
     end_with_parent()
     choose_waiting()
-    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # Detectron2's, on import
+    hush_detectron2()
     try:
         code = main()
     except UserError as error:
@@ -74,6 +75,13 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def hush_detectron2() -> None:
+    """Hide warnings about Detectron2's own code, about which a tool's user can do nothing."""
+    for beginning in ("pkg_resources is deprecated", "torch.meshgrid: in an", "The given NumPy array is not writable"):
+        warnings.filterwarnings("ignore", beginning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # is_fx_tracing in Detectron2's poolers
 
 
 def _interrupted(error: BaseException | None) -> bool:

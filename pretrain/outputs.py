@@ -121,8 +121,12 @@ def refuse_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | o
 
 
 def refuse_existing(*outputs: Path | None) -> None:
-    """Raise UserError where a file to be written exists, or a folder with anything in it."""
+    """Raise UserError where a file to be written exists, or a folder with anything in it, or one is given twice."""
+    given = set()
     for output in filter(None, outputs):
+        if os.path.realpath(output) in given:
+            raise UserError(f"{output} is given twice as an output; give each file once")
+        given.add(os.path.realpath(output))
         if output.is_dir():
             refuse_occupied(output)
         elif os.path.lexists(output):

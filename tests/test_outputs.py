@@ -146,3 +146,5 @@ def test_what_exists_is_not_written_over(tmp_path):
             refuse_existing(tmp_path / "new", tmp_path / name)
     with pytest.raises(UserError, match="holds empty already"):
         refuse_existing(tmp_path)
+    with pytest.raises(UserError, match="given twice"):
+        refuse_existing(tmp_path / "new", tmp_path / "empty" / ".." / "new")

@@ -2,7 +2,8 @@
 
     python tools/report.py outputs/demo
 
-Uses what is there (see `projects/Lab/lab/report/run_files.py` for the files) and lists what is missing.
+OUT_DIR is the output of tools/demo.py or tools/pretrain_then_detect.py, finished or not. The report shows whatever is
+there, and lists what is missing.
 """
 
 import argparse

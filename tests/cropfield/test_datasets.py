@@ -118,10 +118,12 @@ def test_masks_decide_what_is_trained_and_measured(write):
         (box(2, 3, 10, 10) | {"image_id": 8}, "images that the file does not list"),
     ],
 )
-def test_harmless_faults_are_counted(write, annotation, words):
+def test_faults_are_counted_and_the_first_is_named(write, annotation, words, caplog):
     annotations = [entry | {"id": place} for place, entry in enumerate([box(2, 3, 10, 10), annotation, annotation], 1)]
     faults = check_coco_file(*write(coco(annotations=annotations)))
     assert [count for fault, count in faults.items() if words in fault] == [2]
+    (line,) = (line for line in caplog.messages if words in line)
+    assert line.endswith("; first annotations[1]")
 
 
 def test_both_files_must_number_the_same_categories(write):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec import UNSET
 
-from cropfield.mask_checks import area_of, check_masks, has_mask
+from cropfield.mask_checks import Faults, area_of, check_masks, has_mask
 from pretrain.data.coco import Annotation, CocoFile, read_coco, shown
 from pretrain.errors import UserError
 
@@ -22,13 +22,13 @@ NUMERAL = re.compile("-?[0-9]{1,18}")  # fits into 64 bits
 class CheckedCoco:
     """A checked COCO file.
 
-    repaired: description of each repair -> count; if not empty, other readers must use a repaired copy of the file.
+    repaired: what was repaired; if anything was, other readers must use a repaired copy of the file.
     harmless: what training skips or clips. unmeasurable: why COCO's AP cannot be computed, or None.
     """
 
     content: CocoFile
-    repaired: Counter = field(default_factory=Counter)
-    harmless: Counter = field(default_factory=Counter)
+    repaired: Faults = field(default_factory=Faults)
+    harmless: Faults = field(default_factory=Faults)
     unmeasurable: str | None = None
 
 
@@ -44,7 +44,7 @@ def checked_coco(json_file: str) -> CheckedCoco:
     _check_filled(json_file, content)
     checked = CheckedCoco(content)
     if unusual:
-        checked.repaired[f"file that {unusual} (read nevertheless)"] = 1
+        checked.repaired.counts[f"file that {unusual} (read nevertheless)"] = 1
     _number_entries(json_file, checked, "images", "image_id")
     _number_entries(json_file, checked, "categories", "category_id")
     _name_categories(checked)
@@ -91,7 +91,7 @@ def _number_entries(json_file: str, checked: CheckedCoco, part: str, reference: 
                 raise _unknown_category(json_file, place, key)
             setattr(annotation, reference, numbers.get(_text(key), unlisted))
         how = "taken as numbers" if are_numbers else f"numbered 1 to {len(entries)} in the file's order"
-        checked.repaired[f"ids of {part} that are not whole numbers throughout ({how})"] = len(entries)
+        checked.repaired.counts[f"ids of {part} that are not whole numbers throughout ({how})"] = len(entries)
     _refuse_duplicates(json_file, part, [entry.id for entry in entries])
 
 
@@ -141,8 +141,9 @@ def _number_annotations(json_file: str, checked: CheckedCoco) -> None:
     _refuse_mixed(json_file, "annotations", [key for key in ids if key is not UNSET and key is not None])
     for number, annotation in enumerate(annotations, 1):
         annotation.id = number
-    fault = "annotations whose ids are not different whole numbers above 0 (numbered 1, 2, 3, ...)"
-    checked.repaired[fault] = len(annotations)
+    checked.repaired.counts["annotations whose ids are not different whole numbers above 0 (numbered 1, 2, 3, ...)"] = (
+        len(annotations)
+    )
 
 
 # --- values
@@ -156,15 +157,18 @@ def _check_sides(json_file: str, checked: CheckedCoco) -> None:
                 if not value.is_integer():
                     raise UserError(f"{json_file}: images[{place}].{side} is {value}; write whole pixels")
                 setattr(image, side, int(value))
-                checked.repaired["widths and heights of images with a decimal point (taken as whole numbers)"] += 1
+                fault = "widths and heights of images with a decimal point (taken as whole numbers)"
+                checked.repaired.note(fault, "images", place)
 
 
 def _count_files_named_twice(checked: CheckedCoco) -> None:
     """Each entry has a part of the file's objects, say: a detector is then told that the others are background."""
-    names = Counter(image.file_name for image in checked.content.images)
-    if more := len(checked.content.images) - len(names):
-        words = "images whose file another image has as well (one's objects are background in the other; make them one)"
-        checked.harmless[words] = more
+    fault = "images whose file another image has as well (one's objects are background in the other; make them one)"
+    seen = set()
+    for place, image in enumerate(checked.content.images):
+        if image.file_name in seen:
+            checked.harmless.note(fault, "images", place)
+        seen.add(image.file_name)
 
 
 def _check_values(json_file: str, checked: CheckedCoco) -> None:
@@ -185,7 +189,7 @@ def _check_values(json_file: str, checked: CheckedCoco) -> None:
                     'mark it "iscrowd"'
                 )
             if annotation.ignore is None:  # Detectron2 fails on it
-                checked.repaired['annotations whose "ignore" is null (left out)'] += 1
+                checked.repaired.note('annotations whose "ignore" is null (left out)', "annotations", place)
             annotation.ignore = UNSET
 
 
@@ -193,17 +197,18 @@ def _name_categories(checked: CheckedCoco) -> None:
     """Make category names unique, because weights and AP tables identify classes by name."""
     categories = checked.content.categories
     while twice := {name for name, count in Counter(entry.name for entry in categories).items() if count > 1}:
-        for category in categories:
+        for place, category in enumerate(categories):
             if category.name in twice:
                 category.name += f" (id {category.id})"
-                checked.repaired["categories with the name of another one (told apart by their ids)"] += 1
+                fault = "categories with the name of another one (told apart by their ids)"
+                checked.repaired.note(fault, "categories", place)
 
 
 def _fill_in(checked: CheckedCoco, sizes: dict) -> None:
-    for annotation in checked.content.annotations:
+    for place, annotation in enumerate(checked.content.annotations):
         if annotation.image_id in sizes and annotation.iscrowd is UNSET:
             annotation.iscrowd = 0
-            checked.repaired['annotations without "iscrowd" (taken as single objects)'] += 1
+            checked.repaired.note('annotations without "iscrowd" (taken as single objects)', "annotations", place)
 
 
 def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) -> str | None:
@@ -237,7 +242,7 @@ def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[in
 
     Objects whose box and mask have no area, and masks without a pixel, are removed: no detection could match them.
     """
-    content, harmless = checked.content, checked.harmless
+    content = checked.content
     boxes = np.array([annotation.bbox for annotation in content.annotations])
     images = np.array([sizes.get(annotation.image_id, (0, 0)) for annotation in content.annotations])
     crowd = np.array([annotation.iscrowd == 1 for annotation in content.annotations])
@@ -262,14 +267,15 @@ def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[in
         ("objects marked iscrowd (not trained on; AP counts them neither as found nor as missed)", listed & crowd),
     ):
         if where.any():
-            harmless[words] = int(where.sum())
+            checked.harmless.note(words, "annotations", int(where.argmax()), int(where.sum()))
     keep = listed & ~flat
     keep[empty] = False
     content.annotations = [annotation for annotation, stays in zip(content.annotations, keep, strict=True) if stays]
     if flat.any():
-        checked.repaired["boxes without area, and no mask to take one from (removed)"] = int(flat.sum())
+        fault = "boxes without area, and no mask to take one from (removed)"
+        checked.repaired.note(fault, "annotations", int(flat.argmax()), int(flat.sum()))
     if empty:
-        checked.repaired["annotations whose masks have no pixel (removed)"] = len(empty)
+        checked.repaired.note("annotations whose masks have no pixel (removed)", "annotations", min(empty), len(empty))
 
 
 def _refuse_shares(json_file: str, annotations: list[Annotation], boxes: np.ndarray, whole: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from cropfield.coco_checks import checked_coco
 from cropfield.coco_files import repaired_copy
 from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
-from cropfield.mask_checks import has_mask
+from cropfield.mask_checks import Faults, has_mask
 from pretrain.data.coco import Image
 from pretrain.data.decode import MAX_PIXELS
 from pretrain.errors import UserError
@@ -111,8 +111,8 @@ class _Facts(NamedTuple):
     class_names: tuple[str, ...]
     masks: tuple[int, int]  # number of annotations with a mask, and of all
     images: tuple[Image, ...]
-    repaired: Counter
-    harmless: Counter
+    repaired: Faults
+    harmless: Faults
     unmeasurable: str | None
     polygons: bool
     most: int  # largest number of objects in an image
@@ -140,7 +140,7 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
         unmeasurable=checked.unmeasurable,
         most=max(Counter(a.image_id for a in content.annotations if not a.iscrowd).values(), default=0),
         polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
-        readable=repaired_copy(content, json_file) if checked.repaired else json_file,
+        readable=repaired_copy(content, json_file) if checked.repaired.counts else json_file,
     )
 
 
@@ -198,7 +198,7 @@ def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -
     """
     json_file = os.path.abspath(json_file)
     facts = _facts(json_file)
-    faults = facts.repaired + facts.harmless
+    faults, first = facts.repaired.counts + facts.harmless.counts, facts.repaired.first | facts.harmless.first
     if comm.is_main_process():  # the others would read the same headers
         turned = check_image_files(json_file, facts.images, images, max_pixels)
         if turned:
@@ -207,7 +207,7 @@ def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -
     if facts.polygons and importlib.util.find_spec("shapely") is None:
         raise UserError(f"{json_file} has polygon masks, and Detectron2 crops those with shapely: pip install shapely")
     for fault, count in faults.items():
-        logger.warning("%s: %d %s", json_file, count, fault)
-    if facts.repaired:
+        logger.warning("%s: %d %s%s", json_file, count, fault, f"; first {first[fault]}" if fault in first else "")
+    if facts.repaired.counts:
         logger.warning("%s: training and evaluation use a repaired copy, %s", json_file, facts.readable)
     return faults

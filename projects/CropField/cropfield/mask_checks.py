@@ -1,6 +1,7 @@
 """Check a COCO file's masks against its images: polygons must be drawable, run lengths must cover the image."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from pycocotools import mask as rle
@@ -13,14 +14,27 @@ REACH = 10  # times the image's longer side; beyond it is an error, and drawing 
 BATCH = 10_000  # compressed masks decoded at once
 
 
+@dataclass
+class Faults:
+    """What was found in a COCO file: how often, and where first, such as "annotations[3]", each by description."""
+
+    counts: Counter = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def note(self, fault: str, part: str, place: int, count: int = 1) -> None:
+        """Count a fault of `part`, a list of the file, at index `place`; of several, at the first one's."""
+        self.counts[fault] += count
+        self.first.setdefault(fault, f"{part}[{place}]")
+
+
 def check_masks(
-    json_file: str, annotations: list[Annotation], sizes: dict[int, tuple[int, int]], repaired: Counter
+    json_file: str, annotations: list[Annotation], sizes: dict[int, tuple[int, int]], repaired: Faults
 ) -> list[int]:
     """Refuse damaged masks; repair minor faults: degenerate rings beside valid ones, empty boxes of objects with masks.
 
     Args:
         sizes: width and height of each image by id; annotations of other images are skipped.
-        repaired: repairs are counted here, by description.
+        repaired: repairs are noted here.
 
     Returns:
         places of the annotations whose masks have no pixel in their image.
@@ -50,7 +64,7 @@ def check_masks(
 
 
 def _check_polygons(
-    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], repaired: Counter
+    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], repaired: Faults
 ) -> bool:
     """-> whether they have no pixel."""
     reach, highest, lowest = REACH * max(size), 0.0, 0.0
@@ -75,7 +89,7 @@ def _check_polygons(
     if 0 in annotation.bbox[2:]:
         numbers = np.concatenate([np.array(ring) for ring in annotation.segmentation])
         x, y = numbers[::2], numbers[1::2]
-        _mend_box(annotation, (x.min(), y.min(), x.max() - x.min(), y.max() - y.min()), repaired)
+        _take_box(place, annotation, (x.min(), y.min(), x.max() - x.min(), y.max() - y.min()), repaired)
     return not any(_shows(ring, *size) for ring in annotation.segmentation) and _is_empty(annotation, size)
 
 
@@ -101,7 +115,7 @@ def _looks_like_shares(lowest: float, highest: float, bbox: tuple[float, ...]) -
     return lowest >= 0 and highest <= 1.001 and x + width > 2 and y + height > 2
 
 
-def _drop_short_rings(json_file: str, place: int, annotation: Annotation, repaired: Counter) -> None:
+def _drop_short_rings(json_file: str, place: int, annotation: Annotation, repaired: Faults) -> None:
     rings = annotation.segmentation
     number = next((i for i, ring in enumerate(rings) if len(ring) < 6), 0)
     whole = [ring for ring in rings if len(ring) >= 6]
@@ -113,7 +127,8 @@ def _drop_short_rings(json_file: str, place: int, annotation: Annotation, repair
             "the whole segmentation where there is no mask"
         )
     annotation.segmentation = whole
-    repaired["rings of fewer than 3 points beside whole ones (removed)"] += len(rings) - len(whole)
+    fault = "rings of fewer than 3 points beside whole ones (removed)"
+    repaired.note(fault, "annotations", place, len(rings) - len(whole))
 
 
 def _looks_like(rings: list[list[float]], number: int) -> str:
@@ -125,7 +140,7 @@ def _looks_like(rings: list[list[float]], number: int) -> str:
 
 
 def _check_compressed(
-    json_file: str, places: list[int], annotations: list[Annotation], sizes: dict, repaired: Counter
+    json_file: str, places: list[int], annotations: list[Annotation], sizes: dict, repaired: Faults
 ) -> list[int]:
     try:
         runs, counts = decompress([annotations[place].segmentation.counts for place in places])
@@ -145,7 +160,7 @@ def _check_compressed(
 
 
 def _check_runs(
-    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], runs: np.ndarray, repaired: Counter
+    json_file: str, place: int, annotation: Annotation, size: tuple[int, int], runs: np.ndarray, repaired: Faults
 ) -> bool:
     """Check one mask's run lengths; returns whether it has no pixel."""
     (width, height), where = size, f"{json_file}: annotations[{place}].segmentation"
@@ -162,14 +177,14 @@ def _check_runs(
             f"{', with negative lengths' if runs.min(initial=0) < 0 else ''}; write the mask again, with all its runs"
         )
     if 0 in annotation.bbox[2:]:
-        _mend_box(annotation, box_of_runs(runs.astype(np.int64), height), repaired)
+        _take_box(place, annotation, box_of_runs(runs.astype(np.int64), height), repaired)
     return runs[0] == covered or not runs[1::2].any()
 
 
-def _mend_box(annotation: Annotation, box: tuple[float, ...], repaired: Counter) -> None:
+def _take_box(place: int, annotation: Annotation, box: tuple[float, ...], repaired: Faults) -> None:
     if box[2] > 0 and box[3] > 0:
         annotation.bbox = tuple(map(float, box))
-        repaired["boxes without area beside masks (taken from the masks)"] += 1
+        repaired.note("boxes without area beside masks (taken from the masks)", "annotations", place)
 
 
 def has_mask(annotation: Annotation) -> bool:
