@@ -9,6 +9,7 @@ import detectron2.data.transforms as T
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
@@ -82,6 +83,11 @@ train.best_metric = "bbox/AP"  # selects model_best.pth among the evaluations ev
 train.validation_loss = False  # True: evaluations also log validation losses, validation/...
 train.early_stopping = dict(patience=0)  # evaluations without a new best; 0: off
 train.wandb = dict(enabled=False, project="cropfield", name=None)
+train.writers = [
+    L(CommonMetricPrinter)(max_iter="${train.max_iter}"),
+    L(JSONWriter)(json_file="${train.output_dir}/metrics.json"),
+    L(TensorboardXWriter)(log_dir="${train.output_dir}"),
+]
 
 optimizer = model_zoo.get_config("common/optim.py").AdamW
 # App. B.2 does not mention ViTDet's layer-wise learning rate decay; it is kept here. 1.0 turns it off.

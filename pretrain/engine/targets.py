@@ -48,6 +48,7 @@ detectron2.modeling.roi_heads.MaskRCNNConvUpsampleHead
 detectron2.projects.point_rend.ColorAugSSDTransform
 detectron2.solver.WarmupParamScheduler
 detectron2.solver.get_default_optimizer_params
+detectron2.utils.events.CommonMetricPrinter
 detectron2.utils.events.JSONWriter
 detectron2.utils.events.TensorboardXWriter
 fvcore.common.param_scheduler.CosineParamScheduler

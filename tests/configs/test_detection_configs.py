@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_writers
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, JSONWriter
 
 from cropfield import BFloat16RCNN, CropFieldViT
+from cropfield.run import make_writers
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "COCO"
 COCO_IMAGES = 118000
@@ -214,3 +216,14 @@ def test_beside_a_frozen_backbone_the_rest_learns_the_same(name):
             assert mine.grad is None and theirs.grad is not None, key
         else:
             assert torch.equal(mine.grad, theirs.grad), key
+
+
+def test_the_config_names_the_writers(tmp_path):
+    cfg = load("mask_rcnn_cropfield_tiny")
+    cfg.train.output_dir = str(tmp_path)
+    assert [type(writer) for writer in make_writers(cfg)] == [type(writer) for writer in default_writers(str(tmp_path))]
+    cfg.train.writers = [cfg.train.writers[1]]
+    (writer,) = make_writers(cfg)
+    assert isinstance(writer, JSONWriter)
+    del cfg.train.writers  # as in another project's config
+    assert len(make_writers(cfg)) == 3

@@ -5,6 +5,8 @@ Detectron2's own keys are required, this project's are optional.
 
 from typing import Annotated, Literal, Required, TypedDict
 
+from detectron2.utils.events import EventWriter
+
 from pretrain.engine.forms import Amp, MaxIter, Wandb
 from pretrain.ranges import BatchSize, Count, Pixels, Positive, Range, ShareBelowOne, Whole
 
@@ -51,6 +53,7 @@ class Train(TypedDict, total=False):
     validation_loss: bool
     early_stopping: EarlyStopping
     wandb: Wandb
+    writers: list[EventWriter]
 
 
 class TrainLoader(TypedDict, total=False):

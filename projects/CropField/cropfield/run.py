@@ -28,9 +28,10 @@ from cropfield.trainer import DetectionTrainer
 from cropfield.validation import mean_losses, validation_loader, warn_of_limits
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
+from pretrain.engine.run import make_writers as configured_writers
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.signals import StopOnSignal
-from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
+from pretrain.engine.writers import PeriodicWriter
 from pretrain.errors import UserError
 from pretrain.files import remove_drafts, write_json, write_text
 from pretrain.models.vit import compile_blocks
@@ -174,9 +175,9 @@ def make_hooks(cfg, ema: ModelEMA | None, checkpointer: AtomicCheckpointer, resu
 
 
 def make_writers(cfg) -> list:
-    wandb = cfg.train.get("wandb", {})
-    if wandb.get("enabled"):
-        mirror_to_wandb(project=wandb.project, name=wandb.name, dir=cfg.train.output_dir)
+    """Those of the config; Detectron2's where another project's config names none."""
+    if cfg.train.get("writers"):
+        return configured_writers(cfg)
     return default_writers(cfg.train.output_dir, cfg.train.max_iter)
 
 
