@@ -54,6 +54,21 @@ def test_threads_sleep_on_a_busy_machine_unless_the_environment_says_otherwise(c
     assert found == heard if heard else int(found) > 1000
 
 
+def test_what_detectron2_is_warned_of_is_not_shown():
+    code = """
+from pretrain.errors import run_main
+def main():
+    import numpy as np, torch
+    from detectron2.utils.tracing import is_fx_tracing
+    is_fx_tracing()
+    torch.meshgrid(torch.arange(2), torch.arange(2))
+    torch.from_numpy(np.frombuffer(b"read only", np.uint8))
+    print("done")
+run_main(main)
+"""
+    assert run(code) == "done\n"
+
+
 def test_cores_that_others_use_are_counted():
     before = "cpu  100 20 30 5000 7 0 3 0 0 0\ncpu0 1 2 3 4\n"
     after = "cpu  108 20 32 5010 9 0 3 0 0 0\ncpu0 1 2 3 4\n"
