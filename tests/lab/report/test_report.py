@@ -22,7 +22,7 @@ from lab.report.run_files import Detection, Notes, read_run
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 AP = {
     "pretrained": {
         "bbox": {"AP": 21.37, "AP50": 40.12, "APs": 3.21, "APl": None, "AP-cat": 31.94, "AP-<b>": 10.81},
@@ -159,6 +159,7 @@ def test_nothing_is_fetched(folder):
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
     sources = Page(text).sources
     assert len(sources) > 20 and all(source.startswith("data:image/") for source in sources)
+    assert text.count('type="checkbox"') == len(sources)  # a click enlarges each
     assert not any("//" in link for svg in charts(text) for link in re.findall(r'href="([^"]*)"', svg))
 
 
