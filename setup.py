@@ -34,7 +34,7 @@ setup(
     entry_points={"console_scripts": [f"cropfield-{name} = lab.console:{name}" for name in COMMANDS]},
     # Detectron2 has no current release on the Python registry, so it is not listed here: see docs/getting-started.md.
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "torchvision",
         "timm>=1.0",
         "fvcore",

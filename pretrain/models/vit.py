@@ -249,7 +249,8 @@ def compile_blocks(model: nn.Module, **options) -> None:
     Args:
         options: of `torch.compile`.
     """
-    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    config = torch._dynamo.config
+    config.cache_size_limit = max(32, config.cache_size_limit)  # since torch 2.7 another name of recompile_limit
     for module in model.modules():
         if isinstance(module, Block):
             module.compile(**options)
