@@ -43,7 +43,7 @@ def main() -> None:
     args = parse_args()
     from pretrain.engine.distributed import start
 
-    load(args)  # a mistake is told once, before there are many processes
+    load(args)  # report a mistake once, before there are many processes
     start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 

@@ -44,7 +44,7 @@ def warn_of_changes(path: Path, config: str) -> None:
 
 def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple]:
     """Keys with other values in `new` than in `old`, dotted: {"optimizer.lr": (0.002, 0.001)}."""
-    # Interpolations as they are written, so that one change is told once.
+    # Interpolations unresolved, so that one change is reported once.
     before, after = (dict(_leaves(OmegaConf.to_container(cfg, resolve=False))) for cfg in (old, new))
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in before | after}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
