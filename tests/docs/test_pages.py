@@ -169,7 +169,8 @@ def test_every_option_that_is_shown_is_the_tools_own(options_of):
 
 @pytest.fixture(scope="module")
 def configs():
-    return [load_config(ROOT / path, []) for path in CONFIGS]
+    tiled = load_config(ROOT / "configs/COCO/mask_rcnn_cropfield_tiny.py", ["model._target_=cropfield.tiles.TiledRCNN"])
+    return [load_config(ROOT / path, []) for path in CONFIGS] + [tiled]
 
 
 def is_key(configs, key: str) -> bool:
