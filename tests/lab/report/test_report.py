@@ -183,7 +183,8 @@ def test_table_puts_each_number_in_its_place(folder):
 def test_the_untrained_twin_has_its_column(folder):
     write(folder / "detect_untrained" / "result.json", {"bbox": {"AP": 7.5, "APs": 0.1}})
     assert "without the pretraining: box AP 7.5. This is one seed" in verdict(read_run(folder))
-    heads, *rows = re.findall(r"<tr>(<th scope=\"[cr].*?)</tr>", render(folder).partition("box AP</caption>")[2], re.DOTALL)
+    table = render(folder).partition("box AP</caption>")[2]
+    heads, *rows = re.findall(r"<tr>(<th scope=\"[cr].*?)</tr>", table, re.DOTALL)
     plain = [re.sub(r"<[^>]*>", " ", row).split() for row in (heads, *rows)]
     assert plain[0] == ["pretrained", "untrained", "scratch", "pretrained", "−", "scratch"]
     assert ["AP", "21.4", "7.5", "16.9", "+4.5"] in plain and ["AP50", "40.1", "–", "33.1", "+7.0"] in plain
