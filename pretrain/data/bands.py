@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Annotated, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pretrain.errors import UserError
-from pretrain.ranges import Range
 
-Channels = Annotated[int, Range(1, 12)]  # of an image as the backbone takes it
 ValueRange = tuple[float, float]
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -147,7 +145,7 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def check_bands(found: Iterable[tuple[str, int | None]], channels: int) -> str:
-    """Hold the bands of images, by name, against the `channels` that are asked for; None, an unreadable one, counts not.
+    """Hold the bands of images, by name, against the `channels` that are asked for. None: a broken image.
 
     Returns:
         What of them is left out, "" if nothing is.
@@ -182,4 +180,3 @@ def check_reader(name: str) -> None:
     """Raise UserError if no package is installed that reads the TIFF `name`."""
     if not tiff_reader():
         raise UserError(f"{name} is a TIFF that needs tifffile or rasterio to read all its bands: pip install tifffile")
-

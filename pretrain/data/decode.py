@@ -62,8 +62,8 @@ def decode_image(
     EXIF orientation is applied, and only the first of several frames is read. 16-bit values keep their upper byte;
     32-bit values have no agreed white level and are stretched from minimum to maximum. Transparent images are
     composited on mid-grey, because dropping alpha would show arbitrary colours. The size is checked in the header,
-    before decoding. OpenCV decodes plain JPEGs and PNGs of 16 bits, Pillow everything else except `REFUSED_FORMATS`, and
-    tifffile or rasterio the TIFFs of which Pillow would lose bands (`pretrain.data.bands`).
+    before decoding. OpenCV decodes plain JPEGs, and PNGs of 16 bits where they are asked for, tifffile or rasterio the
+    TIFFs of which Pillow would lose bands (`pretrain.data.bands`), Pillow everything else except `REFUSED_FORMATS`.
 
     min_pixels: a plain JPEG is decoded at a half, a quarter or an eighth of its sides if at least this many pixels
     remain, which takes less time. The last row and column may then stand for fewer pixels than the others. None: full
