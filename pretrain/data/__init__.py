@@ -22,3 +22,11 @@ def pixel_statistics(
                 "tools/pretrain_net.py --statistics prints those of your images"
             )
     return tuple(mean), tuple(std)
+
+
+def pixel_statistics_of(method) -> tuple[list[float], list[float]]:
+    """Mean and deviation that a method normalises with; ImageNet's of a guest that does not show its own."""
+    mean, std = getattr(method, "image_mean", None), getattr(method, "image_std", None)
+    if mean is None or std is None:
+        return list(IMAGE_MEAN), list(IMAGE_STD)
+    return mean.flatten().tolist(), std.flatten().tolist()

@@ -154,7 +154,6 @@ def check_bands(found: Iterable[tuple[str, int | None]], channels: int) -> str:
         UserError: an image has too few bands, or, where all are taken as they are, not as many as the others.
     """
     known = [(name, bands) for name, bands in found if bands is not None]
-    more = [(name, bands) for name, bands in known if bands > max(channels, 3)]
     if channels not in (1, 3):
         if fewer := [(name, bands) for name, bands in known if bands < channels]:
             raise UserError(
@@ -166,7 +165,12 @@ def check_bands(found: Iterable[tuple[str, int | None]], channels: int) -> str:
                 f"bands differ between images: {known[0][0]} has {known[0][1]} and {other[0][0]} {other[0][1]}; write "
                 "all with the same bands, or leave the others out"
             )
-        more = [(name, bands) for name, bands in known if bands > channels]
+    return left_out(known, channels)
+
+
+def left_out(known: list[tuple[str, int]], channels: int) -> str:
+    """What of the bands of images, by name, is not used; "" if all is."""
+    more = [(name, bands) for name, bands in known if bands > (3 if channels == 1 else channels)]
     if not more:
         return ""
     return (
