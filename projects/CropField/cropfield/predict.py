@@ -12,6 +12,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from omegaconf import OmegaConf
 
 from cropfield import categories
 from cropfield.canvas import as_rgb
@@ -69,7 +70,8 @@ def predict(args: argparse.Namespace) -> None:
     for folder in left_out:
         print(f"left out: {printable(folder)}, which holds a tool's output")
     facts = {str(medium.path): read_facts(medium.path) for medium in media if not medium.is_video}
-    if bands := left_out_bands([(name, found.bands) for name, found in facts.items() if found], detector.bands[0]):
+    channels = OmegaConf.select(cfg, "dataloader.test.mapper.channels", default=3)
+    if bands := left_out_bands([(name, found.bands) for name, found in facts.items() if found], channels):
         print(printable(bands))
     if broken:
         print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
