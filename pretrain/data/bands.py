@@ -22,23 +22,26 @@ from pretrain.errors import UserError
 ValueRange = tuple[float, float]
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _BANDS = 256, 257, 258, 274, 277  # tags
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _BANDS, _LAYOUT = 256, 257, 258, 274, 277, 284  # tags
 _BANDS_OF_MODE = {"1": 1, "L": 1, "I": 1, "F": 1, "LA": 2, "La": 2, "PA": 4, "RGBA": 4, "RGBa": 4, "RGBX": 4}
 _READERS = ("tifffile", "rasterio")
 
 
 class TiffHeader(NamedTuple):
-    """Of a TIFF's first page: sides in pixels as stored, bands, bits of a value, EXIF orientation."""
+    """Of a TIFF's first page: sides in pixels as stored, bands, bits of a value, whether each band is a plane of its own,
+    EXIF orientation.
+    """
 
     width: int
     height: int
     bands: int
     bits: int
+    planar: bool
     orientation: int
 
     def needs_reader(self, channels: int, value_range: ValueRange | None) -> bool:
         """Whether Pillow would lose bands, or bits, that are asked for."""
-        deep = value_range is not None and self.bits > 8
+        deep = self.bits > 8 and (value_range is not None or self.planar)
         return (self.bands not in (1, 3) and (channels != 3 or deep)) or (self.bands == 3 and deep)
 
 
@@ -56,7 +59,8 @@ def tiff_header(file: BinaryIO) -> TiffHeader | None:
             bits, turned = tags.get(_BITS, 1), tags.get(_ORIENTATION, 1)
             bits = max(bits) if isinstance(bits, tuple) else bits
             sides = int(tags[_WIDTH]), int(tags[_HEIGHT])
-            return TiffHeader(*sides, int(tags.get(_BANDS, 1)), bits, turned if turned in range(1, 9) else 1)
+            planar = tags.get(_LAYOUT, 1) == 2
+            return TiffHeader(*sides, int(tags.get(_BANDS, 1)), bits, planar, turned if turned in range(1, 9) else 1)
     except Exception:  # a hostile header can make a parser raise anything
         return None
 
