@@ -28,8 +28,8 @@ _READERS = ("tifffile", "rasterio")
 
 
 class TiffHeader(NamedTuple):
-    """Of a TIFF's first page: sides in pixels as stored, bands, bits of a value, whether each band is a plane of its own,
-    EXIF orientation.
+    """Of a TIFF's first page: sides in pixels as stored, bands, bits of a value, whether each band is a plane of its
+    own, EXIF orientation.
     """
 
     width: int
