@@ -34,7 +34,8 @@ class Range:
 Whole = Annotated[int, Range(0, 2**53)]  # also a period that 0 turns off
 Count = Annotated[int, Range(1, 2**63)]  # also a period that cannot be turned off
 Layers = Annotated[int, Range(1, 1000)]
-Width = Annotated[int, Range(1, 2**16)]  # channels
+Width = Annotated[int, Range(1, 2**16)]  # channels of a token
+Channels = Annotated[int, Range(1, 12)]  # bands of an image
 Pixels = Annotated[int, Range(1, 2**14)]  # a side
 Patches = Annotated[int, Range(1, 2**11)]  # a side of a grid or field
 BatchSize = Annotated[int, Range(1, 2**17)]

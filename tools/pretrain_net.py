@@ -5,6 +5,8 @@
 Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The config's batch size is the total over
 all processes. See docs/scaling.md for several machines, Slurm, and saving memory.
 
+Images of other bands than RGB need their own mean and deviation: --statistics prints them, and stops.
+
 Writes to train.output_dir: last.pth (training state), config.yaml, metrics.json, log.txt and TensorBoard events.
 """
 
@@ -20,6 +22,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--config-file", required=True, metavar="FILE", help="a LazyConfig file, such as those in configs/pretrain"
     )
     parser.add_argument("--resume", action="store_true", help="resume from train.output_dir/last.pth")
+    parser.add_argument(
+        "--statistics", action="store_true", help="only print the images' mean and deviation, as overrides"
+    )
     add_processes(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(argv)
@@ -43,7 +48,13 @@ def main() -> None:
     args = parse_args()
     from pretrain.engine.distributed import start
 
-    load(args)  # report a mistake once, before there are many processes
+    cfg = load(args)  # report a mistake once, before there are many processes
+    if args.statistics:
+        from pretrain.data.statistics import print_statistics
+        from pretrain.engine.lazy_config import build
+
+        print_statistics(build(cfg, "dataloader.train.source"))
+        return
     start(run, (args,), args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 

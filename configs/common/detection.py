@@ -19,7 +19,11 @@ from cropfield.schedule import layer_decay
 from pretrain.data.decode import MAX_PIXELS
 from pretrain.engine.devices import bf16_pays, default_device
 
-dataset = dict(train_json="", train_images="", val_json="", val_images="", max_pixels=MAX_PIXELS)
+dataset = dict(train_json="", train_images="", val_json="", val_images="", max_pixels=MAX_PIXELS, value_range=None)
+
+# Bands of an image are the backbone's; other than RGB need model.pixel_mean and pixel_std, a number for each.
+# dataset.value_range: of files of more than 8 bits, what becomes 0 and 255, such as [0, 4095].
+bands = "${oc.select:model.backbone.net.in_chans,3}"
 
 dataloader = model_zoo.get_config("common/data/coco.py").dataloader
 dataloader.train.dataset.names = L(dataset_name)(
@@ -27,17 +31,23 @@ dataloader.train.dataset.names = L(dataset_name)(
     images="${dataset.train_images}",
     otherwise="coco_2017_train",
     max_pixels="${dataset.max_pixels}",
+    channels=bands,
+    value_range="${dataset.value_range}",
 )
 dataloader.test.dataset.names = L(dataset_name)(
     json_file="${dataset.val_json}",
     images="${dataset.val_images}",
     otherwise="coco_2017_val",
     max_pixels="${dataset.max_pixels}",
+    channels=bands,
+    value_range="${dataset.value_range}",
 )
 # Images are read as in pretraining; broken ones are skipped, counted and listed, up to dataloader.train.max_broken.
 dataloader.train._target_, dataloader.test._target_ = build_train_loader, build_test_loader
 dataloader.train.mapper._target_ = dataloader.test.mapper._target_ = ImageMapper
 dataloader.train.mapper.max_pixels = dataloader.test.mapper.max_pixels = "${dataset.max_pixels}"
+dataloader.train.mapper.channels = dataloader.test.mapper.channels = bands
+dataloader.train.mapper.value_range = dataloader.test.mapper.value_range = "${dataset.value_range}"
 dataloader.train.mapper.image_format = "RGB"
 # Works for polygons and run lengths; cropping changes boxes. Without masks in the dataset, only boxes are trained.
 dataloader.train.mapper.instance_mask_format = "bitmask"

@@ -53,6 +53,7 @@ model = L(SelfDistillation)(
         field_size=50,  # T6: 50 x 50
         drop_path_rate=0.1,  # T6: linear over the blocks, [0, 0.1]
         layer_scale=1e-5,  # DINOv2
+        in_chans=3,  # bands of an image, 1 to 12; other than RGB need image_mean and image_std below
     ),
     field_sampling=True,  # Sec. 3.2
     position_loss=True,  # Eq. 4
@@ -66,11 +67,17 @@ model = L(SelfDistillation)(
     centre_momentum=0.9,  # DINOv2
     momentum=L(CosineParamScheduler)(start_value=0.992, end_value=1.0),  # T6; its end is DINOv2's
     max_iter="${train.max_iter}",
+    image_mean=None,  # of the pixels, a number for each band; None: ImageNet's
+    image_std=None,
 )
 
 dataloader = dict(
     train=L(CropLoader)(
-        source=L(open_source)(root="datasets/imagenet/train"),
+        source=L(open_source)(
+            root="datasets/imagenet/train",
+            channels="${oc.select:model.backbone.in_chans,3}",
+            value_range=None,  # of files of more than 8 bits: what becomes 0 and 255, such as [0, 4095]
+        ),
         crops=L(MultiCrop)(  # numbers and sizes: Sec. 4.1; the rest DINOv2's
             global_size=224,
             global_scale=(0.32, 1.0),
@@ -81,6 +88,7 @@ dataloader = dict(
             flip_field=True,  # ours (the paper does not say): a flipped crop reads the field mirrored
             scale_distribution="beta",  # T6: s = 0.2 + (1 - 0.2) Beta(2, 5)
             photometric=L(dinov2_photometric)(blur="effect"),
+            channels="${oc.select:model.backbone.in_chans,3}",  # other than RGB: no saturation, hue and grey
         ),
         masks=L(CropMasks)(
             grid=L(square_grid)(

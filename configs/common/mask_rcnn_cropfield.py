@@ -17,6 +17,7 @@ model.backbone.net = L(CropFieldViT)(
     num_heads=12,
     field_size=50,
     drop_path_rate=0.1,
+    in_chans=3,
     out_feature="last_feat",
     activation_checkpointing=False,
     frozen="${train.freeze_backbone}",

@@ -1,10 +1,11 @@
-"""Photometric augmentation on uint8 RGB images (H, W, 3), by OpenCV calls that never make a float image.
+"""Photometric augmentation on uint8 images (H, W, C), by OpenCV calls that never make a float image.
 
 Each operation means what torchvision's operation of that name means, to one grey level (hue: to the 256 steps
-of an 8-bit hue). The recipe is DINOv2's, on which the first paper builds (Sec. 4.1, App. B.1).
+of an 8-bit hue). The recipe is DINOv2's, on which the first paper builds (Sec. 4.1, App. B.1). Saturation, hue and grey
+are of RGB; the others act on any number of bands alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import cv2
@@ -30,8 +31,10 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Move every level away from (`factor` > 1) or towards (< 1) the image's mean grey."""
-    mean = int(GREY_WEIGHTS @ cv2.mean(image)[:3] + 0.5)
+    """Move every level away from (`factor` > 1) or towards (< 1) the image's mean grey; of other bands, their mean."""
+    is_rgb = image.ndim == 3 and image.shape[2] == 3
+    mean = GREY_WEIGHTS @ cv2.mean(image)[:3] if is_rgb else cv2.mean(image.reshape(len(image), -1))[0]
+    mean = int(mean + 0.5)
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
@@ -95,7 +98,7 @@ class Photometric:
         self.jitter, self.blur_sigma = tuple(self.jitter), tuple(self.blur_sigma)  # a config's lists are slow
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (H, W, 3) -> uint8 (H, W, 3); `image` is left as it was."""
+        """uint8 (H, W, C) -> the same, for one band (H, W); `image` is left as it was."""
         if rng.random() < self.jitter_prob:
             image = self._color_jitter(image, rng)
         if rng.random() < self.grey_prob:
@@ -105,6 +108,12 @@ class Photometric:
         if rng.random() < self.solarize_prob:
             image = solarize(image, self.solarize_threshold)
         return image
+
+    def for_bands(self, channels: int) -> "Photometric":
+        """What is left for images of `channels` bands: no saturation, hue and grey where these are not RGB."""
+        if channels == 3:
+            return self
+        return replace(self, jitter=(*self.jitter[:2], 0.0, 0.0), grey_prob=0.0)
 
     def _color_jitter(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)

@@ -35,7 +35,7 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str: ...
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3), possibly reduced, but to no fewer than `min_pixels` pixels; raises `BrokenImage`."""
+        """-> uint8 (H, W, C), possibly reduced, but to no fewer than `min_pixels` pixels; raises `BrokenImage`."""
         ...
 
 
@@ -143,7 +143,7 @@ class CropLoader:
     `broken` counts the broken images met in all batches so far.
 
     A batch of b images (this process's share), V global and L local crops of Sg and Sl pixels, N patches:
-      `global_crops`, `local_crops`    uint8 (V*b, 3, Sg, Sg), (L*b, 3, Sl, Sl), view-major: all images' first
+      `global_crops`, `local_crops`    uint8 (V*b, C, Sg, Sg), (L*b, C, Sl, Sl), view-major: all images' first
                                        crop, then all images' second, ...; nothing local when L is 0
       `global_boxes`, `local_boxes`    float32 (V*b, 4), (L*b, 4): (x0, y0, x1, y1) in field; x0 > x1: flipped
       `global_image_boxes`, `local_image_boxes`    the same in the image, before t_s

@@ -13,7 +13,7 @@ import torch
 
 from pretrain.data.augment import Photometric, dinov2_photometric
 from pretrain.errors import UserError
-from pretrain.ranges import Pixels, Positive, Range, Share
+from pretrain.ranges import Channels, Pixels, Positive, Range, Share
 
 SCALE_DISTRIBUTIONS = {  # of s, the area of the crops' bounding rectangle in the field (Sec. 4.3, Table 4a)
     "beta": lambda rng: 0.2 + 0.8 * rng.beta(2, 5),
@@ -86,7 +86,7 @@ def place_in_field(boxes: np.ndarray, scale: float | None, rng: np.random.Genera
 
 
 def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """Cut out `box` (in pixels) and resize it: uint8 (H, W, 3) -> (size, size, 3); bicubic, antialiased.
+    """Cut out `box` (in pixels) and resize it: uint8 (H, W, C) -> (size, size, C); bicubic, antialiased.
 
     torch's uint8 kernel: Pillow's result to one grey level, in a fifth of its time. Of OpenCV's ways,
     INTER_CUBIC is faster but aliases when it shrinks (off by 6 levels in the mean on a photograph at 0.5x),
@@ -106,7 +106,8 @@ class MultiCrop:
     it shows; False flips the pixels alone. The paper does not say which.
     `scale_distribution`: see `sample_scale`; one s is drawn per image and shared by all its crops.
     `photometric`: three `Photometric`s, for the first global crop, further global crops and local crops; None
-    is DINOv2's. Raises `UserError` for an unknown distribution and for ranges that are none.
+    is DINOv2's. `channels`: bands of the images; other than 3 leave out the photometric operations of colour
+    (`Photometric.for_bands`). Raises `UserError` for an unknown distribution and for ranges that are none.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class MultiCrop:
         flip_field: bool = True,
         scale_distribution: str = "beta",
         photometric: tuple[Photometric, Photometric, Photometric] | None = None,
+        channels: Channels = 3,
     ):
         sample_scale(scale_distribution, np.random.default_rng(0))  # so that an unknown name fails here
         _check_range("global_scale", global_scale, 1.0)
@@ -131,7 +133,8 @@ class MultiCrop:
         self.local_size, self.local_scale, self.num_local = local_size, tuple(local_scale), num_local
         self.aspect, self.scale_distribution = tuple(aspect), scale_distribution
         self.flip, self.flip_field = flip, flip_field
-        self.photometric = dinov2_photometric() if photometric is None else tuple(photometric)
+        photometric = dinov2_photometric() if photometric is None else tuple(photometric)
+        self.photometric = photometric if channels == 3 else tuple(part.for_bands(channels) for part in photometric)
 
     @property
     def min_pixels(self) -> int:
@@ -146,15 +149,15 @@ class MultiCrop:
         return math.ceil(4 * least)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """image: uint8 RGB (H, W, 3) -> dict, with V = num_global and L = num_local:
+        """image: uint8 (H, W, C) -> dict, with V = num_global and L = num_local:
 
-        `global_crops` uint8 (V, 3, Sg, Sg), `local_crops` uint8 (L, 3, Sl, Sl);
+        `global_crops` uint8 (V, C, Sg, Sg), `local_crops` uint8 (L, C, Sl, Sl);
         `global_image_boxes`, `local_image_boxes` float32 (V or L, 4): where each crop lies in the image;
         `global_boxes`, `local_boxes` float32 (V or L, 4): where it lies in the field, after t_s.
 
         No local entries when L is 0.
         """
-        height, width = image.shape[:2]
+        height, width, bands = image.shape
         scales = [self.global_scale] * self.num_global + [self.local_scale] * self.num_local
         pixel_boxes = [random_resized_crop_box(height, width, scale, self.aspect, rng) for scale in scales]
         flips = rng.random(len(scales)) < self.flip
@@ -164,8 +167,8 @@ class MultiCrop:
         boxes = place_in_field(image_boxes, sample_scale(self.scale_distribution, rng), rng)
 
         sample = {
-            "global_crops": np.empty((self.num_global, 3, self.global_size, self.global_size), np.uint8),
-            "local_crops": np.empty((self.num_local, 3, self.local_size, self.local_size), np.uint8),
+            "global_crops": np.empty((self.num_global, bands, self.global_size, self.global_size), np.uint8),
+            "local_crops": np.empty((self.num_local, bands, self.local_size, self.local_size), np.uint8),
         }
         first, further, local = self.photometric
         views = [first] + [further] * (self.num_global - 1) + [local] * self.num_local

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import MAX_PIXELS, decode_image, extra_endings
+from pretrain.data.decode import MAX_PIXELS, ImageFacts, decode_image, extra_endings, read_facts
 from pretrain.data.index import Index, Names, cached_index, stamp
 from pretrain.errors import UserError
 
@@ -18,11 +18,11 @@ ENDINGS += extra_endings()
 class ImageFiles:
     """Image files with paths relative to one folder, or absolute. Base class of all sources except tar shards.
 
-    max_pixels: of an image, see `decode_image`.
+    max_pixels, channels, value_range: of an image, see `decode_image`.
     kinds: for the log, how many files of which ending were found and left out; "" if that was not counted.
     """
 
-    max_pixels = MAX_PIXELS
+    max_pixels, channels, value_range = MAX_PIXELS, 3, None
 
     def __init__(self, root: str | os.PathLike, names: Names, kinds: str = ""):
         self.root, self._names, self.kinds = Path(root), names, kinds
@@ -35,9 +35,13 @@ class ImageFiles:
         return self._names[index]
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
+        """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         name = self.name(index)
-        return decode_image(self.root / name, name, self.max_pixels, min_pixels)
+        return decode_image(self.root / name, name, self.max_pixels, min_pixels, self.channels, self.value_range)
+
+    def facts(self, index: int) -> ImageFacts | None:
+        """What the header of an image says; None if it cannot be read."""
+        return read_facts(self.root / self.name(index), self.channels, self.value_range)
 
 
 class ImageFolder(ImageFiles):

@@ -1,6 +1,7 @@
 """Image sources by what is on disk: a folder, a list of files, a COCO annotation file, tar shards.
 
-A source has `len()`, `load(index)` -> uint8 RGB (H, W, 3), raising `BrokenImage`, and `name(index)`, for messages.
+A source has `len()`, `load(index)` -> uint8 (H, W, channels), raising `BrokenImage`, `name(index)`, for messages, and
+`facts(index)`, what the image's header says. Three channels are RGB.
 """
 
 import bisect
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import MAX_PIXELS, BrokenImage
+from pretrain.data.bands import ValueRange, check_bands, check_reader, check_value_range
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, ImageFacts
 from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
 from pretrain.data.index import Names
-from pretrain.data.lists import CocoJson, ImageList
+from pretrain.data.lists import PROBES, CocoJson, ImageList
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
-from pretrain.ranges import Count
+from pretrain.ranges import Channels, Count
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # TarShards says what is wrong with the others
 
@@ -46,12 +48,17 @@ class JoinedSources:
         return name if folder is None else os.path.join(folder, name)
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
+        """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         source, own_index = self._find(index)
         try:
             return source.load(own_index, min_pixels)
         except BrokenImage as broken:
             raise BrokenImage(self.name(index), broken.reason) from broken
+
+    def facts(self, index: int) -> ImageFacts | None:
+        """What the header of an image says; None if it cannot be read."""
+        source, own_index = self._find(index)
+        return source.facts(own_index)
 
     def _find(self, index: int) -> tuple[ImageFiles | TarShards, int]:
         """The source that has the image, and the image's index there."""
@@ -67,6 +74,8 @@ def open_source(
     endings: tuple[str, ...] = ENDINGS,
     index: str | os.PathLike | None = None,
     max_pixels: Count = MAX_PIXELS,
+    channels: Channels = 3,
+    value_range: ValueRange | None = None,
 ) -> ImageFolder | ImageList | CocoJson | TarShards | ImageFiles | JoinedSources:
     """The source that lies at `root`, in a config or on the command line (dataloader.train.source.root=...):
 
@@ -81,17 +90,31 @@ def open_source(
     list of as many, null where there is none. endings: which
     files count as images, in folders and shards. index: a file to keep the list of a large source in; None is one in
     the user's cache folder (`pretrain.data.index`). max_pixels: larger images count as broken.
-    Raises `UserError` when it is none of these, or as the source that it is.
+    channels, value_range: see `decode_image`. What of its images' bands is left out is in the source's `bands`, for the
+    log: of a few images, evenly spread.
+    Raises `UserError` when it is none of these, or as the source that it is; where images have not the bands that are
+    asked for, see `check_bands`, or need a package to be read.
     """
+    check_value_range(value_range)
     source = _source(root, images, endings, index)
-    _limit(source, max_pixels)
+    _set(source, max_pixels=max_pixels, channels=channels, value_range=value_range and tuple(value_range))
+    source.bands = _look_at_bands(source, channels)
     return source
 
 
-def _limit(source, max_pixels: int) -> None:
-    source.max_pixels = max_pixels
+def _set(source, **options) -> None:
+    vars(source).update(options)
     for part in getattr(source, "sources", ()):
-        _limit(part, max_pixels)
+        _set(part, **options)
+
+
+def _look_at_bands(source, channels: int) -> str:
+    places = np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int))
+    found = {source.name(place): source.facts(place) for place in places}
+    for name, facts in found.items():
+        if facts and facts.needs_reader:
+            check_reader(name)
+    return check_bands(((name, facts and facts.bands) for name, facts in found.items()), channels)
 
 
 def _source(root, images, endings: tuple[str, ...], index):

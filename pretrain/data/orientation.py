@@ -38,7 +38,7 @@ def _has_late_metadata(file) -> bool:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels (H, W, 3) as stored -> upright and contiguous."""
+    """Pixels (H, W, C) as stored -> upright and contiguous."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

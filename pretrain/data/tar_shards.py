@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from pretrain.data.decode import MAX_BYTES, MAX_PIXELS, BrokenImage, decode_image
+from pretrain.data.decode import MAX_BYTES, MAX_PIXELS, BrokenImage, ImageFacts, decode_image, read_facts
 from pretrain.data.folder import ENDINGS
 from pretrain.data.index import Index, cached_index, stamp
 from pretrain.errors import UserError
@@ -45,7 +45,7 @@ class TarShards:
     Raises `UserError` when a shard is missing, compressed, damaged or cut off, or when none holds an image.
     """
 
-    max_pixels = MAX_PIXELS
+    max_pixels, channels, value_range = MAX_PIXELS, 3, None
 
     def __init__(self, pattern: str, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None):
         self.shards = expand(os.fspath(pattern))
@@ -69,7 +69,18 @@ class TarShards:
         return f"{os.path.basename(self.shards[self._places[index, 0]])}/{self._names[index]}"
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
-        """-> uint8 RGB (H, W, 3); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
+        """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
+        data, name = self._read(index), self.name(index)
+        return decode_image(data, name, self.max_pixels, min_pixels, self.channels, self.value_range)
+
+    def facts(self, index: int) -> ImageFacts | None:
+        """What the header of an image says; None if it cannot be read."""
+        try:
+            return read_facts(self._read(index), self.channels, self.value_range)
+        except BrokenImage:
+            return None
+
+    def _read(self, index: int) -> bytes:
         shard, offset, size = self._places[index].tolist()
         name = self.name(index)
         if size > MAX_BYTES:
@@ -85,7 +96,7 @@ class TarShards:
             raise BrokenImage(name, "cannot be read") from error
         if len(data) < size:
             raise BrokenImage(name, "truncated")
-        return decode_image(data, name, self.max_pixels, min_pixels)
+        return data
 
 
 def expand(pattern: str) -> list[str]:

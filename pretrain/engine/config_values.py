@@ -180,7 +180,7 @@ def references(cfg: DictConfig) -> set[str]:
 
 def _references(text: str) -> list[str]:
     """["model.backbone.depth"] of a text with ${model.backbone.depth}."""
-    return re.findall(r"\$\{([\w.]+)\}", text)
+    return re.findall(r"\$\{(?:oc\.select:)?([\w.]+)(?:,\d+)?\}", text)
 
 
 def _keys_down_to(name: str) -> list[str]:

@@ -8,8 +8,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from pretrain.data import pixel_statistics
 from pretrain.data.batches import CropLoader
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
@@ -52,6 +53,7 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     check_usable(cfg.train.device)
     if cfg.train.device == "cpu":
         tune_cpu_memory()
+    check_statistics(cfg)
     loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
     if comm.is_main_process():
         open_output(output, written=() if checkpoint.exists() else WRITTEN)
@@ -59,6 +61,10 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     setup_logger(str(output), comm.get_rank(), name="detectron2", abbrev_name="d2")
     if kinds := getattr(loader.source, "kinds", ""):
         logger.info(f"images by the kind of file: {kinds}")
+    if bands := getattr(loader.source, "bands", ""):
+        logger.warning(bands)
+    if channels_of(cfg) != 3:
+        logger.info(f"{channels_of(cfg)} bands: saturation, hue and grey are left out of the augmentation")
     resolve_length_and_lr(cfg, loader)
     config = as_yaml(cfg)
     if comm.is_main_process() and checkpoint.exists():
@@ -79,6 +85,18 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
             write_backbone(output / INITIAL, model.backbone.state_dict(), backbone_metadata(model, start))
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
+
+
+def channels_of(cfg: DictConfig) -> int:
+    """Bands of an image, in a pretraining config; a guest's may have no such key."""
+    return OmegaConf.select(cfg, "model.backbone.in_chans", default=3)
+
+
+def check_statistics(cfg: DictConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of pixels; None for a guest method with none. Raises UserError unless there is one a band."""
+    if "image_mean" not in cfg.model and channels_of(cfg) == 3:
+        return None
+    return pixel_statistics(channels_of(cfg), cfg.model.get("image_mean"), cfg.model.get("image_std"))
 
 
 def build_trainer(cfg: DictConfig, loader: CropLoader) -> PretrainTrainer:

@@ -22,7 +22,7 @@ MAX_INTERPOLATED = 1_000  # characters of a text with an interpolation
 
 
 def read_config(path: str | Path, untagged: bool = False) -> DictConfig:
-    """A config in YAML. Python objects, aliases that grow or go in circles, and resolvers are refused.
+    """A config in YAML. Python objects, aliases that grow or go in circles, and resolvers but `oc.select` are refused.
 
     Args:
         untagged: take the values of Python objects instead (a detector's config has some), and make none.
@@ -116,7 +116,9 @@ def _count(node: yaml.Node | None, known: dict[int, int | None]) -> int:
 
 
 def _check_interpolation(value) -> None:
-    """References to other keys only: `${oc.env:HOME}` and its like read the environment."""
+    """References to other keys only, with a number where there is none: `${oc.env:HOME}` reads the environment."""
+    if isinstance(value, str) and re.fullmatch(r"\$\{oc\.select:[\w.]{1,200},\d{1,9}\}", value, re.ASCII):
+        return
     if isinstance(value, str) and "${" in value:
         if ":" in value or value.count("${") > 1 or len(value) > MAX_INTERPOLATED:
             raise ValueError(f"{value[:80]!r} is more than a reference to one other key")

@@ -13,7 +13,7 @@ from pretrain.methods.losses import koleo_loss, prototype_cross_entropy, subtrac
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.heads import ProjectionHead
 from pretrain.models.vit import VisionTransformer
-from pretrain.ranges import Count, NotNegative, Prototypes, Share, Temperature, Width
+from pretrain.ranges import Count, NotNegative, Positive, Prototypes, Share, Temperature, Width
 
 
 class SelfDistillation(StudentTeacher):
@@ -43,6 +43,7 @@ class SelfDistillation(StudentTeacher):
         centering: "softmax", "sinkhorn" or "none" (which collapses, and is there to show it).
         num_prototypes, head_hidden_dim, bottleneck_dim: shape of the three separate heads (Table 6: K = 65,536).
         student_temp, teacher_temp, centre_momentum: 0.1, 0.04 (Table 6), 0.9; the first and last are DINOv2's.
+        image_mean, image_std: see `StudentTeacher`.
         block_rows: rows of logits that the losses hold at a time; once compiled for a GPU they hold four times as many,
             in less memory.
     """
@@ -65,6 +66,8 @@ class SelfDistillation(StudentTeacher):
         teacher_temp: Temperature = 0.04,
         centre_momentum: Share = 0.9,
         block_rows: Count = 512,
+        image_mean: tuple[float, ...] | None = None,
+        image_std: tuple[Positive, ...] | None = None,
     ):
         if backbone.cls_token is None:
             raise UserError("model.backbone: self-distillation needs a class token; set class_token=True")
@@ -76,7 +79,7 @@ class SelfDistillation(StudentTeacher):
             student[f"{name}_head"] = ProjectionHead(
                 backbone.embed_dim, num_prototypes, head_hidden_dim, bottleneck_dim
             )
-        super().__init__(student, momentum, max_iter, init)
+        super().__init__(student, momentum, max_iter, init, image_mean, image_std)
         self.field_sampling, self.koleo_weight = field_sampling, koleo_weight
         self.student_temp, self.teacher_temp, self.block_rows = student_temp, teacher_temp, block_rows
         self.subtract_targets = subtract_targets_

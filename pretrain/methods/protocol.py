@@ -12,7 +12,7 @@ class Method(Protocol):
 
     A config names it as `model`; what else it needs are arguments there. `batch` is what the config's loader makes, see
     `pretrain.data.batches.CropLoader`: pixels are uint8, to be normalised with `pretrain.data.IMAGE_MEAN` and
-    `IMAGE_STD`.
+    `IMAGE_STD`, or with `image_mean` and `image_std` of its own, buffers that hooks then read.
 
     Names with a meaning: a module called "prototypes" keeps its values for `train.freeze_prototypes`, and one called
     "backbone" for `train.head_warmup`, which needs an argument `init`.

@@ -7,10 +7,10 @@ import torch
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data import pixel_statistics
 from pretrain.models.vit import VisionTransformer, compile_blocks
 from pretrain.models.weights import load_backbone
-from pretrain.ranges import check_schedule
+from pretrain.ranges import Positive, check_schedule
 
 
 class StudentTeacher(nn.Module):
@@ -21,9 +21,18 @@ class StudentTeacher(nn.Module):
         momentum: the teacher's momentum over training, from 0 to 1.
         max_iter: length of training in steps.
         init: weight file, ours or a public one, from which both backbones start; "" keeps their initial values.
+        image_mean, image_std: of the pixels, for each of the backbone's bands; None: ImageNet's, for RGB.
     """
 
-    def __init__(self, student: nn.ModuleDict, momentum: ParamScheduler, max_iter: int, init: str = ""):
+    def __init__(
+        self,
+        student: nn.ModuleDict,
+        momentum: ParamScheduler,
+        max_iter: int,
+        init: str = "",
+        image_mean: tuple[float, ...] | None = None,
+        image_std: tuple[Positive, ...] | None = None,
+    ):
         super().__init__()
         check_schedule(momentum, "model.momentum", high=1)
         if init:
@@ -31,8 +40,9 @@ class StudentTeacher(nn.Module):
         self.momentum, self.max_iter = momentum, max_iter
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(False).eval()
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        mean, std = pixel_statistics(student["backbone"].in_chans, image_mean, image_std)
+        self.register_buffer("image_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True):
         """The teacher stays in eval mode: it never drops a path."""
@@ -61,5 +71,5 @@ class StudentTeacher(nn.Module):
         return self.teacher["backbone"]
 
     def normalised(self, crops: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> pixels as the backbone takes them."""
+        """uint8 (B, C, H, W) -> pixels as the backbone takes them."""
         return (crops.float() - self.image_mean) / self.image_std

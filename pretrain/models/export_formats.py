@@ -24,6 +24,7 @@ _TRANSFORMERS = (
     ("blocks.", "encoder.layer."),
     (".attn.proj.", ".attention.output.dense."),
 )
+_TIMM_STATISTICS = ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"
 _DINOV2 = ((".ls1.gamma", ".layer_scale1.lambda1"), (".ls2.gamma", ".layer_scale2.lambda1"))
 _IJEPA = (
     (".norm1.", ".layernorm_before."),
@@ -44,13 +45,27 @@ class Shape:
     mlp: int
     image_height: int
     image_width: int
+    bands: int
+
+    @property
+    def in_chans(self) -> str:
+        """The argument of timm and Detectron2 for other images than RGB, or ""."""
+        return "" if self.bands == 3 else f", in_chans={self.bands}"
 
     @classmethod
     def of(cls, file: BackboneFile) -> "Shape":
         found, patch = architecture(file.state), file.state[PATCH_WEIGHT].shape[-1]
         rows, columns = file.field_size
         size = (rows * patch, columns * patch)
-        return cls(patch, found["width"], found["depth"], file.num_heads, found["MLP width"], *size)
+        return cls(
+            patch,
+            found["width"],
+            found["depth"],
+            file.num_heads,
+            found["MLP width"],
+            *size,
+            file.state[PATCH_WEIGHT].shape[1],
+        )
 
     def side(self, where: str) -> int:
         """Of a square field. Raises UserError."""
@@ -74,8 +89,8 @@ def write_timm(path: Path, file: BackboneFile) -> str:
         "import timm\n"
         f"model = timm.create_model(\n    'vit_base_patch16_224', patch_size={shape.patch}, embed_dim={shape.width}, "
         f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
-        f"img_size=({shape.image_height}, {shape.image_width}), num_classes=0, pretrained=True,\n"
-        f"    pretrained_cfg_overlay=dict(file={str(path)!r}, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),\n"
+        f"img_size=({shape.image_height}, {shape.image_width}), num_classes=0, pretrained=True{shape.in_chans},\n"
+        f"    pretrained_cfg_overlay=dict(file={str(path)!r}{_TIMM_STATISTICS if shape.bands == 3 else ''}),\n"
         ")  # features_only=True gives maps of its blocks"
     )
 
@@ -121,6 +136,7 @@ def _config(kind: str, architecture: str, shape: Shape) -> dict:
         "num_attention_heads": shape.heads,
         "image_size": shape.side("transformers"),
         "patch_size": shape.patch,
+        "num_channels": shape.bands,
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu",
         "qkv_bias": True,
@@ -152,7 +168,7 @@ def write_detectron2(path: Path, file: BackboneFile) -> str:
         f"model.backbone.net = L(ViT)(\n    img_size={side}, patch_size={shape.patch}, embed_dim={shape.width}, "
         f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
         f"pretrain_img_size={side}, pretrain_use_cls_token=False, use_rel_pos=False,\n"
-        f"    window_size=0, out_feature='last_feat',\n)\ntrain.init_checkpoint = {str(path)!r}"
+        f"    window_size=0, out_feature='last_feat'{shape.in_chans},\n)\ntrain.init_checkpoint = {str(path)!r}"
     )
 
 

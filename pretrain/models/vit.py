@@ -8,9 +8,10 @@ from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.errors import UserError
 from pretrain.models.attention import Attention, Layout, pack, scaled_linear
 from pretrain.models.pos_embed import sample_pos_embed, sincos_field
-from pretrain.ranges import Layers, Patches, Pixels, Positive, ShareBelowOne, Width
+from pretrain.ranges import Channels, Layers, Patches, Pixels, Positive, ShareBelowOne, Width
 
 
 class VisionTransformer(nn.Module):
@@ -34,6 +35,7 @@ class VisionTransformer(nn.Module):
         layer_scale: initial LayerScale gamma; None builds blocks without LayerScale.
         final_norm: whether `encode` ends with a LayerNorm.
         activation_checkpointing: recompute each block in the backward pass: less memory, a third more time.
+        in_chans: bands of an image, 1 to 12.
     """
 
     def __init__(
@@ -52,15 +54,16 @@ class VisionTransformer(nn.Module):
         layer_scale: float | None = 1e-5,
         final_norm: bool = True,
         activation_checkpointing: bool = False,
+        in_chans: Channels = 3,
     ):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.in_chans = patch_size, in_chans
         self.embed_dim = embed_dim
         self.field_size = (field_size, field_size) if isinstance(field_size, int) else tuple(field_size)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
         self.activation_checkpointing = activation_checkpointing
-        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, in_chans)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         positions = torch.empty(1, self.field_size[0] * self.field_size[1], embed_dim)
         self.pos_embed = nn.Parameter(positions, requires_grad=learned_field)
@@ -100,7 +103,7 @@ class VisionTransformer(nn.Module):
         }
 
     def embed_patches(self, images: Tensor) -> Tensor:
-        """Content embeddings: normalised images (B, 3, H*p, W*p) -> (B, H*W, D)."""
+        """Content embeddings: normalised images (B, C, H*p, W*p) -> (B, H*W, D)."""
         return self.patch_embed(images)
 
     def sample_positions(self, boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
@@ -117,7 +120,7 @@ class VisionTransformer(nn.Module):
         return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
 
     def embed(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
-        """Content plus positions, after the class token if there is one: (B, 3, H*p, W*p) -> (B, [1 +] H*W, D)"""
+        """Content plus positions, after the class token if there is one: (B, C, H*p, W*p) -> (B, [1 +] H*W, D)"""
         return self.with_class_token(self.embed_patches(images) + self.sample_positions(boxes, self.grid(images)))
 
     def encode(self, groups: list[Tensor], kept: Tensor | None = None) -> list[Tensor] | Tensor:
@@ -145,14 +148,14 @@ class VisionTransformer(nn.Module):
             yield tokens
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """(H, W) in patches of images (B, 3, H*p, W*p)."""
+        """(H, W) in patches of images (B, C, H*p, W*p)."""
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def forward(self, images: Tensor, boxes: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
         """Features of one batch of equally large, unmasked images.
 
         Args:
-            images: (B, 3, H*p, W*p), normalised with `pretrain.data.IMAGE_MEAN` and `IMAGE_STD`.
+            images: (B, C, H*p, W*p), normalised as in pretraining: RGB with `pretrain.data.IMAGE_MEAN` and `IMAGE_STD`.
             boxes: (B, 4) places in the field; None, as at inference, is the whole field.
 
         Returns:
@@ -164,11 +167,11 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of non-overlapping patches: (B, 3, H*p, W*p) -> (B, H*W, D)."""
+    """Linear embedding of non-overlapping patches: (B, C, H*p, W*p) -> (B, H*W, D)."""
 
-    def __init__(self, patch_size: int, embed_dim: int):
+    def __init__(self, patch_size: int, embed_dim: int, in_chans: int = 3):
         super().__init__()
-        self.proj = PatchConv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = PatchConv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)
@@ -184,6 +187,11 @@ class PatchConv2d(nn.Conv2d):
         (height, width), side = images.shape[-2:], self.stride[0]
         if height % side or width % side:
             raise ValueError(f"an image of {height}x{width} does not divide into patches of {side}")
+        if images.shape[1] != self.in_channels:
+            raise UserError(
+                f"an image has {images.shape[1]} bands, and the backbone takes {self.in_channels}; give images "
+                "of as many bands, or a backbone of their in_chans"
+            )
         patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
         return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 

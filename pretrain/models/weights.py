@@ -89,6 +89,7 @@ def build_backbone(file: BackboneFile, num_heads: int | None = None, drop_path_r
         mlp_ratio=shape["MLP width"] / shape["width"],
         field_size=file.field_size or 14,
         drop_path_rate=drop_path_rate,
+        in_chans=file.state[PATCH_WEIGHT].shape[1],
         class_token=class_token,
         field_init="normal" if class_token else "sincos",  # as I-JEPA's begin, and stay
         layer_scale=1.0 if any(name.endswith(".gamma") for name in file.state) else None,
@@ -120,7 +121,8 @@ def load_backbone(backbone: nn.Module, path: str | Path, partial: bool = False) 
     What `read_backbone` undoes is exact; so is LayerScale: a file with it fits a backbone without (gamma is folded),
     and the reverse (gamma is one). Two things are interpolated and not exact: a field of another size, as at inference,
     and patches of another size (App. D goes from 14 to 16 pixels, and does not say how): `resample_patch_embed` of
-    timm, with which a patch that was enlarged by bicubic interpolation has the embedding that it had before.
+    timm, with which a patch that was enlarged by bicubic interpolation has the embedding that it had before. Weights of
+    RGB fit a backbone of any number of bands: see `adapt_bands`.
 
     Args:
         partial: take what fits and leave the rest at its initial values; else the backbone must match whole.
@@ -139,6 +141,7 @@ def fill_backbone(backbone: nn.Module, file: BackboneFile, partial: bool = False
     if not partial:
         _check_architecture(file, backbone)
     state = _match_layer_scale(file.state, wanted, report)
+    _match_bands(file, state, wanted, report)
     _match_patches(state, wanted, report)
     _match_field(state, file.field_size, backbone, report)
     _note_heads(file, backbone, report)
@@ -189,6 +192,29 @@ def _match_layer_scale(state, wanted, report: LoadReport) -> dict[str, Tensor]:
         ones = {name: torch.ones_like(wanted[name]) for name in gammas if int(name.split(".")[1]) < depth}
         return state | ones
     return dict(state)
+
+
+def adapt_bands(weight: Tensor, channels: int) -> Tensor:
+    """A patch embedding of RGB (D, 3, p, p) for images of other bands -> (D, channels, p, p).
+
+    Each band gets the mean of the three kernels, times 3 / channels: an image whose bands are equal has exactly the
+    embedding that grey has in RGB. timm repeats R, G, B, R, ... instead, which keeps it for multiples of three only.
+    """
+    return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
+
+
+def _match_bands(file: BackboneFile, state, wanted, report: LoadReport) -> None:
+    """Adapt the patch embedding in place where the backbone takes other bands. Raises UserError."""
+    theirs, ours = state[PATCH_WEIGHT].shape[1], wanted[PATCH_WEIGHT].shape[1]
+    if theirs == ours:
+        return
+    if theirs != 3:
+        raise UserError(
+            f"{file.path} is for images of {theirs} bands, and the backbone takes {ours}: set in_chans={theirs} and "
+            "give such images, or take weights of RGB, which are adapted to any number"
+        )
+    state[PATCH_WEIGHT] = adapt_bands(state[PATCH_WEIGHT], ours)
+    report.converted.append(f"patch embedding adapted from 3 to {ours} channels")
 
 
 def _match_patches(state, wanted, report: LoadReport) -> None:

@@ -74,6 +74,7 @@ def test_overrides_reach_the_half_that_they_name(pipeline):
         ("detect.trian.max_iter=5", "no key detect.trian.max_iter; did you mean detect.train.max_iter?"),
         ("detect.optimizer.lr=0", "^detect.optimizer.lr is 0; give"),
         ("pretrain.optimizer.lr=-1", "^pretrain.optimizer.lr is -1; give"),
+        ("pretrain.model.backbone.in_chans=5", "^in_chans of the backbone is 5 in pretraining and 3 in the detector"),
         ("detect.train.max_iter=[", r"^cannot read the override 'detect.train.max_iter=\[' .*: 'detect.train.max"),
     ],
 )

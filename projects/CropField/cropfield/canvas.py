@@ -24,6 +24,7 @@ PALETTE = (
     (20, 140, 150),
 )
 INK, PAPER = (34, 34, 34), (250, 250, 248)
+MOST_BANDS = 12  # of an image; a side of a picture is longer
 LONGEST_TEXT = 500  # characters
 LINE, MARGIN = 20, 8  # pixels: height of a line of text, margin around a picture
 
@@ -34,10 +35,19 @@ def color_of(index: int) -> tuple[int, int, int]:
 
 
 def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
-    """uint8 image (3, H, W) or (H, W, 3) -> a writable copy (H, W, 3)."""
+    """uint8 image (C, H, W) or (H, W, C) -> a writable copy (H, W, 3).
+
+    Of one band or two the first is shown as grey, of more than three the first three as red, green and blue.
+    """
     array = crop.detach().cpu().numpy() if isinstance(crop, Tensor) else crop
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+    if (
+        array.ndim == 3
+        and array.shape[2] != 3
+        and (array.shape[0] == 3 or array.shape[0] <= MOST_BANDS < array.shape[2])
+    ):
         array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] != 3:
+        array = array[..., :3] if array.shape[2] > 3 else array[..., :1].repeat(3, axis=2)
     return array.copy(order="C")
 
 
@@ -47,10 +57,11 @@ def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize smoothly to a longer side of `side` pixels."""
+    """Resize smoothly to a longer side of `side` pixels, any number of bands."""
     scale = side / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    return resized.reshape(*resized.shape[:2], *image.shape[2:])  # OpenCV drops the axis of a single band
 
 
 def colorize(values: np.ndarray, low: float, high: float, colors: int = cv2.COLORMAP_INFERNO) -> np.ndarray:

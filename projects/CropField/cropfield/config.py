@@ -63,13 +63,14 @@ def build_cropfield_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = N
     """Build the plain backbone: one feature map at the patch's stride.
 
     Args:
-        input_shape: passed by Detectron2 and ignored; images always have three channels.
+        input_shape: passed by Detectron2: as many channels as MODEL.PIXEL_MEAN has numbers. None: three.
     """
     from cropfield.backbone import CropFieldViT
 
     node = read_keys(cfg)
     return CropFieldViT(
         patch_size=node.PATCH_SIZE,
+        in_chans=input_shape.channels if input_shape and input_shape.channels else 3,
         embed_dim=node.EMBED_DIM,
         depth=node.DEPTH,
         num_heads=node.NUM_HEADS,

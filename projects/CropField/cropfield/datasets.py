@@ -19,15 +19,23 @@ from cropfield.coco_files import repaired_copy
 from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import Faults, has_mask
+from pretrain.data.bands import ValueRange, check_value_range
 from pretrain.data.coco import Image
 from pretrain.data.decode import MAX_PIXELS
 from pretrain.errors import UserError
-from pretrain.ranges import Count
+from pretrain.ranges import Channels, Count
 
 logger = logging.getLogger(__name__)
 
 
-def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Count = MAX_PIXELS) -> str:
+def dataset_name(
+    json_file: Paths,
+    images: Paths,
+    otherwise: str,
+    max_pixels: Count = MAX_PIXELS,
+    channels: Channels = 3,
+    value_range: ValueRange | None = None,
+) -> str:
     """Detectron2's name of the dataset; the first call checks and registers it.
 
     Args:
@@ -37,6 +45,7 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Co
             for each.
         otherwise: name of a registered dataset.
         max_pixels: largest allowed image.
+        channels, value_range: how its images will be read; see `decode_image`.
 
     Raises:
         UserError: the dataset cannot be used for training or evaluation; see `check_coco_file`.
@@ -50,8 +59,9 @@ def dataset_name(json_file: Paths, images: Paths, otherwise: str, max_pixels: Co
     digest = hashlib.sha256("\n".join([*files, *folders]).encode()).hexdigest()[:8]
     name = f"{Path(files[0]).stem}-{'' if is_one else f'and-{len(files) - 1}-more-'}{digest}"
     if name not in DatasetCatalog.list():
+        check_value_range(value_range)
         for file, folder in zip(files, folders, strict=True):
-            check_coco_file(file, folder, max_pixels)
+            check_coco_file(file, folder, max_pixels, channels, value_range)
         readable = _facts(files[0]).readable if is_one else _join(files, folders)
         register_coco_instances(name, {}, readable, folders[0] if is_one else "")
         MetadataCatalog.get(name).thing_classes = class_names(json_file)
@@ -185,7 +195,13 @@ def read_coco_file(json_file: Paths) -> dict:
     return content | {"images": [], "annotations": []} if is_several(json_file) else content
 
 
-def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -> Counter:
+def check_coco_file(
+    json_file: str,
+    images: str,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    value_range: ValueRange | None = None,
+) -> Counter:
     """Check a COCO-format dataset before it is used.
 
     Faults that prevent training raise an error; repairs, and what training skips or clips, are counted and logged.
@@ -200,7 +216,7 @@ def check_coco_file(json_file: str, images: str, max_pixels: int = MAX_PIXELS) -
     facts = _facts(json_file)
     faults, first = facts.repaired.counts + facts.harmless.counts, facts.repaired.first | facts.harmless.first
     if comm.is_main_process():  # the others would read the same headers
-        turned = check_image_files(json_file, facts.images, images, max_pixels)
+        turned = check_image_files(json_file, facts.images, images, max_pixels, channels, value_range)
         if turned:
             words = "images that EXIF turns, whose sizes do not tell if boxes are of the upright image (taken as such)"
             faults[words] = turned

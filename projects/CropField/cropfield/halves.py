@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
 from cropfield.forms import Detection
 from cropfield.stages import Stage
@@ -12,6 +14,7 @@ from cropfield.trial import try_detector
 from pretrain.data.images import open_source
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
+from pretrain.engine.run import check_statistics
 from pretrain.errors import UserError
 
 # Keys that join the stages to each other or are checked before the first, and what gives each.
@@ -51,19 +54,37 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
         with naming_half(half, form):
             configs.append(load_config(config, overrides, form))
     nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        mine, theirs = (net[name] for net in nets)
+    for name in ("patch_size", "embed_dim", "depth", "num_heads", "in_chans"):
+        mine, theirs = (net.get(name, 3) if name == "in_chans" else net[name] for net in nets)
         if mine != theirs:
             raise UserError(
                 f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
             )
-    open_source(images)
-    check_coco_file(dataset["train_json"], dataset["train_images"])
-    check_coco_file(dataset["val_json"], dataset["val_images"])
+    check_pixels(*configs)
+    source = configs[0].dataloader.train.source
+    reading = dict(channels=nets[0].get("in_chans", 3), value_range=source.get("value_range"))
+    open_source(images, **reading)
+    for split in ("train", "val"):
+        check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], **reading)
     check_same_categories(dataset["train_json"], dataset["val_json"])
     check_can_be_evaluated(dataset["val_json"])
     with naming_half("detect", Detection):
         try_detector(configs[-1])
+
+
+def check_pixels(pretrain: DictConfig, detect: DictConfig) -> None:
+    """Raise UserError unless both halves read and normalise pixels alike."""
+    with naming_half("pretrain", Pretraining):
+        statistics = check_statistics(pretrain)
+    ranges = [pretrain.dataloader.train.source.get("value_range"), detect.get("dataset", {}).get("value_range")]
+    pairs = [("dataloader.train.source.value_range", "dataset.value_range", ranges)]
+    if statistics and "pixel_mean" in detect.model:
+        for name, mine in zip(("mean", "std"), statistics, strict=True):
+            pairs.append((f"model.image_{name}", f"model.pixel_{name}", [mine, detect.model[f"pixel_{name}"]]))
+    for ours, theirs, values in pairs:
+        first, second = (None if value is None else [float(number) for number in value] for value in values)
+        if first != second:
+            raise UserError(f"pretrain.{ours} is {first} and detect.{theirs} {second}: give the same to both halves")
 
 
 @contextmanager

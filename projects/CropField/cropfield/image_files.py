@@ -1,5 +1,6 @@
 """Check that a COCO file's images exist and have the recorded size. Only headers are read."""
 
+import logging
 import os
 import re
 import warnings
@@ -7,26 +8,33 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
-from PIL import Image as Pillow
-
+from pretrain.data.bands import ValueRange, check_bands, check_reader
 from pretrain.data.coco import Image
-from pretrain.data.decode import MAX_PIXELS, lift_pillows_limit, safe_formats
-from pretrain.data.orientation import orientation_in_file
+from pretrain.data.decode import MAX_PIXELS, ImageFacts, lift_pillows_limit, read_facts
 from pretrain.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 READERS = 8  # threads, which mostly wait for the disk
 
 
-def check_image_files(json_file: str, entries: list[Image], folder: str, max_pixels: int = MAX_PIXELS) -> int:
+def check_image_files(
+    json_file: str,
+    entries: list[Image],
+    folder: str,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    value_range: ValueRange | None = None,
+) -> int:
     """Look for each file in `folder` and compare its header with the entry.
 
     Returns:
         The number of images with an EXIF rotation whose size does not tell whether the boxes refer to the stored or the
-        upright image. They are read upright.
+        upright image. They are read upright. What of the images' bands will be left out is logged.
 
     Raises:
-        UserError: no such folder, a missing file, a file that is not an image, or a size other than the upright
-            image's.
+        UserError: no such folder, a missing file, a file that is not an image, a size other than the upright image's,
+            or other bands than asked for (`check_bands`), or a kind that needs a package which is not installed.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder; give the folder that contains the images of {json_file}")
@@ -40,7 +48,8 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, max_pix
         warnings.simplefilter("ignore")  # of odd metadata
         lift_pillows_limit(max_pixels)
         paths = [os.path.join(folder, entry.file_name) for entry in entries]
-        headers = list(pool.map(partial(_header, max_pixels=max_pixels), paths))
+        options = dict(max_pixels=max_pixels, channels=channels, value_range=value_range)
+        headers = list(pool.map(partial(_header, **options), paths))
     pairs = list(enumerate(zip(entries, headers, strict=True)))
     unreadable = [(place, entry) for place, (entry, header) in pairs if header is None]
     if unreadable:
@@ -50,40 +59,36 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, max_pix
             f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them, or raise "
             f"dataset.max_pixels={max_pixels} where they are larger"
         )
+    for entry, header in zip(entries, headers, strict=True):
+        if header.needs_reader:
+            check_reader(entry.file_name)
+    if left_out := check_bands(((e.file_name, h.bands) for e, h in zip(entries, headers, strict=True)), channels):
+        logger.warning("%s: %s", json_file, left_out)
     wrong = [(p, e, h) for p, (e, h) in pairs if (e.width, e.height) != _upright(h)]
     if wrong:
         raise UserError(f"{json_file}: {_mismatch(*wrong[0])}; {len(wrong)} of {len(entries)} images are like this")
-    return sum(orientation not in (0, 1) and (orientation < 5 or w == h) for w, h, orientation in headers)
+    return sum(h.orientation not in (0, 1) and (h.orientation < 5 or h.width == h.height) for h in headers)
 
 
-def _header(path: str, max_pixels: int) -> tuple[int, int, int] | None:
-    """Read width and height as stored, and EXIF orientation (1 if absent); None if not an image, or too large."""
-    try:
-        with Pillow.open(path, formats=safe_formats()) as image:
-            orientation = orientation_in_file(image)
-            if image.width * image.height > max_pixels:
-                return None
-            # Pillow reports a TIFF's upright size.
-            size = image.size[::-1] if image.format == "TIFF" and orientation >= 5 else image.size
-            return *size, orientation
-    except Exception:  # parsers may raise anything on a malicious header
-        return None
+def _header(path: str, max_pixels: int, channels: int = 3, value_range: ValueRange | None = None) -> ImageFacts | None:
+    """None if it is not an image, or too large."""
+    facts = read_facts(path, channels, value_range)
+    return facts if facts and facts.width * facts.height <= max_pixels else None
 
 
-def _upright(header: tuple[int, int, int]) -> tuple[int, int]:
-    width, height, orientation = header
-    return (height, width) if orientation >= 5 else (width, height)
+def _upright(header: ImageFacts) -> tuple[int, int]:
+    return (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
 
 
-def _mismatch(place: int, entry: Image, header: tuple[int, int, int]) -> str:
+def _mismatch(place: int, entry: Image, header: ImageFacts) -> str:
     said, (width, height) = (entry.width, entry.height), _upright(header)
     start = f"images[{place}] has width {said[0]} and height {said[1]}, and {entry.file_name!r} is {width} x {height}"
     if said != (height, width):
         return f"{start}; write the file's size, and see that the boxes were drawn on that file"
-    if header[2] >= 5:
+    if header.orientation >= 5:
         return (
-            f"{start} when its EXIF orientation {header[2]} is followed, as it is here; write the upright size and "
-            "boxes, or remove the orientation from the files"
+            f"{start} when its EXIF orientation {header.orientation} is followed, as it is here; write the upright "
+            "size and boxes, or remove the orientation from the files"
         )
     return f"{start}: width and height are swapped; swap them in the annotation file"
 

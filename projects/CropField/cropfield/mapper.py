@@ -10,9 +10,10 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
+from pretrain.data.bands import ValueRange, check_value_range
 from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image, safe_formats
 from pretrain.errors import UserError
-from pretrain.ranges import Count, Pixels, Positive
+from pretrain.ranges import Channels, Count, Pixels, Positive
 
 
 class ImageMapper(DatasetMapper):
@@ -22,16 +23,26 @@ class ImageMapper(DatasetMapper):
 
     Args:
         max_pixels: larger images count as broken.
+        channels, value_range: see `decode_image`. Other images than RGB stay as they are in any `image_format`.
     """
 
-    def __init__(self, *args, max_pixels: Count = MAX_PIXELS, **options):
+    def __init__(
+        self,
+        *args,
+        max_pixels: Count = MAX_PIXELS,
+        channels: Channels = 3,
+        value_range: ValueRange | None = None,
+        **options,
+    ):
         super().__init__(*args, **options)
-        self.max_pixels = max_pixels
+        check_value_range(value_range)
+        self.max_pixels, self.channels = max_pixels, channels
+        self.value_range = value_range and tuple(value_range)
 
     def __call__(self, entry: dict, image: np.ndarray | None = None) -> dict:
         """Map an entry of a Detectron2 dataset to a model's input: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
 
-        image: uint8 (H, W, 3), used instead of the file.
+        image: uint8 (H, W, channels), used instead of the file.
 
         Raises:
             BrokenImage: the image or its label map cannot be read.
@@ -59,8 +70,9 @@ class ImageMapper(DatasetMapper):
         return entry
 
     def read(self, path: str) -> np.ndarray:
-        """Read an image -> uint8 RGB (H, W, 3). Raises `BrokenImage`."""
-        return decode_image(path, max_pixels=self.max_pixels)
+        """Read an image -> uint8 (H, W, channels). Raises `BrokenImage`."""
+        options = dict(max_pixels=self.max_pixels, channels=self.channels, value_range=self.value_range)
+        return decode_image(path, **options)
 
     def no_objects(self, shape: tuple[int, int]) -> Instances:
         """Empty `Instances` for an image of shape (height, width)."""
@@ -84,8 +96,10 @@ def with_fractions(annotation: dict) -> dict:
 
 
 def in_format(image: np.ndarray, image_format: str) -> np.ndarray:
-    """Convert uint8 RGB (H, W, 3) to a Detectron2 format: "RGB", "BGR", "L" (H, W, 1), "YUV-BT.601" (float)."""
-    if image_format == "RGB":
+    """Convert uint8 RGB (H, W, 3) to a Detectron2 format: "RGB", "BGR", "L" (H, W, 1), "YUV-BT.601" (float). Other
+    bands stay as they are.
+    """
+    if image_format == "RGB" or image.shape[2] != 3:
         return image
     if image_format == "BGR":
         return image[..., ::-1]
@@ -112,10 +126,21 @@ def read_labels(path: str) -> np.ndarray:
         raise BrokenImage(path, "cannot be read") from error
 
 
+class ResizeBands(T.ResizeTransform):
+    """Detectron2's, also for other bands than RGB: Pillow would take the second or fourth for transparency."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(H, W) or (H, W, C) -> the same of the new size."""
+        if img.ndim < 3 or img.shape[2] in (1, 3):
+            return super().apply_image(img, interp)
+        bands = np.split(img, img.shape[2], axis=2)
+        return np.concatenate([super(ResizeBands, self).apply_image(band, interp) for band in bands], axis=2)
+
+
 def _with_pixels(resize: T.Transform) -> T.Transform:
-    """Keep at least one pixel a side: Detectron2 rounds the short side of a very thin image to zero."""
+    """Keep at least one pixel a side: Detectron2 rounds the short side of a very thin image to zero. For any bands."""
     if isinstance(resize, T.ResizeTransform):
-        resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+        return ResizeBands(resize.h, resize.w, max(resize.new_h, 1), max(resize.new_w, 1), resize.interp)
     return resize
 
 

@@ -75,6 +75,7 @@ def load_pretrained(path: str | Path, **arguments) -> CropFieldViT:
         shape = build_backbone(file)
     backbone = CropFieldViT(
         patch_size=shape.patch_size,
+        in_chans=shape.in_chans,
         embed_dim=shape.embed_dim,
         depth=len(shape.blocks),
         num_heads=shape.num_heads,

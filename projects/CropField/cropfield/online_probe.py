@@ -9,7 +9,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
-from cropfield.probe_images import probe_images, tell_of_shared_images
+from cropfield.probe_images import PixelFormat, probe_images, tell_of_shared_images
+from pretrain.data import pixel_statistics_of
 from pretrain.engine.checkpoint import backbone_metadata
 from pretrain.engine.loop import due
 from pretrain.errors import UserError
@@ -77,8 +78,10 @@ class OnlineDetectionProbe(HookBase):
     def before_train(self) -> None:
         if not self.period:
             return
-        backbone, done = self.trainer.model.backbone, self.trainer.iter
-        images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size)
+        model, done = self.trainer.model, self.trainer.iter
+        backbone, source = model.backbone, self.trainer.loader.source
+        pixels = PixelFormat(*pixel_statistics_of(model), getattr(source, "value_range", None))
+        images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size, pixels)
         self.probe = DetectionProbe(*images, self.batch_size)
         if comm.is_main_process():
             files = [part.path(index) for part in images for index in range(len(part))]

@@ -12,18 +12,21 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from omegaconf import OmegaConf
 
 from cropfield import categories
+from cropfield.canvas import as_rgb
 from cropfield.coco_files import area_of, decode_mask
 from cropfield.datasets import read_coco_file
 from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
 from cropfield.mapper import in_format
 from cropfield.media import Medium, Picture, find_media, frames
-from cropfield.sizes import check_sizes
+from cropfield.sizes import check_channels, check_sizes
 from cropfield.weights import load_weights
+from pretrain.data.bands import left_out as left_out_bands
 from pretrain.data.broken import printable, summarize
-from pretrain.data.decode import MAX_PIXELS, BrokenImage
+from pretrain.data.decode import MAX_PIXELS, BrokenImage, read_facts
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
@@ -66,6 +69,10 @@ def predict(args: argparse.Namespace) -> None:
         print(f"given more than once, and counted once: {names} ({len(again)} in all)")
     for folder in left_out:
         print(f"left out: {printable(folder)}, which holds a tool's output")
+    facts = {str(medium.path): read_facts(medium.path) for medium in media if not medium.is_video}
+    channels = OmegaConf.select(cfg, "dataloader.test.mapper.channels", default=3)
+    if bands := left_out_bands([(name, found.bands) for name, found in facts.items() if found], channels):
+        print(printable(bands))
     if broken:
         print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
     print(summary(output, found))
@@ -127,12 +134,14 @@ class Detector:
         load_weights(self.model, weights, whole=True, content=content)
         mapper = instantiate(cfg.dataloader.test.mapper)
         check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
+        check_channels(self.model, mapper)
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
         self.threshold, self.max_pixels = threshold, getattr(mapper, "max_pixels", MAX_PIXELS)
+        self.bands = getattr(mapper, "channels", 3), getattr(mapper, "value_range", None)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, image_id) -> list[dict]:
-        """RGB uint8 (H, W, 3) -> detections in COCO's format, with classes numbered from 0."""
+        """uint8 (H, W, C), as the mapper reads it -> detections in COCO's format, with classes numbered from 0."""
         resized = T.AugInput(in_format(image, self.image_format))
         self.resize(resized)
         pixels = torch.as_tensor(np.array(resized.image.transpose(2, 0, 1), order="C"))
@@ -159,14 +168,14 @@ def choose_categories(weights: Path, metadata: dict, content: dict | None) -> li
 
 
 def picture(image: np.ndarray, detections: list[dict], names: list[str]) -> np.ndarray:
-    """Draw boxes, masks, names and scores on the image."""
+    """Draw boxes, masks, names and scores on the image, which is shown as `as_rgb` does."""
     instances = []
     for detection in detections:
         x, y, width, height = detection["bbox"]
         mask = decode_mask(detection.get("segmentation"), *image.shape[:2])
         category = detection["category_id"]
         instances.append(Instance((x, y, x + width, y + height), category, names[category], mask, detection["score"]))
-    return draw_instances(image, instances, factor=1)
+    return draw_instances(as_rgb(image), instances, factor=1)
 
 
 def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: ImageIds, content: dict) -> None:
@@ -178,7 +187,7 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
     names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
     whole = False
     try:
-        for name, image in frames(medium, detector.max_pixels):
+        for name, image in frames(medium, detector.max_pixels, *getattr(detector, "bands", ())):
             height, width = image.shape[:2]
             image_id = ids.take(name, height, width)
             detections = detector(image, image_id)

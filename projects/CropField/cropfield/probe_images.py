@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,12 +24,24 @@ MOST_COMPARED = 100_000  # most pretraining files whose content is compared with
 logger = logging.getLogger(__name__)
 
 
+class PixelFormat(NamedTuple):
+    """How images are read and normalised: a mean and deviation for each band; see `decode_image`."""
+
+    mean: Sequence[float] = IMAGE_MEAN
+    std: Sequence[float] = IMAGE_STD
+    value_range: tuple[float, float] | None = None
+
+
+RGB = PixelFormat()
+
+
 class ProbeImages:
     """Images with objects from a COCO file, resized to a longer side of `size` pixels and to whole patches.
 
     Args:
         limit: most images to use, evenly spaced through the file.
         size, patch: pixels; size is a multiple of patch.
+        pixels: how they are read and normalised.
 
     Attributes:
         classes: for each image int16 (N,), the class of the object at each patch, len(names) for none
@@ -37,9 +50,10 @@ class ProbeImages:
         with_objects: the images with an object at one of their patches.
     """
 
-    def __init__(self, json_file: str, folder: str, limit: int, size: int, patch: int):
+    def __init__(self, json_file: str, folder: str, limit: int, size: int, patch: int, pixels: PixelFormat = RGB):
         content = read_coco_file(json_file)
         self.coco, self.size, self.patch = coco_images(content, Path(folder)), size, patch
+        self.pixels = pixels
         self.ids = spread_out(self.coco, limit)
         chosen = set(self.ids)
         self.truth = {
@@ -77,13 +91,14 @@ class ProbeImages:
         return classes < len(self.coco.names), classes, boxes
 
     def load(self, index: int) -> Tensor:
-        """Load normalised pixels (3, H*p, W*p), float32. Raises `BrokenImage`."""
-        image = decode_image(self.path(index))
+        """Load normalised pixels (C, H*p, W*p), float32. Raises `BrokenImage`."""
+        mean, std = (np.array(values, np.float32) for values in (self.pixels.mean, self.pixels.std))
+        image = decode_image(self.path(index), channels=len(mean), value_range=self.pixels.value_range)
         height, width = (side * self.patch for side in self.grid(self.ids[index]))
         if image.shape[:2] != (height, width):
             shrinks = width * height < image.shape[0] * image.shape[1]
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        return torch.from_numpy((image - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)).permute(2, 0, 1)
+        return torch.from_numpy((image.reshape(height, width, -1) - mean) / std).permute(2, 0, 1)
 
 
 def centres(grid: tuple[int, int]) -> np.ndarray:
@@ -112,12 +127,18 @@ def patch_objects(coco: CocoImages, image_id: int, grid: tuple[int, int]) -> tup
 
 
 def probe_images(
-    train: tuple[str, str], val: tuple[str, str], limits: tuple[int, int], size: int, patch: int
+    train: tuple[str, str],
+    val: tuple[str, str],
+    limits: tuple[int, int],
+    size: int,
+    patch: int,
+    pixels: PixelFormat = RGB,
 ) -> tuple[ProbeImages, ProbeImages]:
     """Load and check the probe's training and validation images.
 
     Args:
         train, val: annotation file and image folder.
+        pixels: how they are read and normalised.
 
     Raises:
         UserError: a dataset cannot be trained on or evaluated, their classes differ, there are fewer than two training
@@ -126,10 +147,10 @@ def probe_images(
     if size % patch or size < patch:
         raise UserError(f"the detection probe's image size, {size}, is not a multiple of the backbone's patch, {patch}")
     for json_file, folder in (train, val):
-        check_coco_file(json_file, folder)
+        check_coco_file(json_file, folder, channels=len(pixels.mean), value_range=pixels.value_range)
     check_same_categories(train[0], val[0])
     check_can_be_evaluated(val[0])
-    found = [ProbeImages(*files, limit, size, patch) for files, limit in zip((train, val), limits, strict=True)]
+    found = [ProbeImages(*files, limit, size, patch, pixels) for files, limit in zip((train, val), limits, strict=True)]
     for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
         if len(images.with_objects) < least:
             raise UserError(

@@ -7,6 +7,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from cropfield.tiles import TiledRCNN
+from pretrain.data import pixel_statistics
 from pretrain.errors import UserError
 
 SHAPES = ((480, 640), (640, 480), (200, 1400), (1400, 200), (64, 64))  # test images: height, width in pixels
@@ -42,6 +43,21 @@ def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> No
             "model._target_=cropfield.tiles.TiledRCNN"
         )
     check_strides(model)
+
+
+def check_channels(model: nn.Module, mapper) -> None:
+    """Raise UserError if a detector's backbone, its mean and deviation, and its images have other numbers of bands."""
+    net = getattr(getattr(model, "backbone", None), "net", None)
+    bands = getattr(net, "in_chans", None)
+    if bands is None or not hasattr(model, "pixel_mean"):
+        return
+    pixel_statistics(bands, model.pixel_mean.flatten(), model.pixel_std.flatten())
+    read = getattr(mapper, "channels", 3)
+    if read != bands:
+        raise UserError(
+            f"model.backbone.net.in_chans is {bands}, and the mapper reads images of {read} bands: set "
+            f"dataloader.train.mapper.channels and dataloader.test.mapper.channels to {bands}"
+        )
 
 
 def largest(augmentations: T.Augmentation) -> tuple[int, int]:

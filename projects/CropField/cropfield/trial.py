@@ -21,7 +21,7 @@ from torch import nn
 from cropfield.feature_cache import check_cacheable
 from cropfield.forms import Detection
 from cropfield.schedule import BatchRule
-from cropfield.sizes import check_sizes
+from cropfield.sizes import check_channels, check_sizes
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
 from pretrain.engine.lazy_config import build
@@ -73,8 +73,10 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
     """
     mapper = build(cfg, f"dataloader.{part}.mapper")
     check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
+    check_channels(model, mapper)
     with _told(f"dataloader.{part}.mapper"):
-        image = mapper(entry)
+        bands = getattr(mapper, "channels", 3)
+        image = mapper(entry) if bands == 3 else mapper(entry, made_up_pixels(bands))
     precision = getattr(torch, cfg.train.amp.get("dtype", "float16"))
     kind, training = torch.device(cfg.train.device).type, part == "train"
     autocast = torch.autocast(kind, precision, enabled=cfg.train.amp.enabled and training)
@@ -124,10 +126,14 @@ def made_up_detection(image: dict, found: dict) -> Instances:
     return detection
 
 
+def made_up_pixels(bands: int) -> np.ndarray:
+    """Noise, uint8 (H, W, bands)."""
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, bands), dtype=np.uint8)
+
+
 def made_up_entry(folder: Path) -> dict:
     """An entry of a Detectron2 dataset: noise, with one object that has a box, a polygon and a label map."""
-    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "image.png")
+    Image.fromarray(made_up_pixels(3)).save(folder / "image.png")
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(folder / "labels.png")
     x0, y0, x1, y1 = WIDTH // 4, HEIGHT // 4, 3 * WIDTH // 4, 3 * HEIGHT // 4
     thing = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import abbreviated, backbone_file, refuse_not_finite
+from pretrain.models.weight_layouts import PATCH_WEIGHT, abbreviated, backbone_file, refuse_not_finite
 from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def load_weights(
         return fill_backbone(find_backbone(model), backbone_file(path, tensors, metadata), partial)
     wanted = model.state_dict()
     state = in_our_order(state, wanted, categories, in_metadata(metadata, path), path, partial)
+    check_bands(path, state, wanted)
     wrong = [name for name in wanted if name not in state or wanted[name].shape != state[name].shape]
     wrong = [name for name in wrong if not name.startswith("pixel_")]
     if wrong and partial:
@@ -76,6 +77,17 @@ def load_weights(
     kept = by_part([name for name in wanted if name in state])
     logger.info("%s: %d of %d tensors of the detector loaded: %s", path, len(wanted) - len(wrong), len(wanted), kept)
     return None
+
+
+def check_bands(path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Raise UserError if a detector is for images of another number of bands."""
+    name = f"backbone.net.{PATCH_WEIGHT}"
+    if name in state and name in wanted and state[name].dim() == 4 and state[name].shape[1] != wanted[name].shape[1]:
+        theirs, ours = state[name].shape[1], wanted[name].shape[1]
+        raise UserError(
+            f"{path} is a detector of images of {theirs} bands, and the config's takes {ours}; set "
+            f"model.backbone.net.in_chans={theirs}, or start from a backbone of RGB, which is adapted"
+        )
 
 
 def check_numbers(path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@
     projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \
         --weights backbone.safetensors -o vits16.onnx --image-size 1024x1024
 
-Input `images`: (B, 3, H, W) float32 RGB, normalised as in the config, any B. Output: the backbone's feature map (B, D,
+Input `images`: (B, C, H, W) float32, normalised as in the config, any B. Output: the backbone's feature map (B, D,
 H/p, W/p), or with --pyramid each map of the pyramid by name. H and W are fixed, because the sampled position field is
 stored as a constant.
 
@@ -80,13 +80,18 @@ def check_packages() -> None:
         raise UserError(f"ONNX export needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
+def bands_of(backbone: nn.Module) -> int:
+    """Bands of its images; it may be a pyramid around the backbone."""
+    return getattr(getattr(backbone, "net", backbone), "in_chans", 3)
+
+
 def write_onnx(model: Maps, height: int, width: int, path: Path) -> float:
     """Export, verify with onnxruntime and write `path`; returns the largest difference relative to the largest feature.
 
     Raises:
         UserError: onnxruntime's features differ, or the file cannot be written.
     """
-    images = torch.randn(2, 3, height, width)
+    images = torch.randn(2, bands_of(model.backbone), height, width)
     options = {"dynamo": True, "dynamic_shapes": {"images": {0: torch.export.Dim("batch")}}}
     with replacing(path) as draft:
         program = export(model, images, "images", **options)
@@ -104,7 +109,7 @@ def write_detector(model: Detections, path: Path) -> float:
     if not square:
         raise UserError("model.backbone.square_pad is 0, but --detector needs a value, such as 1024")
     sizes = [(square, square * 3 // 4), (square // 2, square)]
-    images = [255 * torch.rand(3, *size) for size in sizes]
+    images = [255 * torch.rand(bands_of(model.detector.backbone), *size) for size in sizes]
     with replacing(path) as draft:
         options = {"dynamo": False, "dynamic_axes": {"image": {1: "height", 2: "width"}}, "opset_version": 17}
         export(model, images[0], "image", f=str(draft), **options)
@@ -160,8 +165,9 @@ def main() -> None:
         raise UserError(f"--image-size {args.image_size}: both sides must be multiples of {divisor} pixels")
     model = Maps(backbone)
     difference = write_onnx(model, height, width, args.output)
+    shape = f"(B, {bands_of(backbone)}, {height}, {width})"
     print(
-        f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, images (B, 3, {height}, {width}) -> "
+        f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, images {shape} -> "
         f"{', '.join(model.names)}; onnxruntime differs by at most {difference:.1e} of the largest feature"
     )
 

@@ -12,6 +12,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from cropfield.canvas import as_rgb
 from pretrain.data.batches import CropLoader, ImageSource
 from pretrain.data.decode import BrokenImage
 from pretrain.data.images import open_source
@@ -54,7 +55,8 @@ class Pretraining:
     """A finished run.
 
     untrained, trained: the initial backbone, and the teacher's after `steps` steps. batch: the first step's batch (see
-    `pretrain.data.batches`). images: its first images, uint8 RGB (H, W, 3).
+    `pretrain.data.batches`). images: its first images, uint8 RGB (H, W, 3), of other bands
+    as `as_rgb` shows them.
     """
 
     untrained: VisionTransformer
@@ -210,7 +212,7 @@ def first_batch(run: RunConfig, source: ImageSource) -> tuple[dict[str, Tensor],
     images = []
     for index in batch["index"].tolist()[:NUM_IMAGES]:
         try:
-            images.append(source.load(index))
+            images.append(as_rgb(source.load(index)))
         except BrokenImage as error:
             raise UserError(f"{error}: an image of the first step is broken now; restore it") from error
     return batch, images

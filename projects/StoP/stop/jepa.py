@@ -9,7 +9,7 @@ from pretrain.errors import UserError
 from pretrain.methods.feature_statistics import directional_std, effective_rank, relative_distance
 from pretrain.methods.student_teacher import StudentTeacher
 from pretrain.models.vit import VisionTransformer
-from pretrain.ranges import NotNegative
+from pretrain.ranges import NotNegative, Positive
 from stop.predictor import Predictor
 
 
@@ -27,6 +27,7 @@ class JEPA(StudentTeacher):
         init: weight file, ours or public, that initialises both backbones; "" keeps the initial weights.
         half_resolution: also predict the targets at half resolution, resized by "bilinear" or "max" pooling (Table 8);
             None as in StoP and I-JEPA.
+        image_mean, image_std: see `StudentTeacher`.
         l1, l2: weights of `sum |A|` and `sum A^2`, the regularisers that Sec. 4.3 compares with StoP's noise.
     """
 
@@ -40,6 +41,8 @@ class JEPA(StudentTeacher):
         half_resolution: str | None = None,
         l1: NotNegative = 0.0,
         l2: NotNegative = 0.0,
+        image_mean: tuple[float, ...] | None = None,
+        image_std: tuple[Positive, ...] | None = None,
     ):
         if backbone.cls_token is not None:
             raise UserError("model.backbone: I-JEPA's backbone has no class token; set class_token=False")
@@ -49,7 +52,7 @@ class JEPA(StudentTeacher):
             )
         if half_resolution not in (None, "bilinear", "max"):
             raise UserError(f"model.half_resolution: {half_resolution!r} is neither 'bilinear' nor 'max' nor None")
-        super().__init__(nn.ModuleDict({"backbone": backbone}), momentum, max_iter, init)
+        super().__init__(nn.ModuleDict({"backbone": backbone}), momentum, max_iter, init, image_mean, image_std)
         self.half_resolution, self.l1, self.l2 = half_resolution, l1, l2
         self.predictor = predictor
 

@@ -1,5 +1,7 @@
 """Visualise a backbone on whole images: attention from query points, and patch features as colours."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -10,12 +12,16 @@ from lab.figures.pca import colors
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.models.vit import VisionTransformer
 
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and deviation of pixels, for each band
+OF_RGB = IMAGE_MEAN, IMAGE_STD
 
-def normalised(image: np.ndarray, patch_size: int) -> Tensor:
-    """uint8 RGB (H, W, 3) -> normalised (3, H', W'), cropped to whole patches."""
+
+def normalised(image: np.ndarray, patch_size: int, statistics: Statistics = OF_RGB) -> Tensor:
+    """uint8 (H, W, C) -> normalised (C, H', W'), cropped to whole patches."""
     height, width = (side - side % patch_size for side in image.shape[:2])
     pixels = torch.from_numpy(image[:height, :width].astype(np.float32))
-    return ((pixels - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)).permute(2, 0, 1)
+    mean, std = map(torch.tensor, statistics)
+    return ((pixels - mean) / std).permute(2, 0, 1)
 
 
 def attention_picture(
@@ -36,13 +42,15 @@ def attention_picture(
 
 
 @torch.no_grad()
-def feature_colors(backbone: VisionTransformer, images: list[np.ndarray], side: int = 240) -> list[np.ndarray]:
+def feature_colors(
+    backbone: VisionTransformer, images: list[np.ndarray], side: int = 240, statistics: Statistics = OF_RGB
+) -> list[np.ndarray]:
     """Patch features of each image as colours, with one basis for all images -> pictures with one square for each
     patch.
     """
     features = []
     for image in images:
-        pixels = normalised(image, backbone.patch_size)
+        pixels = normalised(image, backbone.patch_size, statistics)
         _, patches = backbone(pixels[None].to(backbone.pos_embed.device))
         features.append(patches[0].cpu().unflatten(0, backbone.grid(pixels)))
     return [enlarge(rgb.numpy(), max(1, side // max(rgb.shape[:2]))) for rgb in colors(features)]

@@ -7,11 +7,12 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
-from cropfield.canvas import column, fit, row
+from cropfield.canvas import as_rgb, column, fit, row
 from lab.attention.weights import patch_attention
-from lab.figures.feature_pictures import attention_picture, feature_colors, normalised
+from lab.figures.feature_pictures import OF_RGB, Statistics, attention_picture, feature_colors, normalised
 from lab.figures.field_pictures import QUERIES, field_picture, similarity_picture
 from lab.figures.mask_pictures import content_mask_picture, position_mask_picture, spread_by_count
+from pretrain.data import pixel_statistics_of
 from pretrain.data.decode import BrokenImage
 from pretrain.engine.loop import due
 from pretrain.models.vit import VisionTransformer
@@ -45,7 +46,7 @@ class PeriodicPictures(HookBase):
         pictures = {
             "field": field_overview(backbone),
             "masks": masks_overview(self.trainer.batch, backbone.patch_size),
-            "attention": attention_overview(backbone, self.images),
+            "attention": attention_overview(backbone, self.images, pixel_statistics_of(self.trainer.model)),
         }
         for name, picture in pictures.items():
             if picture is not None:
@@ -83,16 +84,19 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
     return column(rows) if rows else None
 
 
-def attention_overview(backbone: VisionTransformer, images: list[np.ndarray]) -> np.ndarray:
-    """One row for each image, uint8 RGB (H, W, 3): the image, its patch features as colours, attention from two points.
+def attention_overview(
+    backbone: VisionTransformer, images: list[np.ndarray], statistics: Statistics = OF_RGB
+) -> np.ndarray:
+    """One row for each image, uint8 (H, W, C): the image, its patch features as colours, attention from two points.
 
     Colours have one basis for all images. Attention is from the last layer, averaged over heads, in multiples of
-    uniform.
+    uniform. Images of other bands than RGB are shown as `as_rgb` does.
     """
     images = [fit(image, SIDE) for image in images]
     rows = []
-    for image, features in zip(images, feature_colors(backbone, images, SIDE), strict=True):
-        pixels = normalised(image, backbone.patch_size)
+    for image, features in zip(images, feature_colors(backbone, images, SIDE, statistics), strict=True):
+        pixels = normalised(image, backbone.patch_size, statistics)
+        image = as_rgb(image)
         height, width = pixels.shape[1:]
         maps = patch_attention(backbone, pixels.to(backbone.pos_embed.device), list(POINTS)).cpu().numpy()
         top = max(LEAST_TOP, maps.max())

@@ -58,6 +58,10 @@ class OnlineKnn(HookBase):
         patch, size = self.trainer.model.backbone.patch_size, self.reading["image_size"]
         if self.period and size % patch:
             raise UserError(f"train.knn.image_size: {size} is not a multiple of the patch, {patch}")
+        if self.period and getattr(self.trainer.model.backbone, "in_chans", 3) != 3:
+            raise UserError(
+                "train.knn reads RGB, and the backbone takes other bands: leave out train.knn.train and val"
+            )
         if self.period and self.trainer.iter == 0:
             self.evaluate("at the start")
 

@@ -34,6 +34,7 @@ model = L(JEPA)(
         learned_field=False,
         class_token=False,
         layer_scale=None,
+        in_chans=3,
     ),
     predictor=L(Predictor)(
         backbone_dim="${model.backbone.embed_dim}",
@@ -53,11 +54,15 @@ model = L(JEPA)(
     l2=0.0,
     momentum=L(LinearParamScheduler)(start_value=0.996, end_value=1.0),
     max_iter="${train.max_iter}",
+    image_mean=None,
+    image_std=None,
 )
 
 dataloader = dict(
     train=L(CropLoader)(
-        source=L(open_source)(root="datasets/imagenet/train"),
+        source=L(open_source)(
+            root="datasets/imagenet/train", channels="${oc.select:model.backbone.in_chans,3}", value_range=None
+        ),
         crops=L(MultiCrop)(
             global_size=224,
             global_scale=(0.3, 1.0),
@@ -66,6 +71,7 @@ dataloader = dict(
             flip=0.0,
             scale_distribution="off",
             photometric=L(no_photometric)(),
+            channels="${oc.select:model.backbone.in_chans,3}",
         ),
         masks=L(MultiBlockMasks)(
             grid=L(square_grid)(

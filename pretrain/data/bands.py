@@ -1,0 +1,190 @@
+"""Bands of images that are not plain RGB: how many a file has, and its values as 8-bit bands.
+
+Pillow and OpenCV leave bands of a TIFF out without a word, or take the fourth for transparency. A TIFF of two bands, or
+of more than three, is therefore read by tifffile, or else rasterio, where one of them is installed.
+"""
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from pretrain.errors import UserError
+
+ValueRange = tuple[float, float]
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _BANDS, _LAYOUT = 256, 257, 258, 274, 277, 284  # tags
+_BANDS_OF_MODE = {"1": 1, "L": 1, "I": 1, "F": 1, "LA": 2, "La": 2, "PA": 4, "RGBA": 4, "RGBa": 4, "RGBX": 4}
+_READERS = ("tifffile", "rasterio")
+
+
+class TiffHeader(NamedTuple):
+    """Of a TIFF's first page: sides in pixels as stored, bands, bits of a value, whether each band is a plane of its
+    own, EXIF orientation.
+    """
+
+    width: int
+    height: int
+    bands: int
+    bits: int
+    planar: bool
+    orientation: int
+
+    def needs_reader(self, channels: int, value_range: ValueRange | None) -> bool:
+        """Whether Pillow would lose bands, or bits, that are asked for."""
+        deep = self.bits > 8 and (value_range is not None or self.planar)
+        return (self.bands not in (1, 3) and (channels != 3 or deep)) or (self.bands == 3 and deep)
+
+
+def tiff_header(file: BinaryIO) -> TiffHeader | None:
+    """The header of a TIFF, also of kinds that Pillow does not read; None for anything else. Leaves `file` anywhere."""
+    start = file.read(16)
+    if start[:4] not in _TIFF:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = ImageFileDirectory_v2(start if 43 in start[2:4] else start[:8])
+            file.seek(tags.next)
+            tags.load(file)
+            bits, turned = tags.get(_BITS, 1), tags.get(_ORIENTATION, 1)
+            bits = max(bits) if isinstance(bits, tuple) else bits
+            sides = int(tags[_WIDTH]), int(tags[_HEIGHT])
+            planar = tags.get(_LAYOUT, 1) == 2
+            return TiffHeader(*sides, int(tags.get(_BANDS, 1)), bits, planar, turned if turned in range(1, 9) else 1)
+    except Exception:  # a hostile header can make a parser raise anything
+        return None
+
+
+def bands_of(image: Image.Image) -> int:
+    """Bands of an image that Pillow has opened; palettes and other models of colour count as RGB."""
+    alpha = image.mode == "P" and image.has_transparency_data
+    return 4 if alpha else 1 if image.mode.startswith("I;16") else _BANDS_OF_MODE.get(image.mode, 3)
+
+
+def tiff_reader() -> str | None:
+    """The installed package that reads TIFFs of any number of bands; None if there is none."""
+    return next((name for name in _READERS if find_spec(name)), None)
+
+
+def read_tiff(data: bytes, header: TiffHeader) -> np.ndarray:
+    """All values of a TIFF's first page, (H, W, bands), as stored. Raises whatever the reader does."""
+    if tiff_reader() == "rasterio":
+        import rasterio.io
+
+        with rasterio.io.MemoryFile(data) as file, file.open() as opened:
+            return opened.read().transpose(1, 2, 0)
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told by `BrokenImage`
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        if page.size != header.width * header.height * header.bands:
+            raise ValueError("its header contradicts itself")
+        values = page.asarray(maxworkers=1)
+    planar = header.bands > 1 and values.shape == (header.bands, header.height, header.width)
+    return values.transpose(1, 2, 0) if planar else values.reshape(header.height, header.width, header.bands)
+
+
+def check_value_range(value_range: ValueRange | None) -> None:
+    """Raise UserError unless it is None or goes from a smaller to a larger number."""
+    if value_range is not None and not (
+        len(value_range) == 2 and all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]
+    ):
+        raise UserError(
+            f"value_range={list(value_range)} is empty: give the values that become 0 and 255, the smaller first, such "
+            "as [0,4095] for 12 bits"
+        )
+
+
+def to_8_bits(values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+    """Values (H, W) or (H, W, C) -> uint8 of that shape; 8 bits stay as they are.
+
+    value_range: what becomes 0 and 255; beyond it values are clipped. None: 16 bits keep their upper byte, and others,
+    which have no agreed white level, are stretched from minimum to maximum.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if value_range is None and values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    if value_range is None:
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            raise ValueError("no pixel has a value")
+        value_range = float(finite.min()), float(finite.max())
+    low, high = value_range
+    levels = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
+    levels = (levels - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def as_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Bands (H, W, B) -> (H, W, channels).
+
+    Grey becomes three equal channels, and colour one by its luma, as everywhere; else the first bands are taken. Raises
+    ValueError where there are fewer.
+    """
+    bands = pixels.shape[2]
+    if channels == 3 and bands < 3:
+        return np.repeat(pixels[..., :1], 3, axis=2)
+    if channels == 1 and bands in (3, 4):
+        return luma(pixels[..., :3])
+    if bands < channels:
+        raise ValueError(f"{bands} of {channels} bands")
+    return np.ascontiguousarray(pixels[..., :channels])
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> (H, W, 1)"""
+    return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def check_bands(found: Iterable[tuple[str, int | None]], channels: int) -> str:
+    """Hold the bands of images, by name, against the `channels` that are asked for. None: a broken image.
+
+    Returns:
+        What of them is left out, "" if nothing is.
+
+    Raises:
+        UserError: an image has too few bands, or, where all are taken as they are, not as many as the others.
+    """
+    known = [(name, bands) for name, bands in found if bands is not None]
+    if channels not in (1, 3):
+        if fewer := [(name, bands) for name, bands in known if bands < channels]:
+            raise UserError(
+                f"{len(fewer)} of {len(known)} images that were looked at have fewer bands than in_chans={channels}, "
+                f"{fewer[0][0]} first, which has {fewer[0][1]}; set in_chans to what all have, or leave them out"
+            )
+        if other := [(name, bands) for name, bands in known if bands != known[0][1]]:
+            raise UserError(
+                f"bands differ between images: {known[0][0]} has {known[0][1]} and {other[0][0]} {other[0][1]}; write "
+                "all with the same bands, or leave the others out"
+            )
+    return left_out(known, channels)
+
+
+def left_out(known: list[tuple[str, int]], channels: int) -> str:
+    """What of the bands of images, by name, is not used; "" if all is."""
+    more = [(name, bands) for name, bands in known if bands > (3 if channels == 1 else channels)]
+    if not more:
+        return ""
+    return (
+        f"{len(more)} of {len(known)} images that were looked at have more bands than in_chans={channels} takes "
+        f"({more[0][0]} first, with {more[0][1]}): the first {channels} are used, and the rest left out, or taken for "
+        "transparency where the file says so"
+    )
+
+
+def check_reader(name: str) -> None:
+    """Raise UserError if no package is installed that reads the TIFF `name`."""
+    if not tiff_reader():
+        raise UserError(f"{name} is a TIFF that needs tifffile or rasterio to read all its bands: pip install tifffile")
