@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_torchmetrics(files, wanted):
     ]
     metric.update(parts[::2], parts[1::2])
     assert float(metric.compute()["map"]) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_globox(files, wanted, tmp_path):
+    globox = pytest.importorskip("globox")
+    for name, content in zip(("truth", "found"), files, strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    truth = globox.AnnotationSet.from_coco(tmp_path / "truth.json")
+    evaluation = globox.COCOEvaluator(ground_truths=truth, predictions=truth.from_results(tmp_path / "found.json"))
+    assert evaluation.ap() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_supervision(files, wanted):

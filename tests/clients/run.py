@@ -22,6 +22,9 @@ CLIENTS = {  # name: packages, and what to run with them
     "supervision": ("supervision", ["tests/clients/client_figures.py", "-k", "supervision"]),
     "torchmetrics": ("torchmetrics", ["tests/clients/client_figures.py", "-k", "torchmetrics"]),
     "faster-coco-eval": ("faster-coco-eval", ["tests/clients/client_figures.py", "-k", "faster_coco_eval"]),
+    "globox": ("globox", ["tests/clients/client_figures.py", "tests/clients/client_files.py", "-k", "globox"]),
+    "pylabel": ("pylabel", ["tests/clients/client_files.py", "-k", "pylabel"]),
+    "lightly": ("lightly", ["tests/clients/client_lightly.py"]),
     "transformers": ("transformers accelerate", ["tests/models/test_weights_of_others.py"]),
     "onnxruntime": ("onnx onnxscript onnxruntime", ["tests/tools/test_detector_tools.py", "-k", "onnx"]),
 }  # fmt: skip
