@@ -11,7 +11,6 @@ from pycocotools.cocoeval import COCOeval
 
 from cropfield.datasets import check_coco_file, read_coco_file
 
-
 SINGLE = {"area": 1200, "iscrowd": 0}
 
 
