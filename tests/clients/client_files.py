@@ -58,3 +58,14 @@ def test_pylabel(plain):
     importer = pytest.importorskip("pylabel.importer")
     importer.ImportCoco(str(plain / "labels.json")).export.ExportToCoco(str(plain / "written.json"))
     check(plain / "written.json", plain)
+
+
+def test_datumaro(plain):
+    datumaro = pytest.importorskip("datumaro")
+    for folder in ("images/train", "annotations"):
+        (plain / folder).mkdir(parents=True)
+    for image in plain.glob("*.png"):
+        image.rename(plain / "images" / "train" / image.name)
+    (plain / "labels.json").rename(plain / "annotations" / "instances_train.json")
+    datumaro.Dataset.import_from(str(plain), "coco").export(str(plain / "out"), "coco_instances", save_media=True)
+    check(plain / "out" / "annotations" / "instances_train.json", plain / "out" / "images" / "train")

@@ -24,6 +24,7 @@ CLIENTS = {  # name: packages, and what to run with them
     "faster-coco-eval": ("faster-coco-eval", ["tests/clients/client_figures.py", "-k", "faster_coco_eval"]),
     "globox": ("globox", ["tests/clients/client_figures.py", "tests/clients/client_files.py", "-k", "globox"]),
     "pylabel": ("pylabel", ["tests/clients/client_files.py", "-k", "pylabel"]),
+    "datumaro": ("datumaro", ["tests/clients/client_files.py", "-k", "datumaro"]),
     "lightly": ("lightly", ["tests/clients/client_lightly.py"]),
     "transformers": ("transformers accelerate", ["tests/models/test_weights_of_others.py"]),
     "onnxruntime": ("onnx onnxscript onnxruntime", ["tests/tools/test_detector_tools.py", "-k", "onnx"]),
