@@ -27,6 +27,7 @@ CLIENTS = {  # name: packages, and what to run with them
     "datumaro": ("datumaro", ["tests/clients/client_files.py", "-k", "datumaro"]),
     "lightly": ("lightly", ["tests/clients/client_lightly.py"]),
     "transformers": ("transformers accelerate", ["tests/models/test_weights_of_others.py"]),
+    "transformers-4": ("transformers<5 accelerate", ["tests/models/test_weights_of_others.py"]),
     "onnxruntime": ("onnx onnxscript onnxruntime", ["tests/tools/test_detector_tools.py", "-k", "onnx"]),
 }  # fmt: skip
 
@@ -57,7 +58,8 @@ def main() -> int:
             continue
         (site,) = python.parents[1].glob("lib/python*/site-packages")
         found = {d.name: d.version for d in importlib.metadata.distributions(path=[str(site)])}
-        versions = ", ".join(f"{package} {found.get(package, '(of .venv)')}" for package in packages.split())
+        names = [package.partition("<")[0] for package in packages.split()]
+        versions = ", ".join(f"{package} {found.get(package, '(of .venv)')}" for package in names)
         print(f"{name}: {versions}", flush=True)
         path = os.pathsep.join([str(ROOT), str(ROOT / "projects" / "CropField"), os.environ.get("PYTHONPATH", "")])
         command = [python, "-m", "pytest", "-q", "-W", "ignore", *arguments]
