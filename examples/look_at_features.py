@@ -20,6 +20,8 @@ from pretrain.models.weights import read_backbone, resize_field
 weights, photo, output = sys.argv[1:4]
 file = read_backbone(weights)
 print(*(f"{name}: {value}" for name, value in file.metadata.items()), sep="\n")
+if "patch_size" not in file.metadata:
+    sys.exit(f"error: {weights} does not record its shape; give a file that tools/export_backbone.py has written")
 patch, width = (int(file.metadata[name]) for name in ("patch_size", "embed_dim"))
 depth, heads = (int(file.metadata[name]) for name in ("depth", "num_heads"))
 

@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Compare pretraining recipes by the detectors trained from them, over several seeds, in one command.
 
-    python tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \
+    python tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \\
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
 For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin (the same

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The whole pipeline on one small machine: compose scenes, pretrain, fine-tune with and without it, compare, report.
 
     python tools/demo.py [--output outputs/demo] [--seed 0]
@@ -107,7 +108,10 @@ def main() -> None:
     output = args.output.resolve()
     stages = make_stages(output, args.seed)
     chain = Chain(output)
-    chain.check([stage for together in stages for stage in together])
+    every = [stage for together in stages for stage in together]
+    chain.check(every)
+    print(f"stages: {', '.join(stage.name for stage in every)}, report; output and logs: {output}", flush=True)
+    print("Ctrl-C stops at any time, and the same command continues", flush=True)
     for together in stages:
         chain.run(*together)
     result = collect(output, args.seed, chain.seconds)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fine-tune and evaluate a detector, or a semantic segmentor, from a LazyConfig file.
 
-    tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
-        train.init_checkpoint=backbone.safetensors train.output_dir=outputs/detector \
+    tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \\
+        train.init_checkpoint=backbone.safetensors train.output_dir=outputs/detector \\
         dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
 
 The configs also work with Detectron2's tool of the same name. This one checks overrides, data and weights first,

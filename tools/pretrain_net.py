@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Pretrain a backbone on unlabeled images.
 
     python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR

@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Train a detector from unlabeled images and a COCO-format dataset, and report its AP.
 
-    python tools/pretrain_then_detect.py --images DIR \
+    python tools/pretrain_then_detect.py --images DIR \\
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
 Pretrains (OUTPUT/pretrain), exports the backbone (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Write OUT_DIR/report.html: numbers, curves and pictures of a pretrain-then-detect run.
 
     python tools/report.py outputs/demo

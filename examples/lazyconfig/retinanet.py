@@ -1,6 +1,6 @@
 """A LazyConfig project of its own: Detectron2's RetinaNet on CropField's backbone.
 
-    cropfield-train --config-file retinanet.py train.init_checkpoint=backbone.safetensors train.output_dir=out \
+    cropfield-train --config-file retinanet.py train.init_checkpoint=backbone.safetensors train.output_dir=out \\
         dataset.train_json=T.json dataset.train_images=T/ dataset.val_json=V.json dataset.val_images=V/
 
 Detectron2's own lazyconfig_train_net.py takes it too, with the .pth export. The model is Detectron2's, the backbone and

@@ -1,6 +1,6 @@
 """A yaml project with a training script of its own: Detectron2's DefaultTrainer on CropField's backbone.
 
-    python train_net.py --config-file faster_rcnn.yaml --train T.json T/ --val V.json V/ \
+    python train_net.py --config-file faster_rcnn.yaml --train T.json T/ --val V.json V/ \\
         MODEL.WEIGHTS backbone.pth OUTPUT_DIR out
 
 Two lines belong to CropField: the import, which registers the backbone, and `add_cropfield_config`.
@@ -35,6 +35,18 @@ def read_config(args):
     return cfg
 
 
+def check_backbone(trainer, weights):
+    """Detectron2's checkpointer goes on where nothing fits: stop if the backbone has the values that it began with."""
+    if weights and trainer.start_iter == 0:
+        file = trainer.checkpointer._load_file(weights)["model"]
+        state = trainer.model.state_dict()
+        fitting = [n for n in state if n.startswith("backbone.net.") and n in file and file[n].shape == state[n].shape]
+        if not fitting:
+            raise SystemExit(
+                f"error: no weight of the backbone is in {weights}; give an export of the same architecture"
+            )
+
+
 def main(argv=None):
     parser = default_argument_parser()
     for split in ("train", "val"):
@@ -46,6 +58,7 @@ def main(argv=None):
     default_setup(cfg, args)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    check_backbone(trainer, cfg.MODEL.WEIGHTS)
     trainer.train()
     return trainer
 

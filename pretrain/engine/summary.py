@@ -11,13 +11,19 @@ logger = logging.getLogger(__name__)
 
 
 class Summary(HookBase):
-    """After a complete run, logs its duration, last values, checkpoint and the next command."""
+    """Logs how long the first step takes, and after a complete run its duration, last values and the next command."""
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint
 
     def before_train(self) -> None:
         self.started = time.perf_counter()
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.trainer.start_iter:
+            seconds = time.perf_counter() - self.started
+            left = datetime.timedelta(seconds=round(seconds * (self.trainer.max_iter - self.trainer.iter - 1)))
+            logger.info(f"the first step took {seconds:.1f} s; at that speed the others take {left}")
 
     def after_train(self) -> None:
         if not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
@@ -34,7 +40,8 @@ class Summary(HookBase):
             f"detection probe: {listed(latest, 'probe/')}",
             f"broken images skipped: {latest['broken_images']:.0f}",
             f"checkpoint: {self.checkpoint}",
-            f"next: tools/export_backbone.py {self.checkpoint} -o {self.checkpoint.with_name('backbone.safetensors')}",
+            f"next: tools/export_backbone.py {self.checkpoint} -o {self.checkpoint.with_name('backbone.safetensors')}"
+            " (without a checkout: cropfield-export)",
         ]
         logger.info("\n  ".join(line for line in lines if not line.endswith(": ")))
 

@@ -58,7 +58,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
         written = WRITTEN if args.eval_only else (*WRITTEN, "model_*.pth")
         open_output(cfg.train.output_dir, written=() if begun else written)
         remove_drafts(Path(cfg.train.output_dir, "inference"))
-    if cfg.train.seed < 0:
+    if cfg.train.get("seed", -1) < 0:  # absent in Detectron2's own configs
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed
     set_up(cfg, args)
     for change in changes:

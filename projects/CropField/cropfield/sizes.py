@@ -38,8 +38,8 @@ def check_sizes(model: nn.Module, augmentations: T.Augmentation, key: str) -> No
     if square and max(height, width) > square and (model.training or not isinstance(model, TiledRCNN)):
         raise UserError(
             f"{key}.augmentations make images of up to {width} x {height} pixels (width x height), and "
-            f"model.backbone.square_pad={square} would cut them to {square} x {square}; set dataloader.image_size, "
-            "which both follow, square_pad=0 for images as they are, or for tests "
+            f"model.backbone.square_pad={square} would cut them to {square} x {square}; make both agree "
+            "(dataloader.image_size, which both follow in this repository's configs), or for tests set "
             "model._target_=cropfield.tiles.TiledRCNN"
         )
     check_strides(model)

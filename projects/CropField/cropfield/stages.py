@@ -98,7 +98,7 @@ class Chain:
 
     def _run(self, stage: Stage) -> tuple[int, str]:
         """Run one stage; returns its exit code, and the reason if it failed, or ""."""
-        print(f"== {stage.name}\n$ python {shlex.join(stage.command)}", flush=True)
+        print(f"== {stage.name}\n$ {shlex.join([sys.executable, *stage.command])}", flush=True)
         self._note(stage, None)
         start, last = time.monotonic(), ""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **with_parent(), **stage.environment}

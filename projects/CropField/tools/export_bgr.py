@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Export a yaml detector for programs that pass BGR images regardless of INPUT.FORMAT, such as sahi.
 
-    projects/CropField/tools/export_bgr.py --config-file projects/CropField/configs/mask_rcnn_cropfield_vits.yaml \
+    projects/CropField/tools/export_bgr.py --config-file projects/CropField/configs/mask_rcnn_cropfield_vits.yaml \\
         --weights model_final.pth --output outputs/bgr MODEL.ROI_HEADS.NUM_CLASSES 3
 
 OUTPUT gets config.yaml and model.pth: the same detector with the channels of the patch embedding, mean and deviation

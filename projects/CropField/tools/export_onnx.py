@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Export a detector, or its backbone, to ONNX and verify it with onnxruntime.
 
-    projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \
+    projects/CropField/tools/export_onnx.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \\
         --weights backbone.safetensors -o vits16.onnx --image-size 1024x1024
 
 Input `images`: (B, C, H, W) float32, normalised as in the config, any B. Output: the backbone's feature map (B, D,

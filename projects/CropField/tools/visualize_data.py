@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the images that the detector's loader feeds to the model, after augmentation, with boxes and masks.
 
-    projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \
-        --output outputs/seen --images 16 dataset.train_json=T.json dataset.train_images=T/ \
+    projects/CropField/tools/visualize_data.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \\
+        --output outputs/seen --images 16 dataset.train_json=T.json dataset.train_images=T/ \\
         dataset.val_json=V.json dataset.val_images=V/
 
 --split test shows evaluation images, without objects, to check their size.

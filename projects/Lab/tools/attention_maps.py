@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Attention of the last layer from chosen points, for several models side by side (paper's Figs. 6 and 7).
 
     python projects/Lab/tools/attention_maps.py --weights ours.safetensors dino.pth --images cat.jpg street.jpg \\

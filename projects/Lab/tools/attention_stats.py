@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Diversity and range of a backbone's attention, by layer and head (paper's App. A, Fig. 5).
 
     python projects/Lab/tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\

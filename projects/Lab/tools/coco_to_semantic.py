@@ -3,7 +3,7 @@
 
     tools/compose_coco.py --output outputs/scenes
     projects/Lab/tools/coco_to_semantic.py outputs/scenes --output outputs/semantic
-    tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \
+    tools/lazyconfig_train_net.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \\
         dataset.root=outputs/semantic dataset.classes=outputs/semantic/classes.txt
 
 ROOT contains annotations/instances_{train,val}.json, train/ and val/, as from tools/compose_coco.py. Class 0 is the

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Draw the README's picture of the method, or Fig. 3, the distributions of the scale s.
 
     python projects/Lab/tools/draw_method.py --output docs/method.png

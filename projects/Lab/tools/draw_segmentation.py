@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Draw predictions of segmentors: image, ground truth, and a column for each checkpoint.
 
-    projects/Lab/tools/draw_segmentation.py --output outputs/seen.png \
-        --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \
-        --weights pretrained=outputs/a/model_final.pth untrained=outputs/b/model_final.pth \
+    projects/Lab/tools/draw_segmentation.py --output outputs/seen.png \\
+        --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_tiny.py \\
+        --weights pretrained=outputs/a/model_final.pth untrained=outputs/b/model_final.pth \\
         --set dataset.root=outputs/semantic dataset.classes=outputs/semantic/classes.txt
 
 The images are evenly spread over the validation split.

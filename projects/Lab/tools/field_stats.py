@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Inspect a checkpoint's position field: pictures and statistics; with a second file, the distance between the two.
 
     python projects/Lab/tools/field_stats.py backbone.safetensors --output outputs/field

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fine-tune a whole backbone as a classifier: StoP's Tables 5 and 17 (1% of ImageNet) and 15 (all of it).
 
-    projects/Lab/tools/finetune.py --weights vitl16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
+    projects/Lab/tools/finetune.py --weights vitl16.safetensors --dataset imagenet_1pct --data datasets/imagenet \\
         --train-list 1percent.txt --output outputs/finetune_1pct
-    projects/Lab/tools/finetune.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet \
+    projects/Lab/tools/finetune.py --weights vitb16.safetensors --dataset imagenet --data datasets/imagenet \\
         --output outputs/finetune
 
 The paper gives no recipe: the defaults are MAE's for ViT-B without mixup, cutmix and RandAugment, so results will be

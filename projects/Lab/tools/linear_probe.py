@@ -2,7 +2,7 @@
 """Linear classifiers on a frozen backbone: StoP's Tables 1, 2, 4, 6 to 8, 13 and 14.
 
     projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet --data imagenet --output probe
-    projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \
+    projects/Lab/tools/linear_probe.py --weights vitb16.safetensors --dataset imagenet_1pct --data datasets/imagenet \\
         --train-list 1percent.txt --output probe_1pct --logistic
 
 Features are computed once and cached; then all classifiers of the sweep are trained together. The best on validation

@@ -3,7 +3,7 @@
 
     npm pack openmoji && tar xzf openmoji-*.tgz && pip install resvg-py
     projects/Lab/tools/openmoji_cutouts.py package --output outputs/openmoji
-    python tools/compose_coco.py --preset objects --cutouts outputs/openmoji/all --output outputs/objects \
+    python tools/compose_coco.py --preset objects --cutouts outputs/openmoji/all --output outputs/objects \\
         --unlabeled 50000
     python tools/compose_coco.py --preset scenes --cutouts outputs/openmoji/detection --output outputs/scenes
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How the predictor of I-JEPA or StoP runs uses positions (StoP's Figs. 5 and 6), runs side by side.
 
     python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train one config over a grid of settings, several runs each, and report the best setting.
 
-    projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py \
+    projects/Lab/tools/sweep.py --config-file projects/Lab/configs/ADE20K/semantic_linear_cropfield_vits_160k.py \\
         --output outputs/ade20k_vits train.init_checkpoint=vits16.safetensors
 
 This is App. B.3's sweep: lr in {8e-5, 3e-5, 1e-5, 8e-6} times weight decay in {1e-2, 1e-4}, two runs each with

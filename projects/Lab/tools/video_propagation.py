@@ -2,7 +2,7 @@
 """Propagate object masks through DAVIS-2017's videos with a backbone's patch features, and measure J and F.
 
     projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/davis
-    projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/none \
+    projects/Lab/tools/video_propagation.py --weights vitb16.safetensors --davis datasets/DAVIS --output outputs/none \\
         --untrained
 
 --weights is any file with a plain ViT: an exported backbone, a training state, published weights. Writes
