@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Detect objects in images, folders of images and videos: writes pictures, and detections in COCO's format.
 
-    tools/predict.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py --weights outputs/detector/model_final.pth \\
-        --output outputs/predicted photo.jpg holiday/ film.mp4
+    tools/predict.py --config-file configs/COCO/mask_rcnn_cropfield_tiny.py \\
+        --weights outputs/detector/model_final.pth --output outputs/predicted photo.jpg holiday/ film.mp4
 
 OUTPUT, a new or empty folder, gets the pictures and predictions.json with `images` (one entry for each frame of a
 video), `categories` and `annotations` with scores; boxes are [x, y, width, height] in pixels, masks compressed run

@@ -35,18 +35,6 @@ def read_config(args):
     return cfg
 
 
-def check_backbone(trainer, weights):
-    """Detectron2's checkpointer goes on where nothing fits: stop if the backbone has the values that it began with."""
-    if weights and trainer.start_iter == 0:
-        file = trainer.checkpointer._load_file(weights)["model"]
-        state = trainer.model.state_dict()
-        fitting = [n for n in state if n.startswith("backbone.net.") and n in file and file[n].shape == state[n].shape]
-        if not fitting:
-            raise SystemExit(
-                f"error: no weight of the backbone is in {weights}; give an export of the same architecture"
-            )
-
-
 def main(argv=None):
     parser = default_argument_parser()
     for split in ("train", "val"):
@@ -57,8 +45,11 @@ def main(argv=None):
     cfg = read_config(args)
     default_setup(cfg, args)
     trainer = Trainer(cfg)
+    weight = trainer.model.state_dict()["backbone.net.blocks.0.attn.qkv.weight"]
+    initial = weight.clone()
     trainer.resume_or_load(resume=args.resume)
-    check_backbone(trainer, cfg.MODEL.WEIGHTS)
+    if cfg.MODEL.WEIGHTS and weight.equal(initial):  # the checkpointer only warns of what does not fit
+        raise SystemExit(f"error: {cfg.MODEL.WEIGHTS} has no weights for this backbone; export one of its architecture")
     trainer.train()
     return trainer
 
