@@ -58,19 +58,24 @@ def test_yaml_project(small_coco, tmp_path):
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 MODEL.RPN.POST_NMS_TOPK_TEST 20"
     )
     config = str(EXAMPLES / "yaml/faster_rcnn.yaml")
-    try:
-        trainer = example.main(
-            ["--config-file", config, "--train", labels, images, "--val", labels, images, *options.split()]
-        )
-    finally:
-        for name in ("train", "val"):
-            DatasetCatalog.pop(name, None)
-            MetadataCatalog.pop(name, None)
+    command = ["--config-file", config, "--train", labels, images, "--val", labels, images, *options.split()]
+
+    def run(*changes):
+        try:
+            return example.main([*command, *changes])
+        finally:
+            for name in ("train", "val"):
+                DatasetCatalog.pop(name, None)
+                MetadataCatalog.pop(name, None)
+
+    trainer = run()
     assert "bbox/AP" in trainer.storage.latest()
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert trained["roi_heads.box_predictor.cls_score.weight"].shape[0] == 3  # two classes and background
     for name, value in net.state_dict().items():  # the learning rate is zero
         assert torch.equal(trained[f"backbone.net.{name}"], value)
+    with pytest.raises(SystemExit, match="has no weights for this backbone"):
+        run("MODEL.CROPFIELD.EMBED_DIM", "48", "OUTPUT_DIR", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("layer_scale", [1.0, None])

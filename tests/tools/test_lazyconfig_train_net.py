@@ -198,6 +198,17 @@ def test_a_random_backbone_that_is_frozen_is_warned_of(train_net, dataset_of_box
     assert (tmp_path / "log.txt").read_text().count("the frozen backbone has random weights: give its weights") == 1
 
 
+def test_a_config_without_a_seed(run_tool, dataset_of_boxes, tmp_path):
+    """As Detectron2's own common/train.py."""
+    file, tiny = tmp_path / "config.py", str(CONFIGS / "mask_rcnn_cropfield_tiny.py")
+    lines = ["from detectron2.config import LazyConfig", f"tiny = LazyConfig.load({tiny!r})"]
+    parts = ("dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train")
+    file.write_text("\n".join([*lines, *(f"{part} = tiny.{part}" for part in parts), "del train.seed, tiny"]))
+    output = f"train.output_dir={tmp_path}/out"
+    run_tool("lazyconfig_train_net", "--config-file", str(file), *TINY, *dataset_of_boxes, "train.max_iter=1", output)
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
 def test_a_compiled_backbone_is_saved_under_the_same_names(train_net, small_coco, dataset, tmp_path, monkeypatch):
     """Of a detector of boxes only, which does not mind that some objects have masks and some have none."""
     content = read(small_coco / "labels.json")
