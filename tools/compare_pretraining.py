@@ -11,7 +11,7 @@ intervals, differences paired by seed, and one sentence for each task that order
 significant; and OUTPUT/comparison.png.
 
 Finished stages in OUTPUT are skipped and interrupted ones resumed, so run the same command again after an interruption.
-To add seeds, run it with a larger --seeds. Overrides start with the config they are for, pretrain.KEY=VALUE or
+To add seeds, run it with a larger --seeds. Prefix each override with the config it is for, pretrain.KEY=VALUE or
 detect.KEY=VALUE, and apply to all configs.
 """
 

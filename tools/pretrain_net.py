@@ -6,7 +6,7 @@
 Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The config's batch size is the total over
 all processes. See docs/scaling.md for several machines, Slurm, and saving memory.
 
-Images of other bands than RGB need their own mean and deviation: --statistics prints them, and stops.
+Images of bands other than RGB need their own mean and deviation: --statistics prints them, and stops.
 
 Writes to train.output_dir: last.pth (training state), config.yaml, metrics.json, log.txt and TensorBoard events.
 """

@@ -6,7 +6,7 @@
 
 Pretrains (OUTPUT/pretrain), exports the backbone (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
 (OUTPUT/detect) and writes OUTPUT/result.json. Finished stages in OUTPUT are skipped, an interrupted one is resumed.
-Overrides start with the config they are for: pretrain.train.max_iter=500, detect.train.max_iter=300.
+Prefix each override with the config it is for: pretrain.train.max_iter=500, detect.train.max_iter=300.
 """
 
 import argparse

@@ -69,8 +69,8 @@ def decode_image(
     remain, which takes less time. The last row and column may then stand for fewer pixels than the others. None: full
     size.
 
-    channels: 1 is grey. Of other numbers than 1 and 3 the bands are taken as they lie in the file, the first ones where
-    it has more; transparency is then a band.
+    channels: 1 is grey. For numbers other than 1 and 3 bands are taken as they lie in the file, the first ones where it
+    has more; transparency is then a band.
 
     value_range: for files of more than 8 bits, the values that become 0 and 255. The rest is clipped.
 

@@ -67,7 +67,7 @@ def card(file: BackboneFile) -> str:
         f"{file.path}: a ViT of {found['depth']} blocks of {found['width']} channels, patches of {patch} pixels, "
         f"{positions} positions, {count / 1e6:.1f} M parameters"
     ]
-    said = {"method": "not said", "iteration": "not said", "data": "not said", "license": "not said"} | file.metadata
+    said = dict.fromkeys(("method", "iteration", "data", "license"), "not specified") | file.metadata
     lines += [f"{name}: {value}"[:200] for name, value in said.items()] + file.notes
     lines = [line if line.isprintable() else ascii(line)[1:-1] for line in lines]  # a file may hold anything
     return "\n  ".join(lines)

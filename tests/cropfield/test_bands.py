@@ -1,4 +1,4 @@
-"""Detectors of images of other bands than RGB."""
+"""Detectors of images of bands other than RGB."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Images of other bands than RGB: how they are read, what is refused, and that crops and views keep bands together."""
+"""Images of bands other than RGB: how they are read, what is refused, and that crops and views keep bands together."""
 
 import io
 

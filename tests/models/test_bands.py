@@ -1,4 +1,4 @@
-"""Backbones of images of other bands than RGB, and RGB's weights in them."""
+"""Backbones of images of bands other than RGB, and RGB's weights in them."""
 
 import pytest
 import torch

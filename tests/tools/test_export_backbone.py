@@ -250,7 +250,7 @@ def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):
     torch.save({"model": state, "metadata": {"note": "\x1b[31mred\n"}}, tmp_path / "bare.pth")
     run_tool(str(tmp_path / "bare.pth"))
     out = capsys.readouterr().out
-    assert "3 blocks of 48 channels" in out and "license: not said" in out
+    assert "3 blocks of 48 channels" in out and "license: not specified" in out
     assert "\x1b" not in out and "\\x1b[31mred\\n" in out
     with pytest.raises(SystemExit):
         run_tool(str(tmp_path / "bare.pth"), "--license", "MIT")

@@ -127,7 +127,7 @@ def read_labels(path: str) -> np.ndarray:
 
 
 class ResizeBands(T.ResizeTransform):
-    """Detectron2's, also for other bands than RGB: Pillow would take the second or fourth for transparency."""
+    """Detectron2's, also for bands other than RGB: Pillow would take the second or fourth for transparency."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """(H, W) or (H, W, C) -> the same of the new size."""

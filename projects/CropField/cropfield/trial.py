@@ -146,7 +146,7 @@ def made_up_entry(folder: Path) -> dict:
 
 @contextlib.contextmanager
 def _told(
-    key: str, model: nn.Module | None = None, on: str = f"a made-up image of {WIDTH} x {HEIGHT} pixels"
+    key: str, model: nn.Module | None = None, on: str = f"a synthetic image of {WIDTH} x {HEIGHT} pixels"
 ) -> Iterator[None]:
     try:
         yield

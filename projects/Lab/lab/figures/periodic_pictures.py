@@ -90,7 +90,7 @@ def attention_overview(
     """One row for each image, uint8 (H, W, C): the image, its patch features as colours, attention from two points.
 
     Colours have one basis for all images. Attention is from the last layer, averaged over heads, in multiples of
-    uniform. Images of other bands than RGB are shown as `as_rgb` does.
+    uniform. Images of bands other than RGB are shown as `as_rgb` does.
     """
     images = [fit(image, SIDE) for image in images]
     rows = []
