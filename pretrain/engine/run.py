@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pretrain.data import pixel_statistics
 from pretrain.data.batches import CropLoader
@@ -106,6 +106,8 @@ def build_trainer(cfg: DictConfig, loader: CropLoader) -> PretrainTrainer:
     check_patches(model.backbone.patch_size, loader)
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
+    for group in optimizer.param_groups:  # a list of omegaconf's in a checkpoint could not be read as plain values
+        group |= {name: tuple(value) for name, value in group.items() if isinstance(value, ListConfig)}
     if comm.get_world_size() > 1:
         seed_rank(cfg.train.seed)
     if cfg.train.compile:
