@@ -1,6 +1,8 @@
 """Parameter groups of the pretraining optimizer."""
 
+from omegaconf import ListConfig
 from torch import nn
+from torch.optim import Optimizer
 
 
 def param_groups(model: nn.Module) -> list[dict]:
@@ -17,6 +19,16 @@ def param_groups(model: nn.Module) -> list[dict]:
         {"name": f"{part}_{'decay' if decay else 'no_decay'}", "part": part, "decay": decay, "params": params}
         for (part, decay), params in groups.items()
     ]
+
+
+def with_plain_options(optimizer: Optimizer) -> Optimizer:
+    """The same, with tuples for a config's lists (betas): a checkpoint with omegaconf's could not be read back.
+
+    Newer versions of torch make tuples themselves; 2.6 does not.
+    """
+    for group in optimizer.param_groups:
+        group |= {name: tuple(value) for name, value in group.items() if isinstance(value, ListConfig)}
+    return optimizer
 
 
 def _part(name: str) -> str:

@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pretrain.data import pixel_statistics
 from pretrain.data.batches import CropLoader
@@ -21,6 +21,7 @@ from pretrain.engine.devices import check_usable
 from pretrain.engine.distributed import check_device, seed_rank
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import build
+from pretrain.engine.param_groups import with_plain_options
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.schedules import OptimizerSchedule, scaled_lr
 from pretrain.engine.signals import StopOnSignal
@@ -105,9 +106,7 @@ def build_trainer(cfg: DictConfig, loader: CropLoader) -> PretrainTrainer:
     model = build(cfg, "model").to(cfg.train.device)
     check_patches(model.backbone.patch_size, loader)
     cfg.optimizer.params.model = model
-    optimizer = build(cfg, "optimizer")
-    for group in optimizer.param_groups:  # a list of omegaconf's in a checkpoint could not be read as plain values
-        group |= {name: tuple(value) for name, value in group.items() if isinstance(value, ListConfig)}
+    optimizer = with_plain_options(build(cfg, "optimizer"))
     if comm.get_world_size() > 1:
         seed_rank(cfg.train.seed)
     if cfg.train.compile:

@@ -1,7 +1,8 @@
 import torch
 from fvcore.common.param_scheduler import ConstantParamScheduler
+from omegaconf import ListConfig
 
-from pretrain.engine.param_groups import param_groups
+from pretrain.engine.param_groups import param_groups, with_plain_options
 from pretrain.methods.distillation import SelfDistillation
 from pretrain.models.vit import VisionTransformer
 
@@ -31,3 +32,10 @@ def test_every_trained_parameter_is_in_the_group_that_dinov2_gives_it():
     heads = ("image", "content", "position")
     assert groups["prototypes_decay"] == {f"student.{head}_head.prototypes.weight" for head in heads}
     assert torch.optim.AdamW(param_groups(method)).param_groups[0]["decay"]
+
+
+def test_an_optimizers_state_has_no_lists_of_the_config():
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
+    optimizer.param_groups[0]["betas"] = ListConfig([0.9, 0.99])  # as torch 2.6 keeps them
+    assert with_plain_options(optimizer).state_dict()["param_groups"][0]["betas"] == (0.9, 0.99)
+    assert type(optimizer.param_groups[0]["betas"]) is tuple

@@ -28,6 +28,7 @@ from cropfield.trainer import DetectionTrainer
 from cropfield.validation import mean_losses, validation_loader, warn_of_limits
 from pretrain.data.broken import BrokenImages, summarize
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport, write_list
+from pretrain.engine.param_groups import with_plain_options
 from pretrain.engine.run import make_writers as configured_writers
 from pretrain.engine.saved_config import as_yaml, warn_of_changes
 from pretrain.engine.signals import StopOnSignal
@@ -108,7 +109,7 @@ def train(cfg, args, states: list[dict]) -> dict:
     model = instantiate(cfg.model).to(cfg.train.device)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = with_plain_options(instantiate(cfg.optimizer))
     accumulate = count_passes(cfg, comm.get_world_size())
     batch_size = cfg.dataloader.train.total_batch_size
     cfg.dataloader.train.total_batch_size //= accumulate
