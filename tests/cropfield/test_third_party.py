@@ -1,15 +1,20 @@
-"""Somebody else's project: its own yaml file, detectors of Detectron2, and of ours only `import cropfield`."""
+"""Somebody else's project: its own yaml file, detectors of Detectron2 and torchvision, and of ours only `import cropfield`."""
 
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
 
 import cropfield
+from cropfield import CropFieldFeaturePyramid, CropFieldViT
+from cropfield.backbone import pyramid_scales
 
 OURS = Path(cropfield.__file__).parents[1] / "configs"
 
@@ -84,3 +89,34 @@ def test_the_plain_backbone_without_pyramid(tmp_path):
     with torch.no_grad():
         (found,) = model.eval()([sample(72, 56)])
     assert len(found["instances"]) > 0
+
+
+def test_torchvisions_mask_rcnn_trains_and_detects_on_the_pyramid():
+    torch.manual_seed(0)
+    names = ["p2", "p3", "p4", "p5"]
+    net = CropFieldViT(patch_size=16, embed_dim=32, depth=1, num_heads=2, field_size=4, out_feature="last_feat")
+    pyramid = CropFieldFeaturePyramid(net, "last_feat", 16, pyramid_scales(16, [4, 8, 16, 32]), norm="LN")
+    pyramid.out_channels = 16  # which torchvision asks for
+    model = torchvision.models.detection.MaskRCNN(
+        pyramid,
+        num_classes=3,
+        min_size=128,
+        max_size=128,
+        rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4),
+        box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
+        mask_roi_pool=MultiScaleRoIAlign(names, 14, 2),
+    )
+    image, masks = torch.rand(3, 128, 96), torch.ones(1, 128, 96, dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": torch.tensor([1]), "masks": masks}
+    sum(model([image], [target]).values()).backward()
+    assert net.pos_embed.grad.abs().sum() > 0
+    (found,) = model.eval()([image])
+    assert len(found["boxes"]) and found["masks"].shape[-2:] == image.shape[-2:]
+
+
+@torch.no_grad()
+def test_torch_export_keeps_the_features():
+    net = CropFieldViT(patch_size=16, embed_dim=32, depth=1, num_heads=2, field_size=4, out_feature="last_feat").eval()
+    images = torch.randn(2, 3, 64, 96)
+    program = torch.export.export(net, (images,))
+    torch.testing.assert_close(program.module()(images)["last_feat"], net(images)["last_feat"])
