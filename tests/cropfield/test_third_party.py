@@ -1,4 +1,4 @@
-"""Somebody else's project: its own yaml file, detectors of Detectron2 and torchvision, and of ours only `import cropfield`."""
+"""Somebody else's project: its own yaml file, other detectors than ours, and of ours only `import cropfield`."""
 
 from pathlib import Path
 
