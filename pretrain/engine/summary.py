@@ -20,9 +20,10 @@ class Summary(HookBase):
         self.started = time.perf_counter()
 
     def after_step(self) -> None:
-        if self.trainer.iter == self.trainer.start_iter:
+        others = self.trainer.max_iter - self.trainer.iter - 1
+        if others and self.trainer.iter == self.trainer.start_iter:
             seconds = time.perf_counter() - self.started
-            left = datetime.timedelta(seconds=round(seconds * (self.trainer.max_iter - self.trainer.iter - 1)))
+            left = datetime.timedelta(seconds=round(seconds * others))
             logger.info(f"the first step took {seconds:.1f} s; at that speed the others take {left}")
 
     def after_train(self) -> None:
