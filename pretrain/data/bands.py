@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -148,16 +148,25 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)[..., None]
 
 
-def check_bands(found: Iterable[tuple[str, int | None]], channels: int) -> str:
-    """Hold the bands of images, by name, against the `channels` that are asked for. None: a broken image.
+def check_bands(found: Iterable[tuple[str, Any]], channels: int) -> str:
+    """Hold the bands of images against the `channels` that are asked for.
+
+    Args:
+        found: (name, `pretrain.data.decode.ImageFacts`) of each; None for a broken image.
 
     Returns:
         What of them is left out, "" if nothing is.
 
     Raises:
-        UserError: an image has too few bands, or, where all are taken as they are, not as many as the others.
+        UserError: an image has too few bands, or, where all are taken as they are, not as many as the others; or no
+            package is installed that reads them.
     """
-    known = [(name, bands) for name, bands in found if bands is not None]
+    facts = [(name, fact) for name, fact in found if fact is not None]
+    if unread := [name for name, fact in facts if fact.needs_reader and not tiff_reader()]:
+        raise UserError(
+            f"{unread[0]} is a TIFF that needs tifffile or rasterio to read all its bands: pip install tifffile"
+        )
+    known = [(name, fact.bands) for name, fact in facts]
     if channels not in (1, 3):
         if fewer := [(name, bands) for name, bands in known if bands < channels]:
             raise UserError(
@@ -182,9 +191,3 @@ def left_out(known: list[tuple[str, int]], channels: int) -> str:
         f"({more[0][0]} first, with {more[0][1]}): the first {channels} are used, and the rest left out, or taken for "
         "transparency where the file says so"
     )
-
-
-def check_reader(name: str) -> None:
-    """Raise UserError if no package is installed that reads the TIFF `name`."""
-    if not tiff_reader():
-        raise UserError(f"{name} is a TIFF that needs tifffile or rasterio to read all its bands: pip install tifffile")

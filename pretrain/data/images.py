@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.bands import ValueRange, check_bands, check_reader, check_value_range
+from pretrain.data.bands import ValueRange, check_bands, check_value_range
 from pretrain.data.decode import MAX_PIXELS, BrokenImage, ImageFacts
 from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
 from pretrain.data.index import Names
-from pretrain.data.lists import PROBES, CocoJson, ImageList
+from pretrain.data.lists import PROBES, CocoJson, ImageList, spread
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
 from pretrain.ranges import Channels, Count
@@ -98,7 +98,7 @@ def open_source(
     check_value_range(value_range)
     source = _source(root, images, endings, index)
     _set(source, max_pixels=max_pixels, channels=channels, value_range=value_range and tuple(value_range))
-    source.bands = _look_at_bands(source, channels)
+    source.bands = check_bands([(source.name(i), source.facts(i)) for i in spread(len(source), PROBES)], channels)
     return source
 
 
@@ -106,15 +106,6 @@ def _set(source, **options) -> None:
     vars(source).update(options)
     for part in getattr(source, "sources", ()):
         _set(part, **options)
-
-
-def _look_at_bands(source, channels: int) -> str:
-    places = np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int))
-    found = {source.name(place): source.facts(place) for place in places}
-    for name, facts in found.items():
-        if facts and facts.needs_reader:
-            check_reader(name)
-    return check_bands(((name, facts and facts.bands) for name, facts in found.items()), channels)
 
 
 def _source(root, images, endings: tuple[str, ...], index):

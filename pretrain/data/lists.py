@@ -80,5 +80,9 @@ def _check_folder(root: Path, names: Sequence[str], file: str | os.PathLike) -> 
 
 def _any_exists(root: Path, names: Sequence[str]) -> bool:
     """Looks for a few that are evenly spread through the list; a null character in a name means absent."""
-    places = np.unique(np.linspace(0, len(names) - 1, PROBES).astype(int))
-    return any(os.path.exists(root / names[place]) for place in places)
+    return any(os.path.exists(root / names[place]) for place in spread(len(names), PROBES))
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` of `count` indices, evenly spread: int (n,), ascending, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))

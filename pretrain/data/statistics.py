@@ -3,6 +3,7 @@
 import numpy as np
 
 from pretrain.data.decode import BrokenImage
+from pretrain.data.lists import spread
 from pretrain.errors import UserError
 
 MOST = 1000  # images, evenly spread through the source
@@ -14,7 +15,7 @@ def pixel_statistics_in(source, most: int = MOST) -> tuple[np.ndarray, np.ndarra
     Broken images are left out. Raises UserError where none can be read, or a band is constant.
     """
     count, images, sums = 0, 0, 0
-    for place in np.unique(np.linspace(0, len(source) - 1, most).astype(int)):
+    for place in spread(len(source), most):
         try:
             pixels = source.load(place)
         except BrokenImage:

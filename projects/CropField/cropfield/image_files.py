@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
-from pretrain.data.bands import ValueRange, check_bands, check_reader
+from pretrain.data.bands import ValueRange, check_bands
 from pretrain.data.coco import Image
 from pretrain.data.decode import MAX_PIXELS, ImageFacts, lift_pillows_limit, read_facts
 from pretrain.errors import UserError
@@ -59,10 +59,7 @@ def check_image_files(
             f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them, or raise "
             f"dataset.max_pixels={max_pixels} where they are larger"
         )
-    for entry, header in zip(entries, headers, strict=True):
-        if header.needs_reader:
-            check_reader(entry.file_name)
-    if left_out := check_bands(((e.file_name, h.bands) for e, h in zip(entries, headers, strict=True)), channels):
+    if left_out := check_bands(((entry.file_name, header) for _, (entry, header) in pairs), channels):
         logger.warning("%s: %s", json_file, left_out)
     wrong = [(p, e, h) for p, (e, h) in pairs if (e.width, e.height) != _upright(h)]
     if wrong:

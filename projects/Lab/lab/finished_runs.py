@@ -55,8 +55,8 @@ class Pretraining:
     """A finished run.
 
     untrained, trained: the initial backbone, and the teacher's after `steps` steps. batch: the first step's batch (see
-    `pretrain.data.batches`). images: its first images, uint8 RGB (H, W, 3), of other bands
-    as `as_rgb` shows them.
+    `pretrain.data.batches`). images: its first images, uint8 RGB (H, W, 3), of other bands as `as_rgb` shows
+    them.
     """
 
     untrained: VisionTransformer
