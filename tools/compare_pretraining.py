@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Compare pretraining recipes by the detectors trained from them, over several seeds, in one command.
 
-    python tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \\
+    tools/compare_pretraining.py --configs both.py neither.py --seeds 3 --images DIR \\
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
 For each config and seed: pretrain, then train detectors on the pretrained backbone and on its untrained twin (the same
 initial weights without pretraining), with the backbone frozen and fine-tuned, with all labels and optionally with fewer
-(--labels 0.1 1). The detection probe is measured on both backbones. Writes OUTPUT/comparison.md, with means and 95%
-intervals, differences paired by seed, and one sentence for each task that orders configs only if the difference is
-significant; and OUTPUT/comparison.png.
+(--labels 0.1 1). The detection probe is measured on both backbones. For each seed a detector is also trained from
+scratch, that is from its own default weights. Writes OUTPUT/comparison.md, with means and 95% intervals, differences
+paired by seed, and a verdict for each task that orders configs only if the difference is significant; and
+OUTPUT/comparison.png.
 
 Finished stages in OUTPUT are skipped and interrupted ones resumed, so run the same command again after an interruption.
 To add seeds, run it with a larger --seeds. Prefix each override with the config it is for, pretrain.KEY=VALUE or
@@ -27,7 +28,8 @@ from pathlib import Path
 from pretrain.errors import UserError, run_main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DETECTORS = {"frozen": "train.freeze_backbone=True", "fine-tuned": "train.freeze_backbone=False"}
+FINE_TUNED = "fine-tuned"
+DETECTORS = {"frozen": "train.freeze_backbone=True", FINE_TUNED: "train.freeze_backbone=False"}
 MODES = (*DETECTORS, "probe")
 
 
@@ -87,6 +89,11 @@ def task_name(mode: str, share: float) -> str:
     return f"{mode}, {share:.0%} of labels" if share < 1 else mode
 
 
+def box_ap(folder: Path) -> float:
+    """The AP in a detector's folder; 0 if it detected nothing."""
+    return json.loads((folder / "result.json").read_text())["bbox"]["AP"] or 0.0
+
+
 class Comparison:
     """The stages of a comparison, all in folders of `output`."""
 
@@ -96,7 +103,7 @@ class Comparison:
 
         self.args, self.output = args, args.output.resolve()
         self.commands = Commands(REPOSITORY)
-        self.detector = args.detector.resolve() if args.detector.is_file() else args.detector
+        self.detector_config = args.detector.resolve() if args.detector.is_file() else args.detector
         self.for_pretrain, self.for_detect = split_overrides(args.overrides)
         self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
 
@@ -120,23 +127,35 @@ class Comparison:
 
     def detectors(self, config: Path, seed: int) -> Iterator[tuple[str, str, Path, object]]:
         """(start, task, output folder, stage) of each detector."""
-        from cropfield.commands import override
-
         starts, name = self.starts(config, seed), self.run_folder(config, seed).name
         modes = [mode for mode in self.args.modes if mode in DETECTORS]
         for share, mode, (start, weights) in itertools.product(self.args.labels, modes, starts):
-            folder = self.output / f"{name}_{start}_{mode}_{share:g}"
-            dataset = self.dataset | {"train_json": self.train_json(share)}
-            changes = (override("train.init_checkpoint", weights), DETECTORS[mode], f"train.seed={seed}")
-            stage = self.commands.detect(self.detector, dataset, folder, *changes, *self.for_detect)
-            yield start, task_name(mode, share), folder, stage
+            yield start, *self.detector(f"{name}_{start}", weights, mode, share, seed)
+
+    def scratch_detectors(self, seed: int) -> Iterator[tuple[str, str, Path, object]]:
+        """The same of detectors from scratch, which no pretraining is part of."""
+        from lab.ablation import SCRATCH
+
+        for share in self.args.labels if FINE_TUNED in self.args.modes else ():
+            yield SCRATCH, *self.detector(f"scratch_seed{seed}", "", FINE_TUNED, share, seed)
+
+    def detector(self, name: str, weights: Path | str, mode: str, share: float, seed: int) -> tuple[str, Path, object]:
+        """(task, output folder, stage) of a detector. weights: "" for none."""
+        from cropfield.commands import override
+
+        folder = self.output / f"{name}_{mode}_{share:g}"
+        dataset = self.dataset | {"train_json": self.train_json(share)}
+        changes = (override("train.init_checkpoint", weights), DETECTORS[mode], f"train.seed={seed}")
+        stage = self.commands.detect(self.detector_config, dataset, folder, *changes, *self.for_detect)
+        return task_name(mode, share), folder, stage
 
     def waves(self) -> Iterator[tuple]:
         """Stages in the order in which they run, seed by seed; those in a tuple run in parallel."""
         for seed in range(1, self.args.seeds + 1):
             configs = self.args.configs
             yield from self.together(self.pretraining(config, seed) for config in configs)
-            yield from self.together(stage for config in configs for *_, stage in self.detectors(config, seed))
+            detectors = [self.detectors(config, seed) for config in configs] + [self.scratch_detectors(seed)]
+            yield from self.together(stage for *_, stage in itertools.chain(*detectors))
 
     def together(self, stages) -> Iterator[tuple]:
         """Groups of `jobs` stages, each with a part of the cores, and its own GPU if there are several."""
@@ -160,17 +179,19 @@ class Comparison:
                 write_json(self.train_json(share), few_images(read_coco_file(self.args.train_json), share))
 
     def figures(self) -> list:
-        """Results of all detectors and probes; a detector without detections has AP 0."""
-        from lab.ablation import PROBE, Figure
+        """Results of all detectors and probes."""
+        from lab.ablation import NO_CONFIG, PROBE, Figure
 
-        found = []
-        for seed, config in itertools.product(range(1, self.args.seeds + 1), self.args.configs):
+        found, seeds = [], range(1, self.args.seeds + 1)
+        for seed, config in itertools.product(seeds, self.args.configs):
             for start, task, folder, _ in self.detectors(config, seed):
-                ap = json.loads((folder / "result.json").read_text())["bbox"]["AP"]
-                found.append(Figure(config.stem, start, task, seed, ap or 0.0))
+                found.append(Figure(config.stem, start, task, seed, box_ap(folder)))
             if "probe" in self.args.modes:
                 for start, weights in self.starts(config, seed):
                     found.append(Figure(config.stem, start, PROBE, seed, self.probed(weights)))
+        for seed in seeds:
+            for start, task, folder, _ in self.scratch_detectors(seed):
+                found.append(Figure(NO_CONFIG, start, task, seed, box_ap(folder)))
         return found
 
     def probed(self, weights: Path) -> float:
@@ -187,7 +208,7 @@ class Comparison:
         from cropfield.probe_images import probe_images
         from pretrain.engine.lazy_config import load_config
 
-        config = load_config(self.commands.repository / "configs" / "COCO" / self.detector, self.for_detect)
+        config = load_config(self.commands.repository / "configs" / "COCO" / self.detector_config, self.for_detect)
         files = [(self.dataset[f"{split}_json"], self.dataset[f"{split}_images"]) for split in ("train", "val")]
         size, patch = config.dataloader.image_size, config.model.backbone.net.patch_size
         return DetectionProbe(*probe_images(*files, PROBE_LIMITS, size, patch))
@@ -218,7 +239,8 @@ def main() -> None:
     comparison = Comparison(args)
     waves = list(comparison.waves())
     chain = Chain(comparison.output)
-    chain.check([stage for wave in waves for stage in wave])
+    chain.plan([stage for wave in waves for stage in wave])
+    print("checking configs, images and annotations ...", flush=True)
     *_, detector = next(comparison.detectors(args.configs[0], 1))
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compose a COCO-format dataset: cut-outs placed on photographs, with exact boxes and masks.
 
-    python tools/compose_coco.py --output outputs/scenes --train 1000 --val 200
-    python tools/compose_coco.py --output outputs/mine --cutouts my/cutouts --photos my/photos --preset hard
+    tools/compose_coco.py --output outputs/scenes --train 1000 --val 200
+    tools/compose_coco.py --output outputs/mine --cutouts my/cutouts --photos my/photos --preset hard
 
 Without --cutouts and --photos it uses material included in installed packages, and downloads nothing. Masks are run
 lengths, exact with holes and occlusion, so Detectron2 needs `INPUT.MASK_FORMAT = "bitmask"` (yaml) or

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole pipeline on one small machine: compose scenes, pretrain, fine-tune with and without it, compare, report.
 
-    python tools/demo.py [--output outputs/demo] [--seed 0]
+    tools/demo.py [--output outputs/demo] [--seed 0]
 
 Three detectors are trained with the same images, iterations and seed; only the initial weights of their backbones
 differ: pretrained; the untrained twin, which are the initial weights of the pretraining; and from scratch, a detector's
@@ -72,7 +72,7 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
         "box_ap": {name: metrics["bbox"]["AP"] for name, metrics in found.items()},
         "mask_ap": {name: metrics["segm"]["AP"] for name, metrics in found.items()},
         "seconds": seconds,
-        "command": f"python tools/demo.py --seed {seed}",
+        "command": f"tools/demo.py --seed {seed}",
         "machine": {
             "cpu": cpu_model(), "cores": os.cpu_count(), "torch": torch.__version__, "python": sys.version.split()[0]
         },
@@ -108,14 +108,15 @@ def main() -> None:
     output = args.output.resolve()
     stages = make_stages(output, args.seed)
     chain = Chain(output)
-    every = [stage for together in stages for stage in together]
-    chain.check(every)
-    print(f"stages: {', '.join(stage.name for stage in every)}, report; output and logs: {output}", flush=True)
+    report = Stage("report", (str(REPOSITORY / "tools" / "report.py"), str(output)))
+    every = [*(stage for together in stages for stage in together), report]
+    chain.plan(every)
+    print(f"stages: {', '.join(stage.name for stage in every)}; output and logs: {output}", flush=True)
     print("Ctrl-C stops at any time, and the same command continues", flush=True)
     for together in stages:
         chain.run(*together)
     result = collect(output, args.seed, chain.seconds)
-    chain.run(Stage("report", (str(REPOSITORY / "tools" / "report.py"), str(output))))
+    chain.run(report)
     print(f"report: {output / 'report.html'}")
     print(f"demo: {comparison(result)}")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pretrain a backbone on unlabeled images.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
+    tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
 Several GPUs: add --num-gpus 8, or start it with torchrun --nproc-per-node 8. The config's batch size is the total over
 all processes. See docs/scaling.md for several machines, Slurm, and saving memory.

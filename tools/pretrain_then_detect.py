@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a detector from unlabeled images and a COCO-format dataset, and report its AP.
 
-    python tools/pretrain_then_detect.py --images DIR \\
+    tools/pretrain_then_detect.py --images DIR \\
         --train-json TRAIN.json --train-images DIR --val-json VAL.json --val-images DIR --output DIR
 
 Pretrains (OUTPUT/pretrain), exports the backbone (OUTPUT/backbone.safetensors), fine-tunes and evaluates a Mask R-CNN
@@ -78,9 +78,10 @@ def main() -> None:
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
+    print("checking configs, images and annotations ...", flush=True)
     check_inputs(args, stages)
     chain = Chain(args.output)
-    chain.check(list(stages))
+    chain.plan(list(stages))
     with passing_on(lambda: None) as signals:  # between stages; within a stage the chain handles signals
         for stage in stages:
             chain.run(stage)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write OUT_DIR/report.html: numbers, curves and pictures of a pretrain-then-detect run.
 
-    python tools/report.py outputs/demo
+    tools/report.py outputs/demo
 
 OUT_DIR is the output of tools/demo.py or tools/pretrain_then_detect.py, finished or not. The report shows whatever is
 there, and lists what is missing.

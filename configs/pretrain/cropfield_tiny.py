@@ -1,6 +1,6 @@
 """CropField at a size that two CPU cores train in minutes: scenes of 128 pixels, patches of 8, 6 blocks of width 192.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
+    tools/pretrain_net.py --config-file configs/pretrain/cropfield_tiny.py dataloader.train.source.root=DIR
 
 The paper's recipe with all sizes scaled down. Local crops cover smaller parts of the image than in the paper, so that
 objects keep about the size that the detector sees; colours are only jittered: a backbone that ignores colour detects

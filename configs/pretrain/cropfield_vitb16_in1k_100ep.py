@@ -1,6 +1,6 @@
 """CropField, ViT-B/16, ImageNet-1K, 100 epochs.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_vitb16_in1k_100ep.py \
+    tools/pretrain_net.py --config-file configs/pretrain/cropfield_vitb16_in1k_100ep.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 "Self-supervised learning of intertwined content and positional features for object detection", Table 6: all values as

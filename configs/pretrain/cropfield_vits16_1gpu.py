@@ -1,6 +1,6 @@
 """CropField, ViT-S/16, ImageNet-1K, on one GPU: batches of 128.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_vits16_1gpu.py \
+    tools/pretrain_net.py --config-file configs/pretrain/cropfield_vits16_1gpu.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 The recipe of cropfield_vits16_in1k_100ep.py, adapted to a quarter of the batch size.

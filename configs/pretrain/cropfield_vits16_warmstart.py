@@ -1,6 +1,6 @@
 """CropField from public weights: ViT-S/16 on one GPU and some 10,000 images of your own.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/cropfield_vits16_warmstart.py \
+    tools/pretrain_net.py --config-file configs/pretrain/cropfield_vits16_warmstart.py \
         model.init=dinov2_vits14_pretrain.pth dataloader.train.source.root=DIR
 
 10 epochs of 10,000 // 64 = 156 steps. `model.init` also takes files of MAE, DINO, DeiT, timm and this project; for one

@@ -1,6 +1,6 @@
 """DINOv2 at the tiny size: the baseline of `cropfield_tiny.py`, without its two additions.
 
-python tools/pretrain_net.py --config-file configs/pretrain/dinov2_tiny.py dataloader.train.source.root=DIR
+tools/pretrain_net.py --config-file configs/pretrain/dinov2_tiny.py dataloader.train.source.root=DIR
 
 Without sampling, positions are one vector for each of a global crop's 12 x 12 patches: see dinov2_vits16_in1k_100ep.py.
 """

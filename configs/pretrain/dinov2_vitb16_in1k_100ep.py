@@ -1,6 +1,6 @@
 """DINOv2 on ImageNet-1K, the paper's baseline "DINOv2†": CropField without its two additions. ViT-B/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/dinov2_vitb16_in1k_100ep.py \
+    tools/pretrain_net.py --config-file configs/pretrain/dinov2_vitb16_in1k_100ep.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 Paper, after 12 epochs of COCO (Table 1a): 47.7 box AP, 42.4 mask AP.

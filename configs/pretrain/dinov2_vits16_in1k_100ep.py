@@ -1,6 +1,6 @@
 """DINOv2 on ImageNet-1K, the paper's baseline "DINOv2†": CropField without its two additions. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/dinov2_vits16_in1k_100ep.py \
+    tools/pretrain_net.py --config-file configs/pretrain/dinov2_vits16_in1k_100ep.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 Paper, after 12 epochs of COCO (Table 1b): 41.9 box AP, 37.7 mask AP.

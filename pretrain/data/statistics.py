@@ -5,6 +5,7 @@ import numpy as np
 from pretrain.data.decode import BrokenImage
 from pretrain.data.lists import spread
 from pretrain.errors import UserError
+from pretrain.progress import progress
 
 MOST = 1000  # images, evenly spread through the source
 
@@ -15,7 +16,8 @@ def pixel_statistics_in(source, most: int = MOST) -> tuple[np.ndarray, np.ndarra
     Broken images are left out. Raises UserError where none can be read, or a band is constant.
     """
     count, images, sums = 0, 0, 0
-    for place in spread(len(source), most):
+    places = spread(len(source), most)
+    for place in progress(places, "images", len(places)):
         try:
             pixels = source.load(place)
         except BrokenImage:

@@ -54,7 +54,7 @@ class StopOnSignal(HookBase):
             return
         self.save(done)
         comm.synchronize()  # a launcher ends the others when the first one leaves
-        logger.warning("stopped by %s: %d steps are done and saved", signal.Signals(received).name, done)
+        logger.warning("stopped as told: everything is saved after step %d of %d", done, self.trainer.max_iter)
         raise SystemExit(EXIT_STOPPED)
 
 

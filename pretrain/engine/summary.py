@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class Summary(HookBase):
-    """Logs how long the first step takes, and after a complete run its duration, last values and the next command."""
+    """Logs how long the second step takes, and after a complete run its duration, last values and the next command."""
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint
@@ -21,10 +21,11 @@ class Summary(HookBase):
 
     def after_step(self) -> None:
         others = self.trainer.max_iter - self.trainer.iter - 1
-        if others and self.trainer.iter == self.trainer.start_iter:
-            seconds = time.perf_counter() - self.started
+        if others and self.trainer.iter == self.trainer.start_iter + 1:  # the first also sets up workers and memory
+            seconds = time.perf_counter() - self.step_started
             left = datetime.timedelta(seconds=round(seconds * others))
-            logger.info(f"the first step took {seconds:.1f} s; at that speed the others take {left}")
+            logger.info(f"the second step took {seconds:.1f} s; at that speed the others take {left}")
+        self.step_started = time.perf_counter()
 
     def after_train(self) -> None:
         if not self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
@@ -33,7 +34,7 @@ class Summary(HookBase):
         seconds = time.perf_counter() - self.started
         latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
         lines = [
-            f"done: {steps:,} steps in {datetime.timedelta(seconds=round(seconds))}, "
+            f"done: {steps:,} step{'s' * (steps != 1)} in {datetime.timedelta(seconds=round(seconds))}, "
             f"{steps * latest['images'] / seconds:.1f} images/s",
             f"last losses: {listed(latest, 'total_loss', 'loss_')}",
             f"monitors: {listed(latest, 'monitor/')}",

@@ -22,6 +22,19 @@ def test_a_stage_runs_once_and_is_remembered(tmp_path, capsys):
     assert Chain(tmp_path / "out").seconds["mark"] > 0
 
 
+def test_planned_stages_are_counted(tmp_path, capsys):
+    stages = [Stage(name, (str(script(tmp_path, "ok", "")), name)) for name in ("one", "two")]
+    chain = Chain(tmp_path / "out")
+    chain.plan(stages)
+    for stage in (*stages, stages[0]):
+        chain.run(stage)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("==")]
+    assert told[:2] == ["== one (stage 1 of 2)", "== two (stage 2 of 2)"]
+    assert told[2].startswith("== one (stage 1 of 2): done already")
+    with pytest.raises(UserError, match="of another command"):
+        chain.plan([Stage("one", ("other.py",))])
+
+
 def test_another_command_for_a_begun_stage_is_refused(tmp_path):
     file = str(script(tmp_path, "ok", ""))
     Chain(tmp_path / "out").run(Stage("work", (file,)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.ablation import PRETRAINED, UNTRAINED, Figure, Figures, Interval, few_images, plot
+from lab.ablation import NO_CONFIG, PRETRAINED, SCRATCH, UNTRAINED, Figure, Figures, Interval, few_images, plot
 
 
 def figures(**values: list[float]) -> Figures:
@@ -57,6 +57,19 @@ def test_an_order_needs_gains_and_a_difference():
     # b gains nothing over its own start: a's lead may be the start's
     verdict = figures(a=better, a0=twin, b=worse, b0=[19, 20.7, 22]).verdict("frozen")
     assert "no significant gain from pretraining for b," in verdict and "above" not in verdict
+
+
+def test_a_gain_over_scratch_needs_its_interval():
+    found = figures(a=[30, 30.5, 31], b=[20, 20.5, 21])
+    assert "scratch" not in found.verdict("frozen") + found.table()
+    scratch = [Figure(NO_CONFIG, SCRATCH, "frozen", seed, ap) for seed, ap in enumerate([20, 20.6, 20.9], 1)]
+    found = Figures([Figure(config, PRETRAINED, "frozen", seed, ap) for config in "ab" for seed, ap in
+                     found.by_arm[config, PRETRAINED, "frozen"].items()] + scratch)  # fmt: skip
+    assert found.configs == ["a", "b"]
+    assert "Over training from scratch: a gains 10.00 ± 0.25 box AP; no significant gain for b." in found.verdict(
+        "frozen"
+    )
+    assert found.table().splitlines()[-1].split("|")[2].strip() == SCRATCH
 
 
 def test_table_and_plot_have_every_arm(tmp_path):

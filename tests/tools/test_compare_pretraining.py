@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cropfield import halves
+from lab.ablation import Interval
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -21,18 +22,19 @@ for name in ("last.pth", "initial.safetensors"):
 with open(folder.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
 """
-# AP: the seed, 10 more where pretrained, 1 more with config b, 5 more where fine-tuned.
+# AP: the seed, 10 more where pretrained, 1 more with config b, 5 more where fine-tuned; from scratch 8 and the seed.
 DETECT = """
 import json, pathlib, sys
 said = dict(word.split("=", 1) for word in sys.argv if "=" in word)
-folder, weights = pathlib.Path(said["train.output_dir"]), pathlib.Path(said["train.init_checkpoint"])
+folder, weights = pathlib.Path(said["train.output_dir"]), pathlib.Path(said["train.init_checkpoint"].strip('"'))
 if (folder.parent / "fail").exists() and "initial" in weights.name:
     sys.exit("error: told to fail")
-assert weights.read_text() == said["train.seed"]
+scratch = "scratch" in folder.name
+assert scratch == (weights == pathlib.Path("")) and (scratch or weights.read_text() == said["train.seed"])
 json.loads(pathlib.Path(said["dataset.train_json"]).read_text())
 ap = int(said["train.seed"]) + 10 * ("last" in weights.name) + weights.parent.name.startswith("b_")
 folder.mkdir(exist_ok=True)
-ap += 5 * (said["train.freeze_backbone"] == "False")
+ap += 5 * (said["train.freeze_backbone"] == "False") + 3 * scratch
 (folder / "result.json").write_text(json.dumps({"bbox": {"AP": ap}}))
 with open(folder.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
@@ -69,7 +71,7 @@ def calls(tmp_path) -> list[str]:
 def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, capsys):
     compare("--seeds", "2", "--labels", "0.5", "1", "--jobs", "2")
     done = calls(tmp_path)
-    assert len(done) == len(set(done)) == 2 * 2 * (1 + 2 * 2 * 2)
+    assert len(done) == len(set(done)) == 2 * (2 * (1 + 2 * 2 * 2) + 2)
     assert sorted(done[:2]) == ["a_seed1", "b_seed1"] and len(compare.checked) == 2
     half = json.loads((tmp_path / "out" / "train_0.5.json").read_text())
     assert len(half["images"]) == 2
@@ -88,6 +90,12 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     assert [line.split("|")[-2].strip() for line in text.splitlines() if "gain" in line and "|" in line] == [
         "2.00 ± 0.00"
     ] * 2
+    assert (
+        "over its initial values; b is above a by 1.00 ± 0.00 box AP. Over training from scratch: a gains 7.00" in text
+    )
+    assert [line.split("|")[-3].strip() for line in text.splitlines() if "scratch" in line and "|" in line] == [
+        "7.00 ± 0.00", "8.00 ± 0.00", f"{Interval.of([9, 10])}"
+    ]  # fmt: skip
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
 
 
@@ -99,9 +107,9 @@ def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
     assert calls(tmp_path) == ["a_seed1", "b_seed1", "a_seed1_pretrained_frozen_1"]
     (tmp_path / "out" / "fail").unlink()
     compare("--seeds", "1")
-    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 + 8
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 + 8 + 1
     compare("--seeds", "2")
-    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 * (2 + 8)
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 2 * (2 + 8 + 1)
 
 
 def test_a_detectors_config_is_one_of_the_projects_or_any_file(load_tool, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Table 3, first row: neither position field sampling nor masked position prediction. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table3_neither.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table3_neither.py
 
 Half of the global crops stay unmasked. Without sampling, positions are the usual 14 x 14. The paper gives DINOv2†
 another result (Table 1b: 41.9) and does not say what differs; dinov2_vits16_in1k_100ep.py differs in KoLeo's weight.

@@ -1,6 +1,6 @@
 """Table 3, third row: masked position prediction alone. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table3_position_loss.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table3_position_loss.py
 
 Without sampling, positions are the usual 14 x 14: see dinov2_vits16_in1k_100ep.py.
 Paper, after 12 epochs of COCO: 43.7 box AP, 39.1 mask AP; the default has 44.8 and 39.8.

@@ -1,6 +1,6 @@
 """Table 4a, first row: constant scale, s = 1. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table4a_constant.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table4a_constant.py
 
 By Sec. 3.2.2, s is the area that the crops' bounding rectangle gets, so s = 1 enlarges it until it meets the field's
 border. Sec. 4.3 calls that row "no scaling"; with scale_distribution="off" crops keep their places in the image.

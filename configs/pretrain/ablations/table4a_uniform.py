@@ -1,6 +1,6 @@
 """Table 4a, second row: scale s uniform on [0.2, 1]. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table4a_uniform.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table4a_uniform.py
 
 Paper, after 12 epochs of COCO: 43.7 box AP, 39.0 mask AP; the default has 44.8 and 39.8.
 """

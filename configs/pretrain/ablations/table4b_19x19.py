@@ -1,6 +1,6 @@
 """Table 4b, first row: a position field of 19 x 19 cells. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table4b_19x19.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table4b_19x19.py
 
 To fine-tune it, set model.backbone.net.field_size=19.
 Paper, after 12 epochs of COCO: 44.4 box AP, 39.7 mask AP; the default has 44.8 and 39.8.

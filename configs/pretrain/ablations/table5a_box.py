@@ -1,6 +1,6 @@
 """Table 5a, first row: positions masked box-wise, as content is. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table5a_box.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table5a_box.py
 
 Paper, after 12 epochs of COCO: 44.4 box AP, 39.7 mask AP; the default has 44.8 and 39.8.
 """

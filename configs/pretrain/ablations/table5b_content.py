@@ -1,6 +1,6 @@
 """Table 5b, first row: every global crop has its content masked, none its positions. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table5b_content.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table5b_content.py
 
 Paper, after 12 epochs of COCO: 43.4 box AP, 38.9 mask AP; the default has 44.8 and 39.8.
 """

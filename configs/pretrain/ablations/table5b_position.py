@@ -1,6 +1,6 @@
 """Table 5b, second row: every global crop has its positions masked, none its content. ViT-S/16.
 
-    python tools/pretrain_net.py --config-file configs/pretrain/ablations/table5b_position.py
+    tools/pretrain_net.py --config-file configs/pretrain/ablations/table5b_position.py
 
 Paper, after 12 epochs of COCO: 21.7 box AP, 20.7 mask AP; the default has 44.8 and 39.8.
 """

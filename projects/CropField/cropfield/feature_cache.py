@@ -39,6 +39,7 @@ from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.models.weights import fingerprint
+from pretrain.progress import progress
 
 VERSION = 1  # of the file format and the definition of a view
 SEED = 0  # of the augmentations
@@ -193,11 +194,11 @@ class FeatureCache:
     @torch.no_grad()
     def compute(self, model: nn.Module) -> None:
         """Compute the missing rows, split over the processes. A stop signal ends the process with EXIT_STOPPED."""
-        start = said = time.monotonic()
+        start, done = time.monotonic(), 0
         rows = np.flatnonzero(self.read_views()[:, 0] == 0)[comm.get_rank() :: comm.get_world_size()]
         comm.synchronize()  # every process has read the files before one writes
         sizes = self.loader.batch_size, self.loader.num_workers, self.loader.broken.max_share
-        views, done = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes), 0
+        views = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with (
@@ -205,14 +206,11 @@ class FeatureCache:
                 self.opened("views.bin") as sizes,
                 passing_on(idle) as signals,
             ):
-                for batch in views:
+                for batch in progress(views, "views", len(rows), len, logger.info):
                     self.write(maps, sizes, batch, self.maps(model, batch))
                     done += len(batch)
                     if signals:
                         raise SystemExit(EXIT_STOPPED)
-                    if time.monotonic() - said > 60:
-                        logger.info("features of %d of %d views", done, len(rows))
-                        said = time.monotonic()
                 maps.truncate(len(self) * self.row_bytes)  # the last images may be broken
                 for file in (maps, sizes):
                     os.fsync(file.fileno())

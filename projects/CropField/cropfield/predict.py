@@ -34,6 +34,7 @@ from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError
 from pretrain.files import read_tensors, sha256, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
+from pretrain.progress import progress
 
 PREDICTIONS = "predictions.json"
 
@@ -187,7 +188,8 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
     names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
     whole = False
     try:
-        for name, image in frames(medium, detector.max_pixels, *getattr(detector, "bands", ())):
+        found = frames(medium, detector.max_pixels, *getattr(detector, "bands", ()))
+        for name, image in progress(found, f"frames of {printable(medium.path.name)}"):
             height, width = image.shape[:2]
             image_id = ids.take(name, height, width)
             detections = detector(image, image_id)
@@ -211,7 +213,7 @@ def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector
         UserError: none could be read.
     """
     content, broken = {"images": [], "categories": detector.categories, "annotations": []}, {}
-    for medium in media:
+    for medium in progress(media, "files", len(media)):
         try:
             detect_in(medium, output if pictures else None, detector, ids, content)
         except BrokenImage as error:

@@ -57,14 +57,20 @@ class Chain:
         self.running: set[subprocess.Popen] = set()
         self.signals: list[int] = []
         self.record = read_record(self.record_file)
+        self.names: list[str] = []  # of all stages, in order
 
     @property
     def seconds(self) -> dict[str, float]:
         """Duration of each finished stage, in seconds."""
         return {name: entry["seconds"] for name, entry in self.record.items() if entry["seconds"] is not None}
 
+    def plan(self, stages: list[Stage]) -> None:
+        """Take note of all stages, in order. Raises UserError if one was started with another command."""
+        self.names = [stage.name for stage in stages]
+        self.check(stages)
+
     def check(self, stages: list[Stage]) -> None:
-        """Raise UserError for stages that were started with another command, before any work."""
+        """Raise UserError for stages that were started with another command."""
         for stage in stages:
             begun = self.record.get(stage.name)
             if begun and begun["command"] != list(stage.command):
@@ -80,7 +86,7 @@ class Chain:
         waiting = [stage for stage in stages if stage.name not in self.seconds]
         for stage in stages:
             if stage not in waiting:
-                print(f"== {stage.name}: done already, in {self.seconds[stage.name]:.0f} s", flush=True)
+                print(f"== {self.title(stage)}: done already, in {self.seconds[stage.name]:.0f} s", flush=True)
         with passing_on(self._terminate) as self.signals, ThreadPoolExecutor(max(1, len(waiting))) as pool:
             futures = [pool.submit(self._run, stage) for stage in waiting]
             while wait(futures, timeout=1).not_done:  # a signal handled by another thread would not wake this one
@@ -96,9 +102,15 @@ class Chain:
                     "Run the same command again to continue."
                 )
 
+    def title(self, stage: Stage) -> str:
+        """The stage's name, and its number if it is one of several planned."""
+        if stage.name not in self.names:
+            return stage.name
+        return f"{stage.name} (stage {self.names.index(stage.name) + 1} of {len(self.names)})"
+
     def _run(self, stage: Stage) -> tuple[int, str]:
         """Run one stage; returns its exit code, and the reason if it failed, or ""."""
-        print(f"== {stage.name}\n$ {shlex.join([sys.executable, *stage.command])}", flush=True)
+        print(f"== {self.title(stage)}\n$ {shlex.join([sys.executable, *stage.command])}", flush=True)
         self._note(stage, None)
         start, last = time.monotonic(), ""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **with_parent(), **stage.environment}

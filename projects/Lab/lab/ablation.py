@@ -10,7 +10,8 @@ from scipy import stats
 from tabulate import tabulate
 
 CONFIDENCE = 0.95
-PRETRAINED, UNTRAINED = "pretrained", "untrained"
+PRETRAINED, UNTRAINED, SCRATCH = "pretrained", "untrained", "from scratch"
+NO_CONFIG = ""  # of a detector from scratch, which all configs are compared with
 PROBE = "probe (box AP50)"  # a task without a detector
 
 
@@ -21,7 +22,7 @@ class Figure:
     """
 
     config: str
-    start: str  # PRETRAINED, or UNTRAINED: its initial values
+    start: str  # PRETRAINED; UNTRAINED, its initial values; or SCRATCH, the detector's own, with NO_CONFIG
     task: str
     seed: int
     ap: float
@@ -59,7 +60,7 @@ class Figures:
         self.by_arm: dict[tuple[str, str, str], dict[int, float]] = {}
         for figure in figures:
             self.by_arm.setdefault((figure.config, figure.start, figure.task), {})[figure.seed] = figure.ap
-        self.configs = list(dict.fromkeys(config for config, _, _ in self.by_arm))
+        self.configs = list(dict.fromkeys(config for config, _, _ in self.by_arm if config != NO_CONFIG))
         self.tasks = list(dict.fromkeys(task for _, _, task in self.by_arm))
 
     def mean(self, config: str, start: str, task: str) -> Interval | None:
@@ -76,13 +77,27 @@ class Figures:
         """Gain of pretraining over its own initial values."""
         return self.difference((config, PRETRAINED, task), (config, UNTRAINED, task))
 
+    def over_scratch(self, config: str, task: str) -> Interval | None:
+        """Gain of pretraining over a detector from scratch."""
+        return self.difference((config, PRETRAINED, task), (NO_CONFIG, SCRATCH, task))
+
     def table(self) -> str:
-        """Markdown table with a row for each config and start, a row for the gain, and a column for each task."""
-        rows = []
+        """Markdown table with a column for each task: for each config its starts and gains, then the detectors from
+        scratch.
+        """
+        rows, scratch = [], any(start == SCRATCH for _, start, _ in self.by_arm)
+
+        def add_row(config: str, name: str, value) -> None:
+            rows.append([config, name, *(value(config, task) or "–" for task in self.tasks)])
+
         for config in self.configs:
             for start in (PRETRAINED, UNTRAINED):
-                rows.append([config, start, *(self.mean(config, start, task) or "–" for task in self.tasks)])
-            rows.append([config, "gain, by seed", *(self.gain(config, task) or "–" for task in self.tasks)])
+                add_row(config, start, lambda config, task, start=start: self.mean(config, start, task))
+            add_row(config, "gain, by seed", self.gain)
+            if scratch:
+                add_row(config, "over scratch, by seed", self.over_scratch)
+        if scratch:
+            add_row(NO_CONFIG, SCRATCH, lambda config, task: self.mean(config, SCRATCH, task))
         return tabulate(rows, ["pretraining", "start", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
 
     def differences(self) -> str:
@@ -99,6 +114,20 @@ class Figures:
         It orders two configs only if both gain over their initial values and the interval of their difference excludes
         zero.
         """
+        return self.order(task) + self.verdict_on_scratch(task)
+
+    def verdict_on_scratch(self, task: str) -> str:
+        """A second sentence, where detectors were trained from scratch."""
+        gains = {config: self.over_scratch(config, task) for config in self.configs}
+        if not any(gains.values()):
+            return ""
+        said = [
+            f"{config} gains {gain} box AP" if gain and gain.above_zero else f"no significant gain for {config}"
+            for config, gain in gains.items()
+        ]
+        return f" Over training from scratch: {'; '.join(said)}."
+
+    def order(self, task: str) -> str:
         gains = {config: self.gain(config, task) for config in self.configs}
         idle = [config for config, gain in gains.items() if not (gain and gain.above_zero)]
         if idle:
@@ -117,7 +146,7 @@ class Figures:
 
 def plot(figures: Figures, path) -> None:
     """Plot box AP of every detector, a panel for each task: pretrained filled, untrained hollow; lines join equal
-    seeds.
+    seeds. A dashed line is the mean from scratch.
     """
     import matplotlib
 
@@ -136,11 +165,13 @@ def plot(figures: Figures, path) -> None:
         for seed in sorted(set.intersection(*shared)):
             line = [figures.by_arm[config, PRETRAINED, task][seed] for config in figures.configs]
             panel.plot(range(len(line)), line, color="0.8", linewidth=1, zorder=1)
+        if scratch := figures.mean(NO_CONFIG, SCRATCH, task):
+            panel.axhline(scratch.mean, color="0.5", linewidth=1, linestyle="--", zorder=0)
         panel.set_title(task)
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
         panel.set_ylim(bottom=0)
         panel.margins(x=0.2)
-    axes[0].set_ylabel("box AP, or AP50 (filled: pretrained)")
+    axes[0].set_ylabel("box AP, or AP50 (filled: pretrained; dashed: scratch)")
     canvas.savefig(path, dpi=120)
     pyplot.close(canvas)
 

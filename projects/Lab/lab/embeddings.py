@@ -16,6 +16,7 @@ from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import fingerprint
+from pretrain.progress import progress
 
 INDEX = "embeddings.json"
 KINDS = ("cls", "mean", "patches")
@@ -97,7 +98,8 @@ def embed(
     """
     framed = FramedImages(source, indices, wanted.image_size, wanted.framing)
     parts, rows = {kind: [] for kind in wanted.kinds}, []
-    for pixels, places in framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers):
+    batches = framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers)
+    for pixels, places in progress(batches, "images", len(indices), lambda batch: len(batch[1])):
         readable = places >= 0
         rows += places[readable].tolist()
         for kind, values in features(backbone, pixels[readable.to(pixels.device)], wanted.kinds).items():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Attention of the last layer from chosen points, for several models side by side (paper's Figs. 6 and 7).
 
-    python projects/Lab/tools/attention_maps.py --weights ours.safetensors dino.pth --images cat.jpg street.jpg \\
+    projects/Lab/tools/attention_maps.py --weights ours.safetensors dino.pth --images cat.jpg street.jpg \\
         --points 0.4,0.3 0.5,0.8 --output fig6.png
-    python projects/Lab/tools/attention_maps.py --weights box.safetensors cross.safetensors --images street.jpg \\
+    projects/Lab/tools/attention_maps.py --weights box.safetensors cross.safetensors --images street.jpg \\
         --points 0.3,0.5 0.7,0.5 --output fig7.png
 
 One row for each point: the image with a red dot, then each model's map, averaged over heads. Points are (x, y) from 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plot results of attention_stats.py like Fig. 5: NMI and mean distance by layer.
 
-python projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
+projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/attention/dino --output fig5.png
 """
 
 from pathlib import Path

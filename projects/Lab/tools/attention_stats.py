@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Diversity and range of a backbone's attention, by layer and head (paper's App. A, Fig. 5).
 
-    python projects/Lab/tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\
+    projects/Lab/tools/attention_stats.py --weights backbone.safetensors --images coco/val2017 --limit 100 \\
         --output outputs/attention/cropfield
-    python projects/Lab/tools/attention_stats.py --timm vit_base_patch16_224.dino --images coco/val2017 --limit 100 \\
+    projects/Lab/tools/attention_stats.py --timm vit_base_patch16_224.dino --images coco/val2017 --limit 100 \\
         --output outputs/attention/dino
-    python projects/Lab/tools/attention_plot.py outputs/attention/* --output fig5.png
+    projects/Lab/tools/attention_plot.py outputs/attention/* --output fig5.png
 
 Writes result.json (by layer: mean over heads and images), heads.csv (by layer and head) and layers.png.
 
@@ -20,8 +20,6 @@ import logging
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cropfield.results import RESULT, write_result
 from lab.attention.images import MiddleSquares, check_size
 from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
@@ -31,6 +29,7 @@ from lab.timm_backbones import timm_backbone
 from pretrain.data.images import open_source
 from pretrain.errors import run_main
 from pretrain.outputs import open_output
+from pretrain.progress import progress
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -65,7 +64,7 @@ def main() -> None:
     check_size(args.image_size, backbone.patch_size, args.name)
     open_output(args.output, [RESULT])
     start = time.perf_counter()
-    stats = attention_stats(backbone, tqdm(images, unit="image"))
+    stats = attention_stats(backbone, progress(images, "images", len(images)))
     seconds, memory = time.perf_counter() - start, peak_memory()
     metrics = layer_metrics(stats, backbone.patch_size, args.image_size)
     uniform = backbone.patch_size * uniform_distance((args.image_size // backbone.patch_size,) * 2)

@@ -92,7 +92,7 @@ def main() -> None:
         return Commands(REPOSITORY).detect(args.detector, dataset, folder, *changes, *overrides)
 
     chain = Chain(output)
-    chain.check([stage(name, ap) for name in named for ap in MODES])
+    chain.plan([stage(name, ap) for name in named for ap in MODES])
     open_output(output)
     cheap, rows = CheapMetrics(*images, args.crop_size), []
     for name, backbone in backbones.items():

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the README's picture of the method, or Fig. 3, the distributions of the scale s.
 
-    python projects/Lab/tools/draw_method.py --output docs/method.png
-    python projects/Lab/tools/draw_method.py --scales --output fig3.png
+    projects/Lab/tools/draw_method.py --output docs/method.png
+    projects/Lab/tools/draw_method.py --scales --output fig3.png
 
 The default image is a photograph shipped with scikit-image (NASA's, of Eileen Collins; public domain).
 """

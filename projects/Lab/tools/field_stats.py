@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Inspect a checkpoint's position field: pictures and statistics; with a second file, the distance between the two.
 
-    python projects/Lab/tools/field_stats.py backbone.safetensors --output outputs/field
-    python projects/Lab/tools/field_stats.py before.safetensors after.safetensors --output outputs/field
+    projects/Lab/tools/field_stats.py backbone.safetensors --output outputs/field
+    projects/Lab/tools/field_stats.py before.safetensors after.safetensors --output outputs/field
 
 Writes field.png and result.json. The picture has one row for each field: its first three principal components as red,
 green and blue, then the similarity of all positions to the one at the red dot (cosine; yellow +1, green 0, dark -1).

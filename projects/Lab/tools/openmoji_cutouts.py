@@ -3,9 +3,9 @@
 
     npm pack openmoji && tar xzf openmoji-*.tgz && pip install resvg-py
     projects/Lab/tools/openmoji_cutouts.py package --output outputs/openmoji
-    python tools/compose_coco.py --preset objects --cutouts outputs/openmoji/all --output outputs/objects \\
+    tools/compose_coco.py --preset objects --cutouts outputs/openmoji/all --output outputs/objects \\
         --unlabeled 50000
-    python tools/compose_coco.py --preset scenes --cutouts outputs/openmoji/detection --output outputs/scenes
+    tools/compose_coco.py --preset scenes --cutouts outputs/openmoji/detection --output outputs/scenes
 
 Writes OUTPUT/detection, twelve categories of objects, and OUTPUT/all, which has them and every other group of solid
 pictographs, without flags, signs, symbols and skin tone variants. OpenMoji's pictures are under CC BY-SA 4.0:

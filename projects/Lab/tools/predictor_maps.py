@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How the predictor of I-JEPA or StoP runs uses positions (StoP's Figs. 5 and 6), runs side by side.
 
-    python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors
-    python projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors \\
+    projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors
+    projects/Lab/tools/predictor_maps.py outputs/ijepa outputs/stop --output outputs/predictors \\
         --images cat.jpg street.jpg --points 0.4,0.3 0.5,0.8
 
 A run is the output folder of a pretraining: its last.pth contains the predictor, which an exported backbone does not.

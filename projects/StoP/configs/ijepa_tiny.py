@@ -1,6 +1,6 @@
 """I-JEPA at a size that two CPU cores train in minutes: crops of 96 pixels, patches of 8, 6 blocks of width 192.
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_tiny.py dataloader.train.source.root=DIR
+    tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_tiny.py dataloader.train.source.root=DIR
 
 The backbone of cropfield_tiny.py without class token and LayerScale, on a grid of 12 x 12. Because training is short,
 the learning rate is low and the teacher slow: with base_lr=8e-3 and a teacher that starts at 0.99, StoP's features lost

@@ -1,6 +1,6 @@
 """I-JEPA, ViT-H/14, ImageNet-1K, 300 epochs: the baseline of the second paper (Tables 1-4).
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_vith14_in1k.py \
+    tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_vith14_in1k.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 300 epochs of 1,281,167 // 2,048 = 625 steps, the first 40 epochs warm-up. 224 pixels are 16 x 16 patches of 14.

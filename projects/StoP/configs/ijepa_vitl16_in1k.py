@@ -1,6 +1,6 @@
 """I-JEPA, ViT-L/16, ImageNet-1K, 600 epochs: the baseline of the second paper (Tables 1-5).
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_vitl16_in1k.py \
+    tools/pretrain_net.py --config-file projects/StoP/configs/ijepa_vitl16_in1k.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 600 epochs of 1,281,167 // 2,048 = 625 steps. Learning rate 1e-3, I-JEPA's (the paper says its own is "usually" lower).

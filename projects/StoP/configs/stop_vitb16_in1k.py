@@ -1,6 +1,6 @@
 """StoP, ViT-B/16, ImageNet-1K, 600 epochs (Table 10).
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/stop_vitb16_in1k.py \
+    tools/pretrain_net.py --config-file projects/StoP/configs/stop_vitb16_in1k.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 600 epochs of 1,281,167 // 2,048 = 625 steps.

@@ -1,6 +1,6 @@
 """StoP, ViT-B/16, with the settings in which its release differs from the paper; not measured here.
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/stop_vitb16_release.py \
+    tools/pretrain_net.py --config-file projects/StoP/configs/stop_vitb16_release.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 projects/StoP/configs/ablations/README.md explains each line. For ViT-L, apply the same lines to stop_vitl16_in1k.py.

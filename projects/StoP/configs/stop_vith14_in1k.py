@@ -1,6 +1,6 @@
 """StoP, ViT-H/14, ImageNet-1K, 300 epochs (Table 12).
 
-    python tools/pretrain_net.py --config-file projects/StoP/configs/stop_vith14_in1k.py \
+    tools/pretrain_net.py --config-file projects/StoP/configs/stop_vith14_in1k.py \
         dataloader.train.source.root=datasets/imagenet/train
 
 300 epochs of 1,281,167 // 2,048 = 625 steps: Table 12 lists 600, its caption and the text say 300. The paper used

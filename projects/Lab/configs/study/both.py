@@ -1,6 +1,6 @@
 """The study's recipe: the paper's proportions, small enough to pretrain a hundred times.
 
-    python tools/compare_pretraining.py --configs projects/Lab/configs/study/{both,neither}.py \
+    tools/compare_pretraining.py --configs projects/Lab/configs/study/{both,neither}.py \
         --detector projects/Lab/configs/study/detector.py --images outputs/objects/unlabeled \
         --train-json outputs/scenes/annotations/instances_train.json --train-images outputs/scenes/train \
         --val-json outputs/scenes/annotations/instances_val.json --val-images outputs/scenes/val --output outputs/study

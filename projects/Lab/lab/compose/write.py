@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lab.compose.dataset import Plan, draw_scenes, load_kits
 from lab.compose.scene import Kit, Scene
 from pretrain.errors import UserError
 from pretrain.outputs import LOCK, open_output
+from pretrain.progress import progress
 
 RECORD = "compose.json"  # records the options, and marks the folder as written by this tool
 _OURS = [RECORD, "annotations", "train", "val", "unlabeled"]
@@ -87,18 +88,20 @@ def _write_splits(plan: Plan, names: list[str], kits: dict[str, Kit], folder: Pa
         if not count and split == "unlabeled":
             continue
         scenes = draw_scenes(kits[split], plan.layout, split, plan.seed, count)
-        content = write_scenes(scenes, names, f"composed scenes, {split}, seed {plan.seed}", folder / split)
+        content = write_scenes(scenes, names, f"composed scenes, {split}, seed {plan.seed}", folder / split, count)
         if split != "unlabeled":
             (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content) + "\n")
             objects = f", {len(content['annotations'])} objects of {len(names)} categories"
         say(f"{split}: {count} images of {plan.layout.size} x {plan.layout.size}{objects}")
 
 
-def write_scenes(scenes: Iterator[Scene], categories: list[str], description: str, folder: Path) -> dict:
+def write_scenes(
+    scenes: Iterable[Scene], categories: list[str], description: str, folder: Path, count: int | None = None
+) -> dict:
     """Write each scene's image into `folder` as it is drawn; returns COCO annotations, with all ids from 1."""
     folder.mkdir()
     images, annotations = [], []
-    for index, scene in enumerate(scenes):
+    for index, scene in enumerate(progress(scenes, f"scenes of {folder.name}", count)):
         name, (height, width) = f"{index:06d}.jpg", scene.image.shape[:2]
         (folder / name).write_bytes(cv2.imencode(".jpg", scene.image[..., ::-1], _JPEG)[1])
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})

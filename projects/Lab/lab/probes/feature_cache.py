@@ -26,6 +26,7 @@ from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import fingerprint
+from pretrain.progress import progress
 
 VERSION = 2  # of the features' definition and file format; a change invalidates all files
 
@@ -166,12 +167,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _pooled(
     backbone: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features (b, pools, layers, D) and readable (b,) bool of every batch; logs progress every minute."""
-    device, done, said = backbone.pos_embed.device.type, 0, time.monotonic()
-    for pixels, indices in batches:
+    """Features (b, pools, layers, D) and readable (b,) bool of every batch; logs progress."""
+    device = backbone.pos_embed.device.type
+    for pixels, indices in progress(batches, "views", total, lambda batch: len(batch[1]), logger.info):
         with torch.autocast(device, torch.bfloat16, reading.amp):
             yield pooled_layers(backbone, pixels, reading.layers, reading.pools), indices >= 0
-        done += len(indices)
-        if time.monotonic() - said > 60:
-            logger.info(f"features of {done:,} of {total:,} views")
-            said = time.monotonic()

@@ -17,6 +17,7 @@ from lab.commands import new_folder
 from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 from pretrain.outputs import UniqueNames
+from pretrain.progress import progress
 
 LABELS, RAW_LABELS, IMAGES, NAMES = "annotations_detectron2", "annotations", "images", "classes.txt"
 SPLITS = {"train": "training", "val": "validation"}
@@ -39,7 +40,8 @@ def convert_raw_labels(root: Path) -> dict[str, int]:
         for folder in folders:
             (draft / folder.name).mkdir()
             files = sorted(folder.glob("*.png"))
-            counts[folder.name] = len(list(pool.map(partial(_convert_file, draft / folder.name), files)))
+            done = pool.map(partial(_convert_file, draft / folder.name), files)
+            counts[folder.name] = len(list(progress(done, f"files of {folder.name}", len(files))))
     return counts
 
 
@@ -82,7 +84,7 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
             for annotation in content["annotations"]:
                 annotations[annotation["image_id"]].append(annotation)
             free = UniqueNames()  # keeps a/b.jpg and a_b.jpg apart
-            for entry in content["images"]:
+            for entry in progress(content["images"], f"images of {split}", len(content["images"])):
                 stem = free.take(str(Path(entry["file_name"]).with_suffix("")).replace("/", "_") + ".png").stem
                 _copy_jpeg(folder / entry["file_name"], draft / IMAGES / split / f"{stem}.jpg")
                 labels = paint_labels(annotations[entry["id"]], class_of, entry["height"], entry["width"])
