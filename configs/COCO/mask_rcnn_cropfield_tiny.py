@@ -4,17 +4,11 @@ tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_cropfield_tin
     dataset.train_json=... dataset.train_images=... dataset.val_json=... dataset.val_images=...
 """
 
-from cropfield.autocast import BFloat16RCNN
-from pretrain.engine.devices import bf16_pays
-
 from ..common.detection import dataloader, dataset, optimizer, step_schedule, train  # noqa: F401
 from ..common.mask_rcnn_cropfield import model
 
 dataloader.image_size = 128
 channels = 96
-
-if train.device == "cpu" and bf16_pays():
-    model._target_ = BFloat16RCNN
 
 # The backbone of configs/pretrain/cropfield_tiny.py.
 model.backbone.net.patch_size = 8

@@ -72,7 +72,7 @@ dataloader.train.total_batch_size = 64
 
 train = model_zoo.get_config("common/train.py").train
 train.device = default_device()
-train.amp.enabled = train.device == "cuda"
+train.amp.enabled = train.device == "cuda"  # Detectron2's own tool has autocast on a GPU only
 train.ddp.fp16_compression = True
 train.seed = -1  # negative: a random seed for each run
 train.freeze_backbone = False  # True: train only what follows the backbone
@@ -80,6 +80,7 @@ train.init_partial = False  # True: weights missing in init_checkpoint keep thei
 
 # The following keys are read by this repository's tool; Detectron2's uses the schedule unchanged, in float16.
 train.amp.dtype = "bfloat16" if bf16_pays() else "float16"
+train.amp.cpu = bf16_pays()  # on a CPU: train in bfloat16 autocast; evaluation is in float32
 # Batch size of the recipe; another total_batch_size adapts the schedule, see cropfield.schedule.BatchRule.
 train.reference_batch_size = 64
 train.lr_rule = "sqrt"

@@ -11,13 +11,13 @@ def default_device() -> str:
 
 
 def bf16_pays() -> bool:
-    """Whether bf16 matrix products are faster than fp32 here: Ampere or newer GPUs, CPUs with AMX tiles.
+    """Whether bf16 matrix products are faster than fp32 here: Ampere or newer GPUs, CPUs with AMX or AVX512-BF16.
 
-    CPUs that only emulate bf16, or have AVX512-BF16 without AMX, gain little and are left in fp32.
+    CPUs without either only emulate bf16 and are left in fp32.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def check_usable(device: str) -> None:

@@ -12,8 +12,10 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from cropfield import BFloat16RCNN, CropFieldViT
+from cropfield import CropFieldViT
+from cropfield.recipe import precision
 from cropfield.run import make_writers
+from cropfield.trainer import DetectionTrainer
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "COCO"
 COCO_IMAGES = 118000
@@ -126,7 +128,7 @@ def test_the_other_members_build(kind, heads, masks):
 def test_the_tiny_model_is_tiny():
     cfg = load("mask_rcnn_cropfield_tiny")
     model = instantiate(cfg.model)
-    assert type(model) in (GeneralizedRCNN, BFloat16RCNN)
+    assert type(model) is GeneralizedRCNN
     assert sum(p.numel() for p in model.parameters()) < 6e6
     strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
     assert [strides[level] for level in cfg.model.proposal_generator.in_features] == list(
@@ -136,17 +138,29 @@ def test_the_tiny_model_is_tiny():
 
 def test_mixed_precision_is_for_training_only():
     cfg = load("mask_rcnn_cropfield_tiny")
-    cfg.model._target_ = BFloat16RCNN
+    cfg.train.amp.cpu = True
     model = instantiate(cfg.model)
-    dtypes = []
+    dtypes, images = [], [one_object()]
     model.backbone.net.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    images = [one_object()]
-    with EventStorage():
-        losses = model(images)
-    assert all(torch.isfinite(loss) for loss in losses.values())
+    DetectionTrainer(model, [images], torch.optim.SGD(model.parameters(), 1e-3), precision=precision(cfg)).train(0, 1)
     with torch.no_grad():
         scores = model.eval()(images)[0]["instances"].scores
     assert dtypes == [torch.bfloat16, torch.float32] and scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "device, enabled, cpu, expected",
+    [
+        ("cpu", False, True, torch.bfloat16),
+        ("cpu", False, False, None),
+        ("cuda", True, True, torch.float16),
+        ("cuda", False, True, None),
+    ],
+)
+def test_the_precision_is_the_devices(device, enabled, cpu, expected):
+    cfg = load("mask_rcnn_cropfield_tiny")
+    cfg.train.device, cfg.train.amp = device, dict(enabled=enabled, dtype="float16", cpu=cpu)
+    assert precision(cfg) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from cropfield.config import add_cropfield_config, build_cropfield_vit_backbone, build_cropfield_vit_fpn_backbone
 
 if TYPE_CHECKING:
-    from cropfield.autocast import BFloat16RCNN
     from cropfield.backbone import CropFieldFeaturePyramid, CropFieldViT, PlainBackbone
     from cropfield.model_zoo import get_config, get_config_file, load_pretrained
     from cropfield.weights import load_weights
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "BFloat16RCNN": "cropfield.autocast",
     "CropFieldFeaturePyramid": "cropfield.backbone",
     "CropFieldViT": "cropfield.backbone",
     "LoadReport": "pretrain.models.weights",
@@ -32,7 +30,6 @@ _MODULES = {
 }
 
 __all__ = [
-    "BFloat16RCNN",
     "CropFieldFeaturePyramid",
     "CropFieldViT",
     "LoadReport",

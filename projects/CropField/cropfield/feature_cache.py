@@ -28,7 +28,6 @@ from detectron2.structures import ImageList
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from cropfield.autocast import TrainsInBFloat16
 from cropfield.backbone import CropFieldViT
 from cropfield.loading import EvaluationLoader, ReadEntries, TrainLoader
 from cropfield.mapper import ImageMapper
@@ -99,7 +98,7 @@ class FeatureCache:
         if not augmentations:
             self.mapper.augmentations = still
         self.dtype, self.numpy_dtype = getattr(torch, dtype), {"bfloat16": np.uint16, "float32": np.float32}[dtype]
-        self.precision = torch.bfloat16 if isinstance(model, TrainsInBFloat16) else precision
+        self.precision = precision
         self.first: dict[str, int] = {}  # entry index of each image; several entries may share an image
         for number, entry in enumerate(self.entries):
             self.first.setdefault(entry["file_name"], number)

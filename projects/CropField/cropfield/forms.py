@@ -13,6 +13,7 @@ from pretrain.ranges import BatchSize, Count, Pixels, Positive, Range, ShareBelo
 
 class Precision(Amp, total=False):
     dtype: Literal["bfloat16", "float16"]
+    cpu: bool
 
 
 class Checkpointer(TypedDict, total=False):

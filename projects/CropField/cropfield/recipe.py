@@ -45,7 +45,10 @@ def count_passes(cfg, processes: int) -> int:
 
 def precision(cfg) -> torch.dtype | None:
     """Autocast dtype for training, or None."""
-    return getattr(torch, cfg.train.amp.get("dtype", "float16")) if cfg.train.amp.enabled else None
+    amp = cfg.train.amp
+    if torch.device(cfg.train.device).type == "cpu" and amp.get("cpu", False):
+        return torch.bfloat16
+    return getattr(torch, amp.get("dtype", "float16")) if amp.enabled else None
 
 
 def best_metric(cfg) -> tuple[str, int, int]:

@@ -20,6 +20,7 @@ from torch import nn
 
 from cropfield.feature_cache import check_cacheable
 from cropfield.forms import Detection
+from cropfield.recipe import precision
 from cropfield.schedule import BatchRule
 from cropfield.sizes import check_channels, check_sizes
 from pretrain.engine.config_values import check_config
@@ -77,9 +78,8 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
     with _told(f"dataloader.{part}.mapper"):
         bands = getattr(mapper, "channels", 3)
         image = mapper(entry) if bands == 3 else mapper(entry, made_up_pixels(bands))
-    precision = getattr(torch, cfg.train.amp.get("dtype", "float16"))
-    kind, training = torch.device(cfg.train.device).type, part == "train"
-    autocast = torch.autocast(kind, precision, enabled=cfg.train.amp.enabled and training)
+    kind, training, dtype = torch.device(cfg.train.device).type, part == "train", precision(cfg)
+    autocast = torch.autocast(kind, dtype, enabled=training and dtype is not None)
     with _told("model", model), EventStorage(), autocast, torch.set_grad_enabled(training):
         found = model([image])
         if training:

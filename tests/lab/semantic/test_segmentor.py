@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SemanticSegmentor
 
 from cropfield import CropFieldViT, PlainBackbone
-from lab.semantic.segmentor import BFloat16Segmentor, LinearSegmentationHead, SlidingWindowSegmentor, at_least, starts
+from lab.semantic.segmentor import LinearSegmentationHead, SlidingWindowSegmentor, at_least, starts
 
 STATISTICS = dict(pixel_mean=[120.0, 110.0, 100.0], pixel_std=[60.0, 55.0, 50.0])
 
@@ -145,13 +145,3 @@ def test_the_backbone_ends_with_its_norm_and_has_its_class_token():
         net.net.cls_token.normal_()
         changed = net(pixels)["last_feat"].flatten(2).transpose(1, 2)
         assert (changed - expected).abs().max() > 1e-4
-
-
-def test_bfloat16_is_for_training_only():
-    model = BFloat16Segmentor(**parts(), window=32)
-    dtypes = []
-    model.backbone.net.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    (loss,) = model([image(32, 32) | {"sem_seg": torch.zeros(32, 32, dtype=torch.long)}]).values()
-    with torch.no_grad():
-        scores = model.eval()([image(32, 32)])[0]["sem_seg"]
-    assert dtypes == [torch.bfloat16, torch.float32] and loss.dtype == scores.dtype == torch.float32

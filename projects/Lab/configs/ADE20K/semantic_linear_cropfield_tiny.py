@@ -10,15 +10,10 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
 from cropfield.mapper import ResizeShortestEdge
-from lab.semantic.segmentor import BFloat16Segmentor
-from pretrain.engine.devices import bf16_pays
 
 from ..common.semantic import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 image_size = 128
-
-if train.device == "cpu" and bf16_pays():
-    model._target_ = BFloat16Segmentor
 
 model.backbone.net.patch_size = 8
 model.backbone.net.embed_dim = 192

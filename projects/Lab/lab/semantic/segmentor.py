@@ -8,8 +8,6 @@ from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from cropfield.autocast import TrainsInBFloat16
-
 
 class LinearSegmentationHead(nn.Module):
     """Segmenter's linear decoder: a linear layer on each patch token, with scores upsampled to pixels.
@@ -122,7 +120,3 @@ def at_least(pixels: Tensor, side: int) -> Tensor:
         return pixels
     size = [max(side, round(length * scale)) for length in pixels.shape[1:]]
     return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-class BFloat16Segmentor(TrainsInBFloat16, SlidingWindowSegmentor):
-    """`SlidingWindowSegmentor` that trains in bfloat16."""
