@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Export the teacher's backbone from a pretraining checkpoint; without -o, show what any weight file records.
+"""Export a backbone: the teacher's of a pretraining, or public ViT weights. Without -o, show what a file records.
 
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.safetensors --license CC-BY-4.0
     tools/export_backbone.py vits16.safetensors
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16.pth --fold-layer-scale
     tools/export_backbone.py outputs/pretrain/last.pth -o vits16_timm.safetensors --format timm
+    tools/export_backbone.py hf://timm/vit_small_patch16_224.dino/model.safetensors -o dino.pth
 
 .safetensors uses timm's names; .pth adds a detector's prefix, for Detectron2's own train.init_checkpoint. Detectron2's
 own ViT has no LayerScale and needs --fold-layer-scale, which changes no feature; CropFieldViT accepts both.
@@ -35,7 +36,8 @@ def image_size(text: str) -> tuple[int, int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="training state of tools/pretrain_net.py; any weights without -o")
+    parser.add_argument("checkpoint", type=Path, help="a training state, an export or a public ViT: a file or URL")
+    parser.add_argument("--num-heads", type=int, metavar="N", help="of public weights of an unusual width")
     parser.add_argument("-o", "--output", type=Path, nargs="+", help="files to write: .safetensors or .pth")
     formats = ("timm", "hf", "detectron2")  # of pretrain.models.export_formats
     parser.add_argument("--format", choices=formats, help="format of another library; --output is then a single name")

@@ -7,11 +7,20 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pretrain.engine.addresses import local_file
 from pretrain.engine.yaml_config import read_config
 from pretrain.errors import UserError
 from pretrain.models.export_formats import FORMATS
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
-from pretrain.models.weights import architecture, fold_layer_scale, read_backbone, resize_field, write_backbone
+from pretrain.models.weights import (
+    architecture,
+    build_backbone,
+    fill_backbone,
+    fold_layer_scale,
+    read_backbone,
+    resize_field,
+    write_backbone,
+)
 from pretrain.outputs import refuse_existing, refuse_inputs
 
 
@@ -21,18 +30,18 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         UserError: the checkpoint cannot be used, the format does not support its backbone, or an output exists.
     """
+    file = read_backbone(local_file(options.checkpoint))
     if not options.output:
-        print(card(read_backbone(options.checkpoint)))
+        print(card(file))
         return
     refuse_inputs(options.output, [options.checkpoint])
     if not options.overwrite:
         refuse_existing(*options.output)
     if options.format and len(options.output) > 1:
         raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
-    file = read_backbone(options.checkpoint)
+    if "method" not in file.metadata:
+        file = published(file, options)
     state, metadata = file.state, file.metadata
-    if "method" not in metadata:
-        raise UserError(f"{options.checkpoint} is not a training state; give the last.pth of tools/pretrain_net.py")
     metadata |= run_metadata(options.checkpoint.parent / "config.yaml")
     if options.license:
         metadata["license"] = options.license
@@ -56,6 +65,15 @@ def export(options: argparse.Namespace) -> None:
     for path in options.output:
         write_backbone(path, state, metadata)
         print(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+
+
+def published(file: BackboneFile, options: argparse.Namespace) -> BackboneFile:
+    """A public ViT as a file of ours, with the metadata that its own file lacks; the same features."""
+    backbone = build_backbone(file, options.num_heads)
+    fill_backbone(backbone, file)
+    source = options.checkpoint.name if options.checkpoint.exists() else str(options.checkpoint)  # a URL
+    facts = {"method": "not pretrained here", "source": source, **backbone.metadata}
+    return replace(file, state=backbone.state_dict(), metadata=facts, field_size=backbone.field_size)
 
 
 def card(file: BackboneFile) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
-from cropfield import CropFieldViT, load_backbone
+from cropfield import CropFieldViT, load_backbone, load_pretrained
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
@@ -41,6 +41,29 @@ def checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "last.pth"
     torch.save({"model": model, "metadata": {"method": "SelfDistillation", "iteration": "3", **net.metadata}}, path)
     return path
+
+
+@pytest.mark.parametrize("class_position", [True, False])
+def test_public_weights_become_a_file_of_ours(tmp_path, class_position):
+    torch.manual_seed(0)
+    timm = TimmViT(**SHAPE, img_size=64, num_classes=5, no_embed_class=not class_position)
+    for name, value in timm.state_dict().items():
+        if name.endswith((".bias", "pos_embed", "cls_token")):
+            value.uniform_(-1, 1)
+    public, exports = tmp_path / "public.pth", [tmp_path / "b.safetensors", tmp_path / "b.pth"]
+    torch.save(timm.state_dict(), public)
+    with pytest.raises(UserError, match="does not record its number of heads"):
+        run_tool(str(public), "-o", *map(str, exports))
+    run_tool(str(public), "-o", *map(str, exports), "--num-heads", "3")
+    expected = cropfield_features(public, images_of((64, 96)), layer_scale=None, field_size=4)
+    for path in exports:
+        backbone = load_pretrained(path)
+        assert backbone.num_heads == 3
+        with torch.no_grad():
+            found = backbone(images_of((64, 96)))["last_feat"].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    with safe_open(exports[0], "pt") as file:
+        assert (file.metadata()["method"], file.metadata()["source"]) == ("not pretrained here", "public.pth")
 
 
 def run_tool(*arguments: str) -> None:
