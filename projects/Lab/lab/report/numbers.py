@@ -3,6 +3,7 @@
 from lab.report.run_files import RunFiles, at, number, shown
 
 TASKS = {"bbox": "box", "segm": "mask"}
+CLEAR = 1.0  # points of AP; a smaller gap is called none
 MOST_CLASSES, MOST_FACTS = 2_000, 50  # LVIS has 1,203 classes
 
 
@@ -91,9 +92,14 @@ def verdict(run: RunFiles) -> str:
         "{} AP {:.1f} against {:.1f} from scratch ({})".format(name, *pairs[name], signed(gap))
         for name, gap in gaps.items()
     )
-    signs = {(gap > 0) - (gap < 0) for gap in gaps.values()}
-    outcomes = {1: "Pretraining won", -1: "Pretraining lost", 0: "Neither won"}
-    outcome = outcomes[signs.pop()] if len(signs) == 1 else "Boxes and masks disagree about who won"
+    won, lost = ([name for name, gap in gaps.items() if sign * gap >= CLEAR] for sign in (1, -1))
+    if won and lost:
+        outcome = "Boxes and masks disagree about who won"
+    elif won or lost:
+        outcome = "Pretraining won" if won else "Pretraining lost"
+        outcome += "" if len(won or lost) == len(gaps) else f" in {(won or lost)[0]} AP only"
+    else:
+        outcome = "Neither is clearly ahead"
     twin = {name: values["untrained"] for name, values in found.items() if values["untrained"] is not None}
     start = ", ".join(f"{name} AP {value:.1f}" for name, value in twin.items())
     start = f" Its own initial weights, without the pretraining: {start}." if start else ""
