@@ -10,6 +10,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from cropfield import CropFieldViT
+from cropfield.onnx_export import Detections, write_detector
 from pretrain.errors import UserError
 from pretrain.models.weights import write_backbone
 
@@ -90,8 +91,8 @@ def detector(tmp_path):
     return ["--config-file", CONFIG, "--weights", tmp_path / "model_final.pth", *options], model
 
 
-def test_a_traced_detector_finds_the_same_at_other_sizes(detector, load_tool):
-    model = load_tool("export_onnx").Detections(detector[1])
+def test_a_traced_detector_finds_the_same_at_other_sizes(detector):
+    model = Detections(detector[1])
     with torch.no_grad():
         traced = torch.jit.trace(model, (255 * torch.rand(3, 96, 128),), check_trace=False)
         for size in ((128, 80), (64, 64)):
@@ -122,12 +123,11 @@ def test_the_detector_in_onnxruntime_finds_what_it_finds_here(detector, run_tool
     assert min(counts) > 0
 
 
-def test_a_detector_without_a_square_is_refused(detector, load_tool, tmp_path):
+def test_a_detector_without_a_square_is_refused(detector, tmp_path):
     model = detector[1]
     model.backbone._square_pad = 0
-    tool = load_tool("export_onnx")
     with pytest.raises(UserError, match="square_pad is 0"):
-        tool.write_detector(tool.Detections(model), tmp_path / "x.onnx")
+        write_detector(Detections(model), tmp_path / "x.onnx")
 
 
 def test_without_onnx_there_is_a_sentence(run_tool, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from pretrain.engine.devices import default_device
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -46,6 +47,7 @@ def test_each_dataset_from_weights_to_result(run_tool, weights, data, tmp_path, 
         result = json.loads((output / "result.json").read_text())
         assert [result[name] for name in ("protocol", "dataset", "model")] == ["linear_probe", dataset, system]
         assert set(result["metrics"]) == {"top1", "top5", f"top1_{pool}_last", f"top1_{pool}_last4"}
+        assert result["settings"]["device"] == default_device()
         sweep = result["settings"]["sweep"]
         assert len(sweep) == 2 * 2 * 5 * 2 and result["metrics"]["top1"] == max(entry["top1"] for entry in sweep)
     assert len(list((tmp_path / "features").iterdir())) == 6 * 2 - 1  # CLEVR's questions share; 1% shares validation

@@ -10,7 +10,8 @@ import pytest
 
 from pretrain.openmp import busy_cores, busy_ticks
 
-TOOLS = sorted((Path(__file__).parents[2] / "tools").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+TOOLS = sorted([*ROOT.glob("tools/*.py"), *ROOT.glob("projects/*/tools/*.py")])
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
@@ -23,7 +24,7 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.stem)
 def test_help_waits_for_no_large_import(tool):
-    heavy = ("torch", "detectron2", "cv2", "matplotlib", "cropfield")
+    heavy = ("torch", "detectron2", "cv2", "matplotlib", "cropfield", "numpy", "scipy", "pandas")
     code = f"""
 import runpy, sys
 sys.argv = [{str(tool)!r}, "--help"]

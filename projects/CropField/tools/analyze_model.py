@@ -11,16 +11,8 @@ N x N tokens. The cost of the ROI heads depends on how many regions the random w
 import argparse
 import warnings
 
-import torch
-from detectron2.config import instantiate
-from detectron2.export import TracingAdapter
-from detectron2.utils.analysis import FlopCountAnalysis
-from fvcore.nn import ActivationCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from tabulate import tabulate
 
-from cropfield.weights import load_weights
-from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
 
 
@@ -38,6 +30,8 @@ def attention_flops(inputs: list, outputs: list) -> int:
     """Scaled dot-product attention of (..., N, d) queries and (..., M, d) keys: N x M x d for each of its two
     products.
     """
+    from fvcore.nn.jit_handles import get_shape
+
     queries, keys = get_shape(inputs[0]), get_shape(inputs[1])
     count = 2 * queries[-1] * queries[-2] * keys[-2]
     for leading in queries[:-2]:
@@ -45,8 +39,13 @@ def attention_flops(inputs: list, outputs: list) -> int:
     return count
 
 
-def analyze(model: torch.nn.Module, height: int, width: int) -> dict[str, tuple[int, float, float]]:
+def analyze(model, height: int, width: int) -> dict[str, tuple[int, float, float]]:
     """{module name: (parameters, multiply-adds, activations)}; "" is the whole model."""
+    import torch
+    from detectron2.export import TracingAdapter
+    from detectron2.utils.analysis import FlopCountAnalysis
+    from fvcore.nn import ActivationCountAnalysis
+
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     inputs = [{"image": image, "height": height, "width": width}]
     flops = FlopCountAnalysis(model, inputs).set_op_handle("aten::scaled_dot_product_attention", attention_flops)
@@ -68,6 +67,11 @@ def main() -> None:
             raise ValueError
     except ValueError:
         raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
+    from detectron2.config import instantiate
+
+    from cropfield.weights import load_weights
+    from pretrain.engine.lazy_config import load_config
+
     warnings.filterwarnings("ignore")  # torch's tracer emits dozens
     cfg = load_config(args.config_file, args.opts)
     cfg.train.device = "cpu"

@@ -14,13 +14,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cropfield.probe import FIGURES, DetectionProbe, Features, backbone_features, positions_and_colours
-from cropfield.probe_images import probe_images
-from pretrain.engine.devices import default_device
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_json
-from pretrain.models.weights import open_backbone
-from pretrain.outputs import refuse_existing
 
 
 def positive(text: str) -> int:
@@ -49,12 +43,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--batch-size", type=positive, default=16, metavar="B", help="images in a forward pass (default 16)")
     add("--num-heads", type=positive, metavar="N", help="only for files that do not record it")
-    add("--device", default=default_device(), help="default: cuda if available")
+    add("--device", help="default: cuda if available")
     return parser.parse_args(argv)
 
 
 def main() -> None:
     args = parse_args()
+    from cropfield.probe import FIGURES, DetectionProbe, backbone_features, positions_and_colours
+    from cropfield.probe_images import probe_images
+    from pretrain.engine.devices import default_device
+    from pretrain.files import write_json
+    from pretrain.models.weights import open_backbone
+    from pretrain.outputs import refuse_existing
+
+    args.device = args.device or default_device()
     refuse_existing(args.output)
     backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
@@ -67,7 +69,7 @@ def main() -> None:
     }
     rows = []
 
-    def measure(name: str, patch: int, features: Features) -> None:
+    def measure(name: str, patch: int, features) -> None:
         rows.append({"backbone": name, **probes[patch].measure(features)})
 
     for path, backbone in backbones.items():

@@ -11,20 +11,7 @@
 import argparse
 from pathlib import Path
 
-import cv2
-import numpy as np
-from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
-from detectron2.utils.env import seed_all_rng
-
-from cropfield.canvas import as_rgb
-from cropfield.datasets import check_registered
-from cropfield.drawing import Instance, draw_instances
-from pretrain.data.broken import printable
-from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError, run_main
-from pretrain.files import replacing
-from pretrain.outputs import open_output, output_path, refuse_occupied
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -49,8 +36,11 @@ def fed_images(loader, count: int):
             shown += 1
 
 
-def draw(fed: dict, names: list[str], channels: str) -> np.ndarray:
-    """Draw a mapper's output -> RGB picture (H, W, 3)."""
+def draw(fed: dict, names: list[str], channels: str):
+    """Draw a mapper's output -> RGB picture, uint8 array (H, W, 3)."""
+    from cropfield.canvas import as_rgb
+    from cropfield.drawing import Instance, draw_instances
+
     pixels = as_rgb(fed["image"])
     pixels = pixels[..., ::-1].copy() if channels == "BGR" else pixels
     instances = []
@@ -68,6 +58,17 @@ def main() -> None:
     args = parse_args()
     if args.images < 1:
         raise UserError(f"--images {args.images}: give 1 or more")
+    import cv2
+    from detectron2.config import instantiate
+    from detectron2.data import MetadataCatalog
+    from detectron2.utils.env import seed_all_rng
+
+    from cropfield.datasets import check_registered
+    from pretrain.data.broken import printable
+    from pretrain.engine.lazy_config import load_config
+    from pretrain.files import replacing
+    from pretrain.outputs import open_output, output_path, refuse_occupied
+
     refuse_occupied(output_path(args.output))
     cfg = load_config(args.config_file, args.opts)
     part = cfg.dataloader[args.split]

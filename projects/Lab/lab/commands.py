@@ -1,4 +1,4 @@
-"""Shared code of the laboratory's commands: options, opening a backbone, writing pictures and folders."""
+"""Shared code of the laboratory's commands: opening a backbone, writing pictures and folders."""
 
 import argparse
 import contextlib
@@ -20,35 +20,12 @@ from pretrain.models.weights import open_backbone
 from pretrain.outputs import LOCK, open_output
 
 
-def new_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose help is the tool's docstring, unwrapped."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-def positive(text: str) -> int:
-    """Parse a positive integer, for `type=`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --weights, --num-heads, --untrained, --seed and --device, for `load_backbone`."""
-    add, weights = parser.add_argument, "a backbone file, a training state or public ViT weights"
-    add("--weights", type=Path, required=required, metavar="FILE", help=weights)
-    add(
-        "--num-heads",
-        type=positive,
-        metavar="N",
-        help="only if --weights does not record it (default: as in published ViTs of that width)",
-    )
-    add("--untrained", action="store_true", help="use the file's architecture with initial weights, as a baseline")
-    add("--seed", type=int, default=0, help="seed of initial weights and sampling (default 0)")
-    add("--device", default=default_device(), help="default: cuda if available")
-
-
 def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The backbone selected by `add_backbone_options`, frozen, in eval mode, on its device. Raises UserError."""
+    """The backbone selected by `add_backbone_options`, frozen, in eval mode, on its device. Raises UserError.
+
+    Without --device `args.device` becomes the default one.
+    """
+    args.device = args.device or default_device()
     torch.manual_seed(args.seed)  # for an untrained backbone
     backbone = open_backbone(args.weights, args.num_heads, drop_path_rate, args.untrained)
     return backbone.to(args.device)

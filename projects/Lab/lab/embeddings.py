@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lab.probes.features import framed_batches
 from lab.probes.framing import FramedImages
+from lab.wanted import Wanted
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.vit import VisionTransformer
@@ -19,26 +20,6 @@ from pretrain.models.weights import fingerprint
 from pretrain.progress import progress
 
 INDEX = "embeddings.json"
-KINDS = ("cls", "mean", "patches")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to compute.
-
-    kinds: from KINDS: class token (D,), mean of the patch tokens (D,), patch tokens (H, W, D), all after the final
-    norm.
-    image_size: side in pixels, a multiple of the patch size.
-    framing: "centre" or "whole", see `framing.view`.
-    shard: most images in a file.
-    """
-
-    kinds: tuple[str, ...] = ("cls",)
-    image_size: int = 224
-    framing: str = "centre"
-    dtype: str = "float32"
-    shard: int = 10_000
 
 
 def write_embeddings(
@@ -103,7 +84,7 @@ def embed(
         readable = places >= 0
         rows += places[readable].tolist()
         for kind, values in features(backbone, pixels[readable.to(pixels.device)], wanted.kinds).items():
-            parts[kind].append(values.to("cpu", DTYPES[wanted.dtype]))
+            parts[kind].append(values.to("cpu", getattr(torch, wanted.dtype)))
     return {kind: torch.cat(values) for kind, values in parts.items()}, rows
 
 

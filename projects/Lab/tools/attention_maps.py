@@ -17,15 +17,9 @@ box-wise, and with the default, cross-wise: look for vertical lines.
 import argparse
 from pathlib import Path
 
-import torch
-
-from lab.attention.images import check_points, check_size, load_points, point
-from lab.attention.maps import maps_picture
-from lab.commands import new_parser, write_picture
-from lab.timm_backbones import timm_backbone
+from lab.attention.points import check_points, point
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.models.weights import open_backbone
-from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -52,6 +46,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def open_models(args: argparse.Namespace) -> dict:
     """Backbones by column title."""
+    import torch
+
+    from lab.attention.images import check_size
+    from lab.timm_backbones import timm_backbone
+    from pretrain.models.weights import open_backbone
+
     found = [(Path(path).stem, open_backbone(path, args.num_heads)) for path in args.weights]
     if args.untrained:
         torch.manual_seed(args.seed)
@@ -68,6 +68,11 @@ def open_models(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     args = parse_args()
+    from lab.attention.images import load_points
+    from lab.attention.maps import maps_picture
+    from lab.commands import write_picture
+    from pretrain.outputs import refuse_existing
+
     refuse_existing(args.output)
     marked_images = load_points(args.images, args.points, args.image_size)
     print(write_picture(args.output, maps_picture(open_models(args), marked_images), palette=True))

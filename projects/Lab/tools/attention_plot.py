@@ -6,10 +6,8 @@ projects/Lab/tools/attention_plot.py outputs/attention/cropfield outputs/attenti
 
 from pathlib import Path
 
-from lab.attention.plot import read_layers, write_layers_plot
-from lab.commands import new_parser
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import refuse_existing
 
 
 def main() -> None:
@@ -17,6 +15,9 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, metavar="DIR", help="--output of attention_stats.py")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args()
+    from lab.attention.plot import read_layers, write_layers_plot
+    from pretrain.outputs import refuse_existing
+
     refuse_existing(args.output)
     results = [read_layers(folder) for folder in args.results]
     sizes = {(result["settings"].get("image_size"), result["settings"].get("source")) for result in results}

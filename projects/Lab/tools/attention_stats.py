@@ -20,16 +20,8 @@ import logging
 import time
 from pathlib import Path
 
-from cropfield.results import RESULT, write_result
-from lab.attention.images import MiddleSquares, check_size
-from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
-from lab.attention.stats import attention_stats, uniform_distance
-from lab.commands import add_backbone_options, load_backbone, new_parser, peak_memory, positive
-from lab.timm_backbones import timm_backbone
-from pretrain.data.images import open_source
+from lab.options import add_backbone_options, new_parser, positive
 from pretrain.errors import run_main
-from pretrain.outputs import open_output
-from pretrain.progress import progress
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -53,14 +45,29 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+def load_timm(args: argparse.Namespace):
+    """The backbone that --timm names, on its device."""
+    from lab.timm_backbones import timm_backbone
+    from pretrain.engine.devices import default_device
+
+    return timm_backbone(args.timm, pretrained=not args.timm_random).to(args.device or default_device())
+
+
 def main() -> None:
     args = parse_args()
+    from cropfield.results import RESULT, write_result
+    from lab.attention.images import MiddleSquares, check_size
+    from lab.attention.plot import layer_metrics, read_layers, write_heads, write_layers_plot
+    from lab.attention.stats import attention_stats, uniform_distance
+    from lab.commands import load_backbone, peak_memory
+    from pretrain.data.images import open_source
+    from pretrain.outputs import open_output
+    from pretrain.progress import progress
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pretrain").setLevel(logging.INFO)
     images = MiddleSquares(open_source(args.images), args.image_size, args.limit)
-    backbone = (
-        timm_backbone(args.timm, pretrained=not args.timm_random).to(args.device) if args.timm else load_backbone(args)
-    )
+    backbone = load_timm(args) if args.timm else load_backbone(args)
     check_size(args.image_size, backbone.patch_size, args.name)
     open_output(args.output, [RESULT])
     start = time.perf_counter()

@@ -14,13 +14,10 @@ import importlib
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
-from lab.benchmarks.comparison import Comparison, machine
-from lab.commands import new_parser
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_json
 
 COMMANDS = {
     "data": "decoding, crops and augmentation, against PIL and torchvision",
@@ -71,7 +68,7 @@ def image_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def as_tables(comparisons: list[Comparison]) -> str:
+def as_tables(comparisons: list) -> str:
     """Format the comparisons as one table, followed by the additional tables of each."""
     heads = ("what", "ours", "plain", "ours / plain", "quartiles", "pairs")
     rows = [
@@ -89,6 +86,11 @@ def as_tables(comparisons: list[Comparison]) -> str:
 
 def main() -> None:
     options = parse_args()
+    import torch
+
+    from lab.benchmarks.comparison import machine
+    from pretrain.files import write_json
+
     if options.threads:
         torch.set_num_threads(options.threads)
     facts = machine()

@@ -12,9 +12,7 @@ background, the others are the categories; OUTPUT/classes.txt names them.
 
 from pathlib import Path
 
-from cropfield.datasets import read_coco_file
-from lab.commands import new_parser
-from lab.semantic.layout import NAMES, SPLITS, convert_coco
+from lab.options import new_parser
 from pretrain.errors import run_main
 
 
@@ -23,6 +21,9 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder with annotations/, train/ and val/")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args()
+    from cropfield.datasets import read_coco_file
+    from lab.semantic.layout import NAMES, SPLITS, convert_coco
+
     splits = {
         theirs: (read_coco_file(str(args.root / "annotations" / f"instances_{ours}.json")), args.root / ours)
         for ours, theirs in SPLITS.items()

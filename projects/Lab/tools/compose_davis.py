@@ -11,9 +11,7 @@ substitute for DAVIS: results on them do not predict results there.
 import argparse
 from pathlib import Path
 
-from lab.commands import new_parser
-from lab.compose.videos import VideoPlan, compose_videos
-from lab.video.davis import davis_palette
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
 
 
@@ -42,6 +40,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from lab.compose.videos import VideoPlan, compose_videos
+    from lab.video.davis import davis_palette
+
     plan = VideoPlan(args.videos, args.frames, args.objects, tuple(args.size), args.seed)
     compose_videos(plan, args.output, davis_palette())
     print(f"{args.output}: {plan.videos} videos of {plan.frames} frames, {plan.objects} objects in each")

@@ -9,12 +9,8 @@ The default image is a photograph shipped with scikit-image (NASA's, of Eileen C
 
 from pathlib import Path
 
-from lab.commands import new_parser, write_picture
-from lab.figures.method_picture import method_picture
-from lab.figures.scale_plot import write_plot
-from pretrain.data.decode import BrokenImage, decode_image
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import refuse_existing
 
 
 def load(path: Path | None):
@@ -22,6 +18,8 @@ def load(path: Path | None):
         from skimage.data import astronaut
 
         return astronaut()
+    from pretrain.data.decode import BrokenImage, decode_image
+
     try:
         return decode_image(path)
     except BrokenImage as error:
@@ -36,6 +34,11 @@ def main() -> None:
     add("--seed", type=int, default=1, help="seed of crops and masks (default: 1)")
     add("--scales", action="store_true", help="plot the three distributions of s in Table 4a")
     args = parser.parse_args()
+    from lab.commands import write_picture
+    from lab.figures.method_picture import method_picture
+    from lab.figures.scale_plot import write_plot
+    from pretrain.outputs import refuse_existing
+
     refuse_existing(args.output)
     if args.scales:
         means = write_plot(args.output)

@@ -12,21 +12,8 @@ The images are evenly spread over the validation split.
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from cropfield.canvas import fit
-from cropfield.weights import load_weights
-from lab.commands import new_parser, write_picture
-from lab.semantic.datasets import read_labels
-from lab.semantic.layout import BACKGROUND, IGNORE
-from lab.semantic.pictures import draw_labels, side_by_side
-from pretrain.data.decode import BrokenImage, decode_image
-from pretrain.engine.lazy_config import load_config
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -41,18 +28,30 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@torch.no_grad()
-def predictions(cfg, weights: str, entries: list[dict]) -> list[np.ndarray]:
+def predictions(cfg, weights: str, entries: list[dict]) -> list:
     """Label maps (H, W), uint8, of all images from one checkpoint."""
+    import torch
+    from detectron2.config import instantiate
+
+    from cropfield.weights import load_weights
+
     cfg.train.init_checkpoint = weights
     model = instantiate(cfg.model).to(cfg.train.device).eval()
     load_weights(model, weights)
     mapper = instantiate(cfg.dataloader.test.mapper)
-    return [model([mapper(entry)])[0]["sem_seg"].argmax(0).byte().cpu().numpy() for entry in entries]
+    with torch.no_grad():
+        return [model([mapper(entry)])[0]["sem_seg"].argmax(0).byte().cpu().numpy() for entry in entries]
 
 
-def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: list[str], width: int) -> np.ndarray:
-    """The images with their label maps, one column for each title."""
+def draw(entries: list[dict], columns: dict[str, list], classes: list[str], width: int):
+    """The images with their label maps, one column for each title, as one RGB picture."""
+    import numpy as np
+
+    from cropfield.canvas import fit
+    from lab.semantic.layout import BACKGROUND, IGNORE
+    from lab.semantic.pictures import draw_labels, side_by_side
+    from pretrain.data.decode import decode_image
+
     background, rows = classes[0] == BACKGROUND, []
     for entry, *labels in zip(entries, *columns.values(), strict=True):
         image = decode_image(entry["file_name"])
@@ -65,11 +64,21 @@ def draw(entries: list[dict], columns: dict[str, list[np.ndarray]], classes: lis
 
 def main() -> None:
     args = parse_args()
-    refuse_existing(args.output)
-    cfg = load_config(args.config_file, args.set)
     models = dict(text.split("=", 1) for text in args.weights if "=" in text)
     if len(models) < len(args.weights):
         raise UserError("--weights: write TITLE=FILE for each, with different titles")
+    import numpy as np
+    from detectron2.config import instantiate
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from lab.commands import write_picture
+    from lab.semantic.datasets import read_labels
+    from pretrain.data.decode import BrokenImage
+    from pretrain.engine.lazy_config import load_config
+    from pretrain.outputs import refuse_existing
+
+    refuse_existing(args.output)
+    cfg = load_config(args.config_file, args.set)
     name = instantiate(cfg.dataloader.test.dataset.names)
     entries = DatasetCatalog.get(name)
     chosen = np.unique(np.linspace(0, len(entries) - 1, min(args.images, len(entries))).round().astype(int))

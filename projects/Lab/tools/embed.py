@@ -13,15 +13,15 @@ embeddings-<k>.safetensors, with one row for each readable image. Read them with
 Run the same command again to continue after an interruption.
 """
 
+import argparse
 from pathlib import Path
 
+from lab.options import add_backbone_options, new_parser, positive
+from lab.wanted import DTYPES, KINDS, Wanted
 from pretrain.errors import UserError, run_main
 
 
-def parse_args(argv=None):
-    from lab.commands import add_backbone_options, new_parser, positive
-    from lab.embeddings import DTYPES, KINDS, Wanted
-
+def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add_backbone_options(parser)
     add, default = parser.add_argument, Wanted()
@@ -40,18 +40,19 @@ def parse_args(argv=None):
     add("--shard", type=positive, default=default.shard, metavar="N", help="most images in a file (default 10,000)")
     add("--batch-size", type=positive, default=64, metavar="B")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num_workers < 0:
+        raise UserError(f"--num-workers {args.num_workers}: give 0 or more")
+    return args
 
 
 def main() -> None:
     args = parse_args()
     from lab.commands import load_backbone
-    from lab.embeddings import Wanted, write_embeddings
+    from lab.embeddings import write_embeddings
     from pretrain.data.images import open_source
     from pretrain.outputs import open_output
 
-    if args.num_workers < 0:
-        raise UserError(f"--num-workers {args.num_workers}: give 0 or more")
     source, backbone = open_source(args.images), load_backbone(args)
     wanted = Wanted(tuple(dict.fromkeys(args.features)), args.image_size, args.framing, args.dtype, args.shard)
     output = open_output(args.output)

@@ -11,16 +11,13 @@ two reference fields of the same shape: noise, and sine-cosine. See projects/Lab
 definitions.
 """
 
+import argparse
 from pathlib import Path
 
 from tabulate import tabulate
 
-from cropfield.results import RESULT, write_result
-from lab.commands import new_parser, write_picture
-from lab.figures.field_pictures import fields_picture
-from lab.figures.field_stats import compare_fields, field_stats, on_finer_grid, read_field, reference_stats
+from lab.options import new_parser
 from pretrain.errors import run_main
-from pretrain.outputs import open_output
 
 TITLES = {
     "neighbour_similarity": "neighbours alike",
@@ -30,13 +27,23 @@ TITLES = {
 }
 
 
-def main() -> None:
+def parse_args(argv=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="an export, a training state, or public ViT weights")
     parser.add_argument("second", nargs="?", metavar="FILE2", help="a second file, to compare with")
     parser.add_argument("--name", help="name of the first in results (default: the file's stem)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
+    from cropfield.results import RESULT, write_result
+    from lab.commands import write_picture
+    from lab.figures.field_pictures import fields_picture
+    from lab.figures.field_stats import compare_fields, field_stats, on_finer_grid, read_field, reference_stats
+    from pretrain.outputs import open_output
+
     name, comparison = args.name or Path(args.file).stem, {}
     first = read_field(args.file)
     fields = {name: first}

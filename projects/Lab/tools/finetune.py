@@ -13,15 +13,10 @@ below those of a full recipe. One process. OUTPUT/last.pth is written after each
 import argparse
 from dataclasses import asdict
 
-from detectron2.utils.logger import setup_logger
-
-from cropfield.results import RESULT
-from lab.commands import positive
-from lab.probes.arguments import datasets_of, evaluation_parser, load_backbone_of, report
-from lab.probes.datasets import framing_of
-from lab.probes.finetune import Classifier, FineTuning, Recipe
+from lab.options import positive
+from lab.probes.arguments import evaluation_parser
+from lab.probes.recipes import Recipe
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import open_output
 
 CHOICES = ("epochs", "lr", "layer_decay", "weight_decay", "label_smoothing", "warmup_epochs", "image_size", "seed")
 
@@ -47,6 +42,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from detectron2.utils.logger import setup_logger
+
+    from cropfield.results import RESULT
+    from lab.probes.datasets import framing_of
+    from lab.probes.evaluation import datasets_of, load_backbone_of, report
+    from lab.probes.finetune import Classifier, FineTuning
+    from pretrain.outputs import open_output
+
     open_output(args.output, [] if args.resume else [RESULT, "last.pth"])
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     backbone, (train, val) = load_backbone_of(args, args.drop_path), datasets_of(args)

@@ -8,14 +8,9 @@ Shares its feature cache with linear_probe.py. See docs/reproduce/probes.md.
 
 import argparse
 
-from detectron2.utils.logger import setup_logger
-
-from cropfield.results import RESULT
-from lab.commands import positive
-from lab.probes.arguments import add_cache, evaluation_parser, features_of, report
-from lab.probes.knn import knn_accuracy
+from lab.options import positive
+from lab.probes.arguments import add_cache, evaluation_parser
 from pretrain.errors import run_main
-from pretrain.outputs import open_output
 
 NEIGHBOURS = [10, 20, 100, 200]
 
@@ -32,6 +27,13 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from detectron2.utils.logger import setup_logger
+
+    from cropfield.results import RESULT
+    from lab.probes.evaluation import features_of, report
+    from lab.probes.knn import knn_accuracy
+    from pretrain.outputs import open_output
+
     open_output(args.output, [RESULT])
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     train, val, _ = features_of(args, pools=(args.pool,) if args.pool else None)

@@ -12,17 +12,12 @@ release does with 1% of the labels. docs/reproduce/probes.md has the command for
 
 import time
 
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from cropfield.results import RESULT
-from lab.commands import positive
-from lab.probes.arguments import add_cache, evaluation_parser, features_of, report
-from lab.probes.datasets import PROBE_EPOCHS
-from lab.probes.linear_probe import Result, best_by_features, evaluate_probes, sweep, train_probes
-from lab.probes.logistic import fit_logistic
+from lab.options import positive
+from lab.probes.arguments import add_cache, evaluation_parser
+from lab.probes.recipes import PROBE_EPOCHS
 from pretrain.errors import run_main
-from pretrain.outputs import open_output
 
 
 def parse_args(argv=None):
@@ -58,7 +53,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def table(results: list[Result]) -> str:
+def table(results: list) -> str:
     """All classifiers, best first."""
     rows = [
         (s.features, "yes" if s.batch_norm else "no", s.lr, s.weight_decay, f"{r.top1:.2f}", f"{r.top5:.2f}")
@@ -69,12 +64,20 @@ def table(results: list[Result]) -> str:
     return tabulate(rows, names, disable_numparse=True, colalign=("left", "left", *4 * ["right"]))
 
 
-def as_dict(result: Result) -> dict:
+def as_dict(result) -> dict:
     return {**vars(result.setting), "top1": result.top1, "top5": result.top5}
 
 
 def main() -> None:
     args = parse_args()
+    from detectron2.utils.logger import setup_logger
+
+    from cropfield.results import RESULT
+    from lab.probes.evaluation import features_of, report
+    from lab.probes.linear_probe import best_by_features, evaluate_probes, sweep, train_probes
+    from lab.probes.logistic import fit_logistic
+    from pretrain.outputs import open_output
+
     open_output(args.output, [RESULT])
     setup_logger(str(args.output), name="pretrain", abbrev_name="pretrain")
     started = time.perf_counter()

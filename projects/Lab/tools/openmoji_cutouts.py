@@ -17,9 +17,8 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from lab.commands import new_parser, positive
+from lab.options import new_parser, positive
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import open_output
 
 DETECTED = (
     "animal-bird animal-bug animal-mammal animal-marine clothing food-fruit food-prepared food-vegetable household "
@@ -62,6 +61,8 @@ def main() -> None:
     except ImportError:
         raise UserError("drawing SVG files needs resvg-py: pip install resvg-py") from None
     groups = read_groups(args.package)
+    from pretrain.outputs import open_output
+
     output = open_output(args.output)
     for name, codes in groups.items():
         folder = output / "all" / name

@@ -19,18 +19,9 @@ Writes
 import argparse
 from pathlib import Path
 
-import torch
-
-from cropfield.results import RESULT, write_result
-from lab.attention.images import check_points, load_points, point
-from lab.commands import new_parser, write_picture
-from lab.figures.feature_pictures import normalised
-from lab.figures.predictor_pictures import positions_picture, predictions_picture
-from lab.figures.predictor_stats import nearness, noise_of_positions, prediction_similarity
-from lab.finished_runs import trained_method
+from lab.attention.points import check_points, point
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import open_output
-from stop.jepa import JEPA
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -52,8 +43,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
-    """Trained methods by run name, all with the same grid."""
+def open_runs(args: argparse.Namespace) -> dict:
+    """Trained methods, each a JEPA, by run name, all with the same grid."""
+    from lab.finished_runs import trained_method
+    from stop.jepa import JEPA
+
     methods = dict(zip(args.names, map(trained_method, args.runs), strict=True))
     for run, method in zip(args.runs, methods.values(), strict=True):
         if not isinstance(method, JEPA):
@@ -66,6 +60,16 @@ def open_runs(args: argparse.Namespace) -> dict[str, JEPA]:
 
 def main() -> None:
     args = parse_args()
+    import torch
+
+    from cropfield.results import RESULT, write_result
+    from lab.attention.images import load_points
+    from lab.commands import write_picture
+    from lab.figures.feature_pictures import normalised
+    from lab.figures.predictor_pictures import positions_picture, predictions_picture
+    from lab.figures.predictor_stats import nearness, noise_of_positions, prediction_similarity
+    from pretrain.outputs import open_output
+
     methods = open_runs(args)
     first = next(iter(methods.values()))
     patch = first.student["backbone"].patch_size

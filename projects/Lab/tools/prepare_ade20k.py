@@ -9,8 +9,7 @@ the classes are 0 to 149 and 255 is ignored. The output is written atomically.
 
 from pathlib import Path
 
-from lab.commands import new_parser
-from lab.semantic.layout import LABELS, convert_raw_labels
+from lab.options import new_parser
 from pretrain.errors import run_main
 
 
@@ -18,6 +17,8 @@ def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("root", type=Path, help="the folder ADEChallengeData2016")
     root = parser.parse_args().root
+    from lab.semantic.layout import LABELS, convert_raw_labels
+
     for split, count in convert_raw_labels(root).items():
         print(f"{root / LABELS / split}: {count} files")
 

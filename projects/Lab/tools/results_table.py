@@ -12,13 +12,9 @@ column only contains results on its own dataset; all others are listed at the en
 import argparse
 from pathlib import Path
 
-from lab.commands import new_parser
-from lab.tables.gather import gather
+from lab.options import new_parser
 from lab.tables.papers import PaperTable, paper_tables
-from lab.tables.write import as_csv, markdown
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_text
-from pretrain.outputs import refuse_existing
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -43,8 +39,13 @@ def choose(keys: list[str] | None) -> list[PaperTable]:
 
 def main() -> None:
     options = parse_args()
-    refuse_existing(options.output, options.csv)
     tables = choose(options.tables)
+    from lab.tables.gather import gather
+    from lab.tables.write import as_csv, markdown
+    from pretrain.files import write_text
+    from pretrain.outputs import refuse_existing
+
+    refuse_existing(options.output, options.csv)
     results, left_out = gather(options.folder)
     for line in left_out:
         print(f"left out: {line}")

@@ -21,12 +21,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cropfield.results import RESULT, write_result
-from cropfield.stages import Chain, Stage
-from lab.commands import new_parser
-from pretrain.engine.lazy_config import load_config
+from lab.options import new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 TOOL = REPOSITORY / "tools" / "lazyconfig_train_net.py"
@@ -62,8 +58,10 @@ def settings_of(grid: list[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*axes))
 
 
-def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
-    """The runs of each setting. A run's name, also its folder, contains its setting."""
+def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list]:
+    """The runs of each setting, as stages. A run's name, also its folder, contains its setting."""
+    from cropfield.stages import Stage
+
     stages, output = {}, args.output.resolve()
     for setting in settings_of(args.grid or list(GRID)):
         words = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in (text.partition("=") for text in setting)]
@@ -78,8 +76,11 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list[Stage]]:
     return stages
 
 
-def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) -> None:
+def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list]) -> None:
     """Raise UserError before the first run for anything that would fail in a later one."""
+    from cropfield.stages import Chain
+    from pretrain.engine.lazy_config import load_config
+
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
     for setting in stages:
@@ -87,8 +88,10 @@ def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list[Stage]]) 
     Chain(args.output).check([stage for runs in stages.values() for stage in runs])
 
 
-def result_of(args: argparse.Namespace, stage: Stage) -> dict:
+def result_of(args: argparse.Namespace, stage) -> dict:
     """A run's result; UserError if it lacks the metric to select by."""
+    from cropfield.results import RESULT
+
     path = args.output / stage.name / RESULT
     result = json.loads(path.read_text())
     if args.metric not in result.get("metrics", {}):
@@ -115,6 +118,9 @@ def markdown_table(figures: dict[tuple[str, ...], list[float | None]], metric: s
 
 def report(args: argparse.Namespace, results: dict[tuple[str, ...], list[dict]]) -> None:
     """Print and write the table and the best setting, the first in case of a tie."""
+    from cropfield.results import write_result
+    from pretrain.files import write_text
+
     figures = {setting: [result["metrics"][args.metric] for result in runs] for setting, runs in results.items()}
     best, table = max(figures, key=lambda setting: mean_of(figures[setting])), markdown_table(figures, args.metric)
     write_text(args.output / "sweep.md", table)
@@ -127,6 +133,8 @@ def report(args: argparse.Namespace, results: dict[tuple[str, ...], list[dict]])
 
 def main() -> None:
     args = parse_args()
+    from cropfield.stages import Chain
+
     stages = make_stages(args)
     check(args, stages)
     args.output.mkdir(parents=True, exist_ok=True)

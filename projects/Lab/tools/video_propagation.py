@@ -16,14 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from cropfield.results import RESULT, write_result
-from lab.commands import add_backbone_options, load_backbone, new_parser, peak_memory
-from lab.video.davis import dataset_name, find_videos
-from lab.video.evaluate import evaluate_video, overall
-from lab.video.propagate import Propagation
-from lab.video.strips import write_strip
+from lab.options import add_backbone_options, new_parser
 from pretrain.errors import UserError, run_main
-from pretrain.outputs import open_output, refuse_inputs
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -50,6 +44,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from cropfield.results import RESULT, write_result
+    from lab.commands import load_backbone, peak_memory
+    from lab.video.davis import dataset_name, find_videos
+    from lab.video.evaluate import evaluate_video, overall
+    from lab.video.propagate import Propagation
+    from lab.video.strips import write_strip
+    from pretrain.outputs import open_output, refuse_inputs
+
     videos, backbone = find_videos(args.davis, args.split), load_backbone(args)
     results = open_output(args.output, [RESULT]) / "masks"
     refuse_inputs([results / video.name for video in videos], {video.masks[0].parent for video in videos})

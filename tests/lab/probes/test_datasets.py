@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from lab.probes.datasets import DATASETS, PROBE_EPOCHS, framing_of, open_dataset
+from lab.probes.datasets import framing_of, open_dataset
+from lab.probes.recipes import DATASETS, PROBE_EPOCHS
 from pretrain.errors import UserError
 
 

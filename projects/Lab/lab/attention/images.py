@@ -1,6 +1,5 @@
-"""Input of attention analyses: square images of one size, and query points on the command line."""
+"""Input of attention analyses: square images of one size."""
 
-import argparse
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,11 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from lab.attention.points import Point
 from lab.figures.feature_pictures import normalised
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 
-Point = tuple[float, float]  # x and y in [0, 1], from the upper left of an image's central square
 logger = logging.getLogger(__name__)
 
 
@@ -68,23 +67,6 @@ class MiddleSquares:
             yield normalised(square, 1)
         if self.broken == len(self):
             raise UserError(f"none of the {len(self)} images can be read; give others with --images")
-
-
-def point(text: str) -> Point:
-    """ "0.4,0.3" -> (0.4, 0.3), for argparse."""
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not x,y") from None
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is outside the image: x and y are from 0 to 1")
-    return x, y
-
-
-def check_points(parser: argparse.ArgumentParser, images: list[Path], points: list[Point]) -> None:
-    """Check the numbers: equally many images and points (paired in order), or one of either."""
-    if len(images) != len(points) and (1 not in (len(images), len(points)) or not images or not points):
-        parser.error(f"{len(images)} images and {len(points)} points: give equally many, or one of either")
 
 
 def load_points(images: list[Path], points: list[Point], size: int) -> list[tuple[np.ndarray, Point]]:

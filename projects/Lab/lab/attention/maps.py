@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from cropfield.canvas import colorize, column, draw_dot, fit, framed, row, text_line
-from lab.attention.images import Point
+from lab.attention.points import Point
 from lab.attention.weights import patch_attention
 from lab.figures.feature_pictures import normalised
 from pretrain.models.vit import VisionTransformer

@@ -19,15 +19,11 @@ import numpy as np
 import torch
 
 from lab.probes.labelled import LabelledImages, class_indices, label_by_folder, labelled_folder, listed_files
+from lab.probes.recipes import DATASETS
 from pretrain.data.lists import CocoJson, ImageList
 from pretrain.errors import UserError
 
 Split = tuple[LabelledImages, LabelledImages]  # training and validation images
-PROBE_EPOCHS = {  # of VISSL's linear probes; it has none for 1% of ImageNet, which uses ImageNet's
-    "imagenet": 28, "imagenet_1pct": 28, "places205": 14, "inat18": 84, "cifar100": 28,
-    "clevr_count": 50, "clevr_dist": 100,
-}  # fmt: skip
-DATASETS = tuple(PROBE_EPOCHS)
 # CLEVR: the class is the number of objects in a scene; or the bin of the closest one's distance from the camera, in
 # Blender's units, with VTAB's upper bounds. The last bin has none; a distance equal to a bound is in the bin below it.
 OBJECTS = range(3, 11)

@@ -7,7 +7,6 @@ MAE's.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,34 +16,13 @@ from torch import Tensor, nn
 from lab.probes.features import framed_batches, own_pool
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
+from lab.probes.recipes import Recipe
 from pretrain.engine.schedules import warmup_cosine
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file, write_torch_file
 from pretrain.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyperparameters.
-
-    lr: for 256 images a step; scaled with the batch size. layer_decay: ratio of the learning rates of successive
-    layers.
-    framing: see `framing.view`; training uses its views from number 1 on, a new one in each epoch.
-    """
-
-    epochs: int = 100
-    batch_size: int = 1024
-    lr: float = 5e-4
-    layer_decay: float = 0.65
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    warmup_epochs: float = 5
-    image_size: int = 224
-    framing: str = "centre"
-    seed: int = 0
-    amp: bool = False  # bfloat16 autocast
 
 
 class Classifier(nn.Module):
