@@ -49,5 +49,11 @@ def so_far(done: int, total: int | None, seconds: float) -> str:
     return text
 
 
+def say_starting() -> None:
+    """Tell a terminal that the command is alive, before imports and checks that take seconds."""
+    if sys.stderr.isatty():
+        to_stderr("importing PyTorch and checking the inputs ...")
+
+
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -23,7 +23,15 @@ ALLOWED = {
     "stop": ({"pretrain", "stop"}, False),
     "lab": ({"pretrain", "cropfield", "stop", "lab"}, True),
 }
-GROUND = {"pretrain", "pretrain.errors", "pretrain.files", "pretrain.openmp", "pretrain.parent", "pretrain.ranges"}
+GROUND = {
+    "pretrain",
+    "pretrain.errors",
+    "pretrain.files",
+    "pretrain.openmp",
+    "pretrain.parent",
+    "pretrain.progress",
+    "pretrain.ranges",
+}
 EXTERNAL = ("detectron2",)
 
 

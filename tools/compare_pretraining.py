@@ -26,6 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
+from pretrain.progress import say_starting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FINE_TUNED = "fine-tuned"
@@ -232,6 +233,7 @@ def write_report(found: list, output: Path, seeds: int) -> None:
 def main() -> None:
     args = parse_args()
     check_args(args)
+    say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
     from pretrain.outputs import open_output
@@ -240,7 +242,6 @@ def main() -> None:
     waves = list(comparison.waves())
     chain = Chain(comparison.output)
     chain.plan([stage for wave in waves for stage in wave])
-    print("checking configs, images and annotations ...", flush=True)
     *_, detector = next(comparison.detectors(args.configs[0], 1))
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)

@@ -23,6 +23,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -53,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
+    say_starting()
     from pretrain.engine.export import export
 
     export(options)

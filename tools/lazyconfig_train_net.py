@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pretrain.engine.arguments import add_processes
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "common" / "detection_presets.py"
 
@@ -55,6 +56,7 @@ def work(args: argparse.Namespace, seed: int | None, states: list[dict]) -> None
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     from cropfield.checks import check
     from pretrain.engine.cpu_memory import tune_cpu_memory
     from pretrain.engine.distributed import start

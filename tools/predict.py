@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -36,6 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     from cropfield.predict import predict
 
     predict(args)

@@ -15,6 +15,7 @@ import argparse
 
 from pretrain.engine.arguments import add_processes
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     from pretrain.engine.distributed import start
 
     cfg = load(args)  # report a mistake once, before there are many processes

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = {
@@ -72,13 +73,13 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     stages = make_stages(args)
     from cropfield.commands import in_words
     from cropfield.stages import Chain
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
-    print("checking configs, images and annotations ...", flush=True)
     check_inputs(args, stages)
     chain = Chain(args.output)
     chain.plan(list(stages))
