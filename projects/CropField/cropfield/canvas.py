@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pretrain.ranges import MOST_BANDS
+
 # Eight colour-blind-safe hues (Okabe and Ito's, with the yellow darkened and without black), and
 # a few more for datasets with many categories.
 PALETTE = (
@@ -24,7 +26,6 @@ PALETTE = (
     (20, 140, 150),
 )
 INK, PAPER = (34, 34, 34), (250, 250, 248)
-MOST_BANDS = 12  # of an image; a side of a picture is longer
 LONGEST_TEXT = 500  # characters
 LINE, MARGIN = 20, 8  # pixels: height of a line of text, margin around a picture
 
@@ -40,7 +41,7 @@ def as_rgb(crop: Tensor | np.ndarray) -> np.ndarray:
     Of one band or two the first is shown as grey, of more than three the first three as red, green and blue.
     """
     array = crop.detach().cpu().numpy() if isinstance(crop, Tensor) else crop
-    if (
+    if (  # channels first: a side of a picture is longer than there are bands
         array.ndim == 3
         and array.shape[2] != 3
         and (array.shape[0] == 3 or array.shape[0] <= MOST_BANDS < array.shape[2])
