@@ -30,15 +30,16 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         UserError: the checkpoint cannot be used, the format does not support its backbone, or an output exists.
     """
-    file = read_backbone(local_file(options.checkpoint))
+    checkpoint = local_file(options.checkpoint)
     if not options.output:
-        print(card(file))
+        print(card(read_backbone(checkpoint)))
         return
     refuse_inputs(options.output, [options.checkpoint])
     if not options.overwrite:
         refuse_existing(*options.output)
     if options.format and len(options.output) > 1:
         raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
+    file = read_backbone(checkpoint)
     if "method" not in file.metadata:
         file = published(file, options)
     state, metadata = file.state, file.metadata
