@@ -34,6 +34,11 @@ def test_one_seed_shows_nothing():
     assert "no order is claimed" in figures(a=[9], a0=[1], b=[5], b0=[1]).verdict("frozen")
 
 
+def test_one_config_is_compared_with_its_start_alone():
+    found = figures(a=[9, 9.1, 9.2], a0=[1, 1, 1])
+    assert found.verdict("frozen") == "frozen: pretraining gains over its initial values." and found.differences() == ""
+
+
 def test_what_a_seed_does_to_both_cancels():
     found = figures(a=[11, 21, 31], a0=[1, 1, 1], b=[10, 20, 30], b0=[1, 1, 1])
     difference = found.difference(("a", PRETRAINED, "frozen"), ("b", PRETRAINED, "frozen"))

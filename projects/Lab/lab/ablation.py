@@ -101,7 +101,9 @@ class Figures:
         return tabulate(rows, ["pretraining", "start", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
 
     def differences(self) -> str:
-        """Markdown table of paired differences between pretrained configs, a row for each pair."""
+        """Markdown table of paired differences between pretrained configs, a row for each pair; "" for one config."""
+        if len(self.configs) < 2:
+            return ""
         rows = [
             [f"{a} – {b}", *(self.difference((a, PRETRAINED, t), (b, PRETRAINED, t)) or "–" for t in self.tasks)]
             for a, b in combinations(self.configs, 2)
@@ -133,6 +135,8 @@ class Figures:
         if idle:
             worth = f"no significant gain from pretraining for {', '.join(idle)}"
             return f"{task}: {worth}, so no order is claimed."
+        if len(self.configs) < 2:
+            return f"{task}: pretraining gains over its initial values."
         said = []
         for a, b in combinations(self.configs, 2):
             for better, worse in ((a, b), (b, a)):
