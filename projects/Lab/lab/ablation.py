@@ -149,9 +149,7 @@ class Figures:
 
 
 def plot(figures: Figures, path) -> None:
-    """Plot box AP of every detector, a panel for each task: pretrained filled, untrained hollow; lines join equal
-    seeds. A dashed line is the mean from scratch.
-    """
+    """Plot box AP of every detector, a panel for each task; lines join equal seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -173,9 +171,14 @@ def plot(figures: Figures, path) -> None:
             panel.axhline(scratch.mean, color="0.5", linewidth=1, linestyle="--", zorder=0)
         panel.set_title(task)
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
+        panel.set_ylabel("box AP50" if task == PROBE else "box AP")
+        panel.margins(x=0.2, y=0.1)
         panel.set_ylim(bottom=0)
-        panel.margins(x=0.2)
-    axes[0].set_ylabel("box AP, or AP50 (filled: pretrained; dashed: scratch)")
+    axes[0].scatter([], [], color="0.3", label=PRETRAINED)
+    axes[0].scatter([], [], edgecolors="0.3", facecolors="none", label=UNTRAINED)
+    if any(start == SCRATCH for _, start, _ in figures.by_arm):
+        axes[0].plot([], [], color="0.5", linewidth=1, linestyle="--", label=f"{SCRATCH}, mean")
+    canvas.legend(loc="outside upper center", ncols=3)
     canvas.savefig(path, dpi=120)
     pyplot.close(canvas)
 
