@@ -16,7 +16,7 @@ from cropfield.datasets import dataset_name, evaluation_tasks, has_masks
 from cropfield.loading import build_test_loader, build_train_loader
 from cropfield.mapper import ImageMapper, ResizeScale, ResizeShortestEdge
 from cropfield.schedule import layer_decay
-from pretrain.data.decode import MAX_PIXELS
+from pretrain.data.reading import MAX_PIXELS
 from pretrain.engine.devices import bf16_pays, default_device
 
 dataset = dict(train_json="", train_images="", val_json="", val_images="", max_pixels=MAX_PIXELS, value_range=None)

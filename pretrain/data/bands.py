@@ -1,4 +1,4 @@
-"""Bands of images that are not plain RGB: how many a file has, and its values as 8-bit bands.
+"""Bands of images: how many a file has, and its values as 8-bit channels.
 
 Pillow and OpenCV leave bands of a TIFF out without a word, or take the fourth for transparency. A TIFF of two bands, or
 of more than three, is therefore read by tifffile, or else rasterio, where one of them is installed.
@@ -6,7 +6,6 @@ of more than three, is therefore read by tifffile, or else rasterio, where one o
 
 import io
 import logging
-import math
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -17,10 +16,10 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from pretrain.data.reading import Reading, ValueRange
 from pretrain.errors import UserError
 
-ValueRange = tuple[float, float]
-
+ALPHA_BACKGROUND = (128, 128, 128)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _BANDS, _LAYOUT = 256, 257, 258, 274, 277, 284  # tags
 _BANDS_OF_MODE = {"1": 1, "L": 1, "I": 1, "F": 1, "LA": 2, "La": 2, "PA": 4, "RGBA": 4, "RGBa": 4, "RGBX": 4}
@@ -39,10 +38,10 @@ class TiffHeader(NamedTuple):
     planar: bool
     orientation: int
 
-    def needs_reader(self, channels: int, value_range: ValueRange | None) -> bool:
+    def needs_reader(self, reading: Reading) -> bool:
         """Whether Pillow would lose bands, or bits, that are asked for."""
-        deep = self.bits > 8 and (value_range is not None or self.planar)
-        return (self.bands not in (1, 3) and (channels != 3 or deep)) or (self.bands == 3 and deep)
+        deep = self.bits > 8 and (reading.value_range is not None or self.planar)
+        return (self.bands not in (1, 3) and (reading.channels != 3 or deep)) or (self.bands == 3 and deep)
 
 
 def tiff_header(file: BinaryIO) -> TiffHeader | None:
@@ -76,8 +75,13 @@ def tiff_reader() -> str | None:
     return next((name for name in _READERS if find_spec(name)), None)
 
 
-def read_tiff(data: bytes, header: TiffHeader) -> np.ndarray:
-    """All values of a TIFF's first page, (H, W, bands), as stored. Raises whatever the reader does."""
+def read_tiff(data: bytes, header: TiffHeader, reading: Reading) -> np.ndarray:
+    """A TIFF's first page -> uint8 (H, W, channels), not turned. Raises whatever the reader does."""
+    return as_channels(_tiff_values(data, header), reading)
+
+
+def _tiff_values(data: bytes, header: TiffHeader) -> np.ndarray:
+    """All values (H, W, bands), as stored."""
     if tiff_reader() == "rasterio":
         import rasterio.io
 
@@ -95,23 +99,72 @@ def read_tiff(data: bytes, header: TiffHeader) -> np.ndarray:
     return values.transpose(1, 2, 0) if planar else values.reshape(header.height, header.width, header.bands)
 
 
-def check_value_range(value_range: ValueRange | None) -> None:
-    """Raise UserError unless it is None or goes from a smaller to a larger number."""
-    if value_range is not None and not (
-        len(value_range) == 2 and all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]
-    ):
-        raise UserError(
-            f"value_range={list(value_range)} is empty: give the values that become 0 and 255, the smaller first, such "
-            "as [0,4095] for 12 bits"
-        )
+def to_channels(image: Image.Image, data: bytes, reading: Reading) -> np.ndarray:
+    """What Pillow has loaded from `data` -> uint8 (H, W, channels)."""
+    if reading.value_range is not None and (values := _deep_values(image, data)) is not None:
+        return as_channels(values, reading)
+    if reading.channels in (1, 3):
+        rgb = _to_rgb(image)
+        return rgb if reading.channels == 3 else luma(rgb)
+    if image.mode not in ("L", "LA", "RGB", "RGBA") and not image.mode.startswith("I;16"):
+        image = image.convert("RGBA" if bands_of(image) == 4 else "RGB")
+    return as_channels(np.atleast_3d(np.asarray(image)), reading)
+
+
+def _deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """The values (H, W, C) of an image of more than 8 bits; None for others."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return np.atleast_3d(np.asarray(image))
+    if image.format == "PNG" and data[24] == 16 and image.mode != "L":  # of which Pillow keeps 8 bits
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is None:
+            raise ValueError("cannot be decoded")
+        order = {"LA": [0, 3], "RGBA": [2, 1, 0, 3]}.get(image.mode, [2, 1, 0])  # from BGR
+        return np.atleast_3d(values)[..., order]
+    return None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow mode -> uint8 RGB (H, W, 3)."""
+    if image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image) >> 8)
+    if image.mode in ("I", "F"):
+        grey = np.asarray(image).astype(np.float64)
+        if not np.isfinite(grey).any():
+            raise ValueError("no pixel has a value")
+        grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
+        low, high = grey.min(), grey.max()
+        return _grey_to_rgb((grey - low) * (255.0 / max(high - low, 1e-12)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
+        image = Image.alpha_composite(background, image)
+    return np.array(image.convert("RGB"))
+
+
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB)
+
+
+def as_channels(values: np.ndarray, reading: Reading) -> np.ndarray:
+    """Values (H, W, bands) -> uint8 (H, W, channels).
+
+    Grey becomes three equal channels, and colour one by its luma, as everywhere; else the first bands are taken. Raises
+    ValueError where there are fewer.
+    """
+    bands, channels = values.shape[2], reading.channels
+    if channels == 1 and bands in (3, 4):
+        return luma(to_8_bits(values, reading.value_range)[..., :3])
+    pixels = to_8_bits(values[..., :channels], reading.value_range)
+    if channels == 3 and bands < 3:
+        return np.repeat(pixels[..., :1], 3, axis=2)
+    if bands < channels:
+        raise ValueError(f"{bands} of {channels} bands")
+    return np.ascontiguousarray(pixels)
 
 
 def to_8_bits(values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
-    """Values (H, W) or (H, W, C) -> uint8 of that shape; 8 bits stay as they are.
-
-    value_range: what becomes 0 and 255; beyond it values are clipped. None: 16 bits keep their upper byte, and others,
-    which have no agreed white level, are stretched from minimum to maximum.
-    """
+    """Values of any shape -> uint8, see `Reading`; 8 bits stay as they are."""
     if values.dtype == np.uint8:
         return values
     if value_range is None and values.dtype == np.uint16:
@@ -125,22 +178,6 @@ def to_8_bits(values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     levels = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
     levels = (levels - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-
-
-def as_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Bands (H, W, B) -> (H, W, channels).
-
-    Grey becomes three equal channels, and colour one by its luma, as everywhere; else the first bands are taken. Raises
-    ValueError where there are fewer.
-    """
-    bands = pixels.shape[2]
-    if channels == 3 and bands < 3:
-        return np.repeat(pixels[..., :1], 3, axis=2)
-    if channels == 1 and bands in (3, 4):
-        return luma(pixels[..., :3])
-    if bands < channels:
-        raise ValueError(f"{bands} of {channels} bands")
-    return np.ascontiguousarray(pixels[..., :channels])
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

@@ -13,22 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from pretrain.data.bands import (
-    TiffHeader,
-    ValueRange,
-    as_channels,
-    bands_of,
-    luma,
-    read_tiff,
-    tiff_header,
-    tiff_reader,
-    to_8_bits,
-)
+from pretrain.data.bands import TiffHeader, bands_of, read_tiff, tiff_header, tiff_reader, to_channels
 from pretrain.data.orientation import orientation, orientation_in_file, upright
+from pretrain.data.reading import AS_RGB, Reading
 
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # where Pillow too starts to suspect a decompression bomb
 MAX_BYTES = 2**30  # more than MAX_PIXELS of 16-bit RGBA take uncompressed
-ALPHA_BACKGROUND = (128, 128, 128)
 # Pillow hands these on: PostScript to Ghostscript, metafiles to Windows, HDF5 and weather data to whatever has
 # registered itself, IPTC's content to the decoder that it asks for.
 REFUSED_FORMATS = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "IPTC"}
@@ -50,29 +39,18 @@ class BrokenImage(Exception):
 
 
 def decode_image(
-    source: bytes | str | os.PathLike,
-    name: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    min_pixels: int | None = None,
-    channels: int = 3,
-    value_range: ValueRange | None = None,
+    source: bytes | str | os.PathLike, name: str | None = None, reading: Reading = AS_RGB, min_pixels: int | None = None
 ) -> np.ndarray:
-    """Decode a file, or the bytes of one -> uint8 (H, W, channels), upright; three channels are RGB.
+    """Decode a file, or the bytes of one -> uint8 (H, W, channels), upright, as `reading` says.
 
-    EXIF orientation is applied, and only the first of several frames is read. 16-bit values keep their upper byte;
-    32-bit values have no agreed white level and are stretched from minimum to maximum. Transparent images are
-    composited on mid-grey, because dropping alpha would show arbitrary colours. The size is checked in the header,
-    before decoding. OpenCV decodes plain JPEGs, and PNGs of 16 bits where they are asked for, tifffile or rasterio the
-    TIFFs of which Pillow would lose bands (`pretrain.data.bands`), Pillow everything else except `REFUSED_FORMATS`.
+    EXIF orientation is applied, and only the first of several frames is read. Transparent images are composited on
+    mid-grey, because dropping alpha would show arbitrary colours. The size is checked in the header, before decoding.
+    OpenCV decodes plain JPEGs, and PNGs of 16 bits where they are asked for, tifffile or rasterio the TIFFs of which
+    Pillow would lose bands (`pretrain.data.bands`), Pillow everything else except `REFUSED_FORMATS`.
 
     min_pixels: a plain JPEG is decoded at a half, a quarter or an eighth of its sides if at least this many pixels
     remain, which takes less time. The last row and column may then stand for fewer pixels than the others. None: full
     size.
-
-    channels: 1 is grey. For numbers other than 1 and 3 bands are taken as they lie in the file, the first ones where it
-    has more; transparency is then a band.
-
-    value_range: for files of more than 8 bits, the values that become 0 and 255. The rest is clipped.
 
     Raises `BrokenImage` with reason "missing", "not a file" (a pipe would be waited for without end), "file too large"
     (over 1 GiB), "cannot be read", "empty file", "not an image", "zero size", "too many pixels", "truncated",
@@ -84,16 +62,17 @@ def decode_image(
     if not data:
         raise BrokenImage(name, "empty file")
     tiff = tiff_header(io.BytesIO(data))
-    if tiff and tiff.needs_reader(channels, value_range):
-        return _decode_tiff(data, tiff, name, max_pixels, channels, value_range)
+    if tiff and tiff.needs_reader(reading):
+        return _decode_tiff(data, tiff, name, reading)
     try:
-        image = _open(data, name, max_pixels)
+        image = _open(data, name, reading.max_pixels)
     except BrokenImage as broken:
         if not tiff or broken.reason != "not an image":
             raise
-        return _decode_tiff(data, tiff, name, max_pixels, channels, value_range)
-    if image.width * image.height > max_pixels:
+        return _decode_tiff(data, tiff, name, reading)
+    if image.width * image.height > reading.max_pixels:
         raise BrokenImage(name, "too many pixels")
+    channels = reading.channels
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3) and _jpeg_is_whole(data):
         # OpenCV would apply the orientation that it finds itself, which in damaged metadata is another one.
         how = _reduction(image.width * image.height, min_pixels) | cv2.IMREAD_IGNORE_ORIENTATION
@@ -101,7 +80,7 @@ def decode_image(
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
         if pixels is not None:
             return upright(pixels if channels == 3 else pixels[..., None], orientation(image))
-    return _decode_with_pillow(image, data, name, channels, value_range)
+    return _decode_with_pillow(image, data, name, reading)
 
 
 def _read(path: str | os.PathLike, name: str) -> bytes:
@@ -146,16 +125,14 @@ class ImageFacts(NamedTuple):
     needs_reader: bool
 
 
-def read_facts(
-    source: bytes | str | os.PathLike, channels: int = 3, value_range: ValueRange | None = None
-) -> ImageFacts | None:
+def read_facts(source: bytes | str | os.PathLike, reading: Reading = AS_RGB) -> ImageFacts | None:
     """Read the header of a file, or of its bytes; None where that is not an image. Pillow's limit of pixels stays."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
             tiff = tiff_header(file)
             file.seek(0)
             if tiff:
-                needs = tiff.needs_reader(channels, value_range) or not _is_known(file)
+                needs = tiff.needs_reader(reading) or not _is_known(file)
                 return ImageFacts(tiff.width, tiff.height, tiff.orientation, tiff.bands, needs)
             with Image.open(file, formats=safe_formats()) as image:
                 return ImageFacts(*image.size, orientation_in_file(image), bands_of(image), False)
@@ -223,35 +200,29 @@ def _reduction(pixels: int, min_pixels: int | None) -> int:
     return next((flag for factor, flag in REDUCTIONS.items() if pixels >= min_pixels * factor**2), 0)
 
 
-def _decode_with_pillow(
-    image: Image.Image, data: bytes, name: str, channels: int, value_range: ValueRange | None
-) -> np.ndarray:
+def _decode_with_pillow(image: Image.Image, data: bytes, name: str, reading: Reading) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            pixels = _to_channels(image, data, channels, value_range)
+            pixels = to_channels(image, data, reading)
             return upright(pixels, 1 if image.format == "TIFF" else orientation(image))
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
         raise BrokenImage(name, _decoder_reason(error)) from error
 
 
-def _decode_tiff(
-    data: bytes, tiff: TiffHeader, name: str, max_pixels: int, channels: int, value_range: ValueRange | None
-) -> np.ndarray:
+def _decode_tiff(data: bytes, tiff: TiffHeader, name: str, reading: Reading) -> np.ndarray:
     """Decode a TIFF of which Pillow would lose bands, or that it does not read."""
     if not tiff.width * tiff.height * tiff.bands:
         raise BrokenImage(name, "zero size")
-    if tiff.width * tiff.height * max(1, tiff.bands / max(channels, 4)) > max_pixels:
+    if tiff.width * tiff.height * max(1, tiff.bands / max(reading.channels, 4)) > reading.max_pixels:
         raise BrokenImage(name, "too many pixels")
     if not tiff_reader():
         raise BrokenImage(name, "needs tifffile")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = read_tiff(data, tiff)
-            values = values if channels == 1 and tiff.bands in (3, 4) else values[..., :channels]
-            return upright(as_channels(to_8_bits(values, value_range), channels), tiff.orientation)
+            return upright(read_tiff(data, tiff, reading), tiff.orientation)
     except Exception as error:
         raise BrokenImage(name, _decoder_reason(error)) from error
 
@@ -265,55 +236,3 @@ def _decoder_reason(error: Exception) -> str:
 
 def _missing_decoder(text: str) -> str:
     return "needs tifffile and imagecodecs" if "imagecodecs" in text else ""
-
-
-def _to_channels(image: Image.Image, data: bytes, channels: int, value_range: ValueRange | None) -> np.ndarray:
-    """A loaded image -> uint8 (H, W, channels), as `decode_image` says."""
-    if value_range is not None and (values := _deep_values(image, data)) is not None:
-        return as_channels(to_8_bits(values, value_range), channels)
-    if channels in (1, 3):
-        rgb = _to_rgb(image)
-        return rgb if channels == 3 else luma(rgb)
-    if image.mode not in ("L", "LA", "RGB", "RGBA") and not image.mode.startswith("I;16"):
-        image = image.convert("RGBA" if bands_of(image) == 4 else "RGB")
-    return as_channels(to_8_bits(_with_bands(np.asarray(image)), None), channels)
-
-
-def _deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """The values (H, W, C) of an image of more than 8 bits; None for others."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _with_bands(np.asarray(image))
-    if image.format == "PNG" and data[24] == 16 and image.mode != "L":  # of which Pillow keeps 8 bits
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if values is None:
-            raise ValueError("cannot be decoded")
-        values = _with_bands(values)
-        order = {"LA": [0, 3], "RGBA": [2, 1, 0, 3]}.get(image.mode, [2, 1, 0])  # from BGR
-        return values[..., order]
-    return None
-
-
-def _with_bands(values: np.ndarray) -> np.ndarray:
-    return values[..., None] if values.ndim == 2 else values
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode -> uint8 RGB (H, W, 3)."""
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb(np.asarray(image) >> 8)
-    if image.mode in ("I", "F"):
-        grey = np.asarray(image).astype(np.float64)
-        if not np.isfinite(grey).any():
-            raise ValueError("no pixel has a value")
-        grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-        low, high = grey.min(), grey.max()
-        return _grey_to_rgb((grey - low) * (255.0 / max(high - low, 1e-12)))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
-        image = Image.alpha_composite(background, image)
-    return np.array(image.convert("RGB"))
-
-
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB)

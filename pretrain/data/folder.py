@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.decode import MAX_PIXELS, ImageFacts, decode_image, extra_endings, read_facts
+from pretrain.data.decode import ImageFacts, decode_image, extra_endings, read_facts
 from pretrain.data.index import Index, Names, cached_index, stamp
+from pretrain.data.reading import AS_RGB
 from pretrain.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -18,11 +19,11 @@ ENDINGS += extra_endings()
 class ImageFiles:
     """Image files with paths relative to one folder, or absolute. Base class of all sources except tar shards.
 
-    max_pixels, channels, value_range: of an image, see `decode_image`.
+    reading: how each image is read.
     kinds: for the log, how many files of which ending were found and left out; "" if that was not counted.
     """
 
-    max_pixels, channels, value_range = MAX_PIXELS, 3, None
+    reading = AS_RGB
 
     def __init__(self, root: str | os.PathLike, names: Names, kinds: str = ""):
         self.root, self._names, self.kinds = Path(root), names, kinds
@@ -37,11 +38,11 @@ class ImageFiles:
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         name = self.name(index)
-        return decode_image(self.root / name, name, self.max_pixels, min_pixels, self.channels, self.value_range)
+        return decode_image(self.root / name, name, self.reading, min_pixels)
 
     def facts(self, index: int) -> ImageFacts | None:
         """What the header of an image says; None if it cannot be read."""
-        return read_facts(self.root / self.name(index), self.channels, self.value_range)
+        return read_facts(self.root / self.name(index), self.reading)
 
 
 class ImageFolder(ImageFiles):

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.bands import ValueRange, check_bands, check_value_range
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, ImageFacts
+from pretrain.data.bands import check_bands
+from pretrain.data.decode import BrokenImage, ImageFacts
 from pretrain.data.folder import ENDINGS, ImageFiles, ImageFolder
 from pretrain.data.index import Names
 from pretrain.data.lists import PROBES, CocoJson, ImageList, spread
+from pretrain.data.reading import MAX_PIXELS, Reading, ValueRange
 from pretrain.data.tar_shards import TarShards
 from pretrain.errors import UserError
 from pretrain.ranges import Channels, Count
@@ -89,23 +90,22 @@ def open_source(
     images: the folder that the paths in a .txt or .json are relative to; None is that file's own folder; for a list, a
     list of as many, null where there is none. endings: which
     files count as images, in folders and shards. index: a file to keep the list of a large source in; None is one in
-    the user's cache folder (`pretrain.data.index`). max_pixels: larger images count as broken.
-    channels, value_range: see `decode_image`. What of its images' bands is left out is in the source's `bands`, for the
-    log: of a few images, evenly spread.
+    the user's cache folder (`pretrain.data.index`). max_pixels, channels, value_range: see `Reading`. What of its
+    images' bands is left out is in the source's `bands`, for the log: of a few images, evenly spread.
     Raises `UserError` when it is none of these, or as the source that it is; where images have not the bands that are
     asked for, see `check_bands`, or need a package to be read.
     """
-    check_value_range(value_range)
+    reading = Reading(max_pixels, channels, value_range)
     source = _source(root, images, endings, index)
-    _set(source, max_pixels=max_pixels, channels=channels, value_range=value_range and tuple(value_range))
+    _read_as(source, reading)
     source.bands = check_bands([(source.name(i), source.facts(i)) for i in spread(len(source), PROBES)], channels)
     return source
 
 
-def _set(source, **options) -> None:
-    vars(source).update(options)
+def _read_as(source, reading: Reading) -> None:
+    source.reading = reading
     for part in getattr(source, "sources", ()):
-        _set(part, **options)
+        _read_as(part, reading)
 
 
 def _source(root, images, endings: tuple[str, ...], index):

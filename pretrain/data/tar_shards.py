@@ -7,9 +7,10 @@ import tarfile
 
 import numpy as np
 
-from pretrain.data.decode import MAX_BYTES, MAX_PIXELS, BrokenImage, ImageFacts, decode_image, read_facts
+from pretrain.data.decode import MAX_BYTES, BrokenImage, ImageFacts, decode_image, read_facts
 from pretrain.data.folder import ENDINGS
 from pretrain.data.index import Index, cached_index, stamp
+from pretrain.data.reading import AS_RGB
 from pretrain.errors import UserError
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
@@ -45,7 +46,7 @@ class TarShards:
     Raises `UserError` when a shard is missing, compressed, damaged or cut off, or when none holds an image.
     """
 
-    max_pixels, channels, value_range = MAX_PIXELS, 3, None
+    reading = AS_RGB
 
     def __init__(self, pattern: str, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None):
         self.shards = expand(os.fspath(pattern))
@@ -70,13 +71,12 @@ class TarShards:
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
-        data, name = self._read(index), self.name(index)
-        return decode_image(data, name, self.max_pixels, min_pixels, self.channels, self.value_range)
+        return decode_image(self._read(index), self.name(index), self.reading, min_pixels)
 
     def facts(self, index: int) -> ImageFacts | None:
         """What the header of an image says; None if it cannot be read."""
         try:
-            return read_facts(self._read(index), self.channels, self.value_range)
+            return read_facts(self._read(index), self.reading)
         except BrokenImage:
             return None
 

@@ -16,6 +16,7 @@ from cropfield.halves import check_pixels
 from cropfield.mapper import ImageMapper, ResizeShortestEdge
 from cropfield.trial import try_detector
 from cropfield.weights import load_weights
+from pretrain.data.reading import Reading
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
 from pretrain.errors import UserError
@@ -83,9 +84,9 @@ def test_what_does_not_go_together_is_one_sentence(dataset, overrides, words):
 def test_a_datasets_bands_are_looked_at_before_any_work(dataset, tmp_path, caplog):
     dataset(5, 6)
     with pytest.raises(UserError, match="bands differ between images: 1.tif has 5 and 2.tif 6"):
-        check_coco_file(str(tmp_path / "(5, 6).json"), str(tmp_path), channels=5)
+        check_coco_file(str(tmp_path / "(5, 6).json"), str(tmp_path), Reading(channels=5))
     with pytest.raises(UserError, match="1 of 2 images .* fewer bands than in_chans=6, 1.tif first, which has 5"):
-        check_coco_file(str(tmp_path / "(5, 6).json"), str(tmp_path), channels=6)
+        check_coco_file(str(tmp_path / "(5, 6).json"), str(tmp_path), Reading(channels=6))
     check_coco_file(str(tmp_path / "(5, 6).json"), str(tmp_path))
     assert (
         "2 of 2 images that were looked at have more bands than in_chans=3 takes (1.tif first, with 5)" in caplog.text

@@ -11,6 +11,7 @@ from pretrain.data import augment, bands
 from pretrain.data.crops import MultiCrop
 from pretrain.data.decode import BrokenImage, decode_image, read_facts
 from pretrain.data.images import open_source
+from pretrain.data.reading import Reading
 from pretrain.data.statistics import pixel_statistics_in
 from pretrain.errors import UserError
 
@@ -35,9 +36,13 @@ def png(values: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(values[..., order]))[1].tobytes()
 
 
+def decode(data: bytes, **options) -> np.ndarray:
+    return decode_image(data, reading=Reading(**options))
+
+
 def reason(data: bytes, **options) -> str:
     with pytest.raises(BrokenImage) as error:
-        decode_image(data, **options)
+        decode(data, **options)
     return error.value.reason
 
 
@@ -48,7 +53,7 @@ def test_every_band_of_a_tiff_is_read_in_both_layouts(channels):
     tifffile.imwrite(file, values, photometric="minisblack", planarconfig="contig")
     for data in (tiff(values), file.getvalue()):
         assert read_facts(data)[:4] == (60, 40, 1, channels)
-        assert np.array_equal(decode_image(data, channels=channels), values)
+        assert np.array_equal(decode(data, channels=channels), values)
 
 
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
@@ -56,14 +61,14 @@ def test_a_fourth_band_changes_no_other(kind):
     """Pillow and OpenCV multiply or divide by what they take for transparency."""
     values, file = noise(4), io.BytesIO()
     tifffile.imwrite(file, values, photometric="rgb", extrasamples=[kind])
-    assert np.array_equal(decode_image(file.getvalue(), channels=4), values)
-    assert np.array_equal(decode_image(png(values), channels=4), values)
+    assert np.array_equal(decode(file.getvalue(), channels=4), values)
+    assert np.array_equal(decode(png(values), channels=4), values)
 
 
 def test_the_first_bands_are_taken_and_fewer_are_refused():
     data = tiff(noise(6))
-    assert np.array_equal(decode_image(data, channels=5), noise(6)[..., :5])
-    assert np.array_equal(decode_image(data), noise(6)[..., :3])
+    assert np.array_equal(decode(data, channels=5), noise(6)[..., :5])
+    assert np.array_equal(decode(data), noise(6)[..., :3])
     assert reason(data, channels=7) == "6 of 7 bands" and reason(png(noise(3)), channels=4) == "3 of 4 bands"
 
 
@@ -72,26 +77,26 @@ def test_16_bits_map_a_stated_range_to_0_and_255(channels):
     values = noise(channels, np.uint16, 6000)
     expected = np.clip((values - 1000.0) / 3000 * 255, 0, 255)
     for data in [tiff(values)] + ([png(values)] if channels < 5 else []):
-        ours = decode_image(data, channels=channels, value_range=(1000, 4000))
+        ours = decode(data, channels=channels, value_range=(1000, 4000))
         assert ours.dtype == np.uint8 and np.abs(ours - expected).max() <= 0.51
-    assert np.array_equal(decode_image(tiff(values), channels=channels), values >> 8)  # without: the upper byte
+    assert np.array_equal(decode(tiff(values), channels=channels), values >> 8)  # without: the upper byte
 
 
 def test_8_bits_are_left_as_they_are_by_a_range_and_grey_is_one_channel():
-    assert np.array_equal(decode_image(png(noise(3)), value_range=(0, 4095)), noise(3))
+    assert np.array_equal(decode(png(noise(3)), value_range=(0, 4095)), noise(3))
     grey = noise(1)
-    assert np.array_equal(decode_image(png(grey), channels=1), grey)
+    assert np.array_equal(decode(png(grey), channels=1), grey)
     jpeg = io.BytesIO()
     Image.fromarray(grey[..., 0]).save(jpeg, "JPEG", quality=95)
-    one, three = (decode_image(jpeg.getvalue(), channels=count) for count in (1, 3))
+    one, three = (decode(jpeg.getvalue(), channels=count) for count in (1, 3))
     assert one.shape == (*SHAPE, 1) and np.array_equal(np.repeat(one, 3, axis=2), three)
     luma = np.asarray(Image.fromarray(noise(3)).convert("L"))
-    assert np.abs(decode_image(png(noise(3)), channels=1)[..., 0].astype(int) - luma).max() <= 1
+    assert np.abs(decode(png(noise(3)), channels=1)[..., 0].astype(int) - luma).max() <= 1
 
 
 def test_a_turned_tiff_of_five_bands_is_upright():
     data = tiff(np.rot90(noise(5), 1).copy(), extratags=[(274, "H", 1, 6, True)])
-    assert np.array_equal(decode_image(data, channels=5), noise(5))
+    assert np.array_equal(decode(data, channels=5), noise(5))
 
 
 def test_broken_and_large_tiffs_are_told(monkeypatch):
@@ -99,7 +104,7 @@ def test_broken_and_large_tiffs_are_told(monkeypatch):
     for keep in (0.3, 0.9):
         assert reason(data[: int(keep * len(data))], channels=5) in ("truncated", "cannot be decoded", "not an image")
     assert reason(data, channels=5, max_pixels=2399) == "too many pixels"
-    assert decode_image(data, channels=5, max_pixels=2400).shape == (*SHAPE, 5)
+    assert decode(data, channels=5, max_pixels=2400).shape == (*SHAPE, 5)
     monkeypatch.setattr(bands, "_READERS", ())
     assert reason(data, channels=5) == "needs tifffile"
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pretrain.data.decode import MAX_BYTES, BrokenImage, decode_image
+from pretrain.data.reading import Reading
 
 
 def scene(height: int = 40, width: int = 60) -> np.ndarray:
@@ -135,7 +136,7 @@ def test_of_several_frames_the_first_is_taken():
 
 def reason(data: bytes, **options) -> str:
     with pytest.raises(BrokenImage) as error:
-        decode_image(data, "some/name", **options)
+        decode_image(data, "some/name", Reading(**options))
     assert error.value.name == "some/name" and str(error.value) == f"some/name: {error.value.reason}"
     return error.value.reason
 
@@ -172,7 +173,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
 
 def test_bombs_are_stopped_by_their_header():
     assert reason(encode(scene(), "JPEG"), max_pixels=40 * 60 - 1) == "too many pixels"
-    decode_image(encode(scene(), "JPEG"), max_pixels=40 * 60)
+    decode_image(encode(scene(), "JPEG"), reading=Reading(40 * 60))
     header = bytearray(encode(np.zeros((1, 1), np.uint8), "BMP"))
     header[18:26] = (30_000).to_bytes(4, "little") * 2  # claims 900 million pixels, holds one
     assert reason(bytes(header)) == "too many pixels"

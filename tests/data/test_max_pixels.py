@@ -10,6 +10,7 @@ from cropfield.mapper import ImageMapper
 from cropfield.media import find_media, frames
 from pretrain.data.decode import BrokenImage, lift_pillows_limit
 from pretrain.data.images import open_source
+from pretrain.data.reading import Reading
 from pretrain.errors import UserError
 
 
@@ -33,7 +34,7 @@ def readers(folder, limit: int):
         "first of several": lambda: several.load(0),
         "last of several": lambda: several.load(1),
         "mapper": lambda: mapper({"file_name": str(folder / "a.png")}),
-        "predict": lambda: list(frames(medium, limit)),
+        "predict": lambda: list(frames(medium, Reading(limit))),
     }
 
 
@@ -46,9 +47,9 @@ def test_every_reader_follows_it(folder):
 
 
 def test_the_check_of_a_dataset_too(folder):
-    check_coco_file(str(folder / "labels.json"), str(folder), 600)
+    check_coco_file(str(folder / "labels.json"), str(folder), Reading(600))
     with pytest.raises(UserError, match=r"raise dataset.max_pixels=599"):
-        check_coco_file(str(folder / "labels.json"), str(folder), 599)
+        check_coco_file(str(folder / "labels.json"), str(folder), Reading(599))
 
 
 def test_pillow_follows_a_higher_limit_and_no_lower_one(monkeypatch, folder):

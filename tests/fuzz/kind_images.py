@@ -13,7 +13,8 @@ from PIL import Image
 
 from cropfield.image_files import _header, _upright
 from cropfield.mapper import read_labels
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image, safe_formats
+from pretrain.data.decode import BrokenImage, decode_image, safe_formats
+from pretrain.data.reading import AS_RGB, MAX_PIXELS
 from pretrain.errors import UserError
 
 REFUSED = (UserError, BrokenImage)
@@ -82,7 +83,7 @@ def attempt(rng, folder):
     whole = image if min_pixels is None else decode_image(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        header = _header(str(path), MAX_PIXELS)
+        header = _header(str(path), AS_RGB)
     if header is None or _upright(header) != whole.shape[1::-1]:
         raise Wrong(f"the header says {header}, decoded are {whole.shape}")
     if pixels is not None and not np.array_equal(whole, pixels):

@@ -22,7 +22,8 @@ from PIL import Image
 
 from cropfield import predict
 from cropfield.media import find_media, is_video
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
+from pretrain.data.decode import BrokenImage, decode_image
+from pretrain.data.reading import AS_RGB
 
 SHARE, SECONDS = 0.5, 40
 STEMS = (
@@ -47,7 +48,7 @@ def tool():
 
 
 class Stub:
-    categories, max_pixels = [{"id": 3, "name": "a"}], MAX_PIXELS
+    categories, reading = [{"id": 3, "name": "a"}], AS_RGB
 
     def __init__(self, *unused):
         pass

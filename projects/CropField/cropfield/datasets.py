@@ -19,9 +19,8 @@ from cropfield.coco_files import repaired_copy
 from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import Faults, has_mask
-from pretrain.data.bands import ValueRange, check_value_range
 from pretrain.data.coco import Image
-from pretrain.data.decode import MAX_PIXELS
+from pretrain.data.reading import AS_RGB, MAX_PIXELS, Reading, ValueRange
 from pretrain.errors import UserError
 from pretrain.ranges import Channels, Count
 
@@ -44,8 +43,7 @@ def dataset_name(
         images: folder that the file names in `json_file` are relative to; for several files, one folder for all or one
             for each.
         otherwise: name of a registered dataset.
-        max_pixels: largest allowed image.
-        channels, value_range: how its images will be read; see `decode_image`.
+        max_pixels, channels, value_range: how its images will be read; see `Reading`.
 
     Raises:
         UserError: the dataset cannot be used for training or evaluation; see `check_coco_file`.
@@ -59,9 +57,9 @@ def dataset_name(
     digest = hashlib.sha256("\n".join([*files, *folders]).encode()).hexdigest()[:8]
     name = f"{Path(files[0]).stem}-{'' if is_one else f'and-{len(files) - 1}-more-'}{digest}"
     if name not in DatasetCatalog.list():
-        check_value_range(value_range)
+        reading = Reading(max_pixels, channels, value_range)
         for file, folder in zip(files, folders, strict=True):
-            check_coco_file(file, folder, max_pixels, channels, value_range)
+            check_coco_file(file, folder, reading)
         readable = _facts(files[0]).readable if is_one else _join(files, folders)
         register_coco_instances(name, {}, readable, folders[0] if is_one else "")
         MetadataCatalog.get(name).thing_classes = class_names(json_file)
@@ -195,13 +193,7 @@ def read_coco_file(json_file: Paths) -> dict:
     return content | {"images": [], "annotations": []} if is_several(json_file) else content
 
 
-def check_coco_file(
-    json_file: str,
-    images: str,
-    max_pixels: int = MAX_PIXELS,
-    channels: int = 3,
-    value_range: ValueRange | None = None,
-) -> Counter:
+def check_coco_file(json_file: str, images: str, reading: Reading = AS_RGB) -> Counter:
     """Check a COCO-format dataset before it is used.
 
     Faults that prevent training raise an error; repairs, and what training skips or clips, are counted and logged.
@@ -216,7 +208,7 @@ def check_coco_file(
     facts = _facts(json_file)
     faults, first = facts.repaired.counts + facts.harmless.counts, facts.repaired.first | facts.harmless.first
     if comm.is_main_process():  # the others would read the same headers
-        turned = check_image_files(json_file, facts.images, images, max_pixels, channels, value_range)
+        turned = check_image_files(json_file, facts.images, images, reading)
         if turned:
             words = "images that EXIF turns, whose sizes do not tell if boxes are of the upright image (taken as such)"
             faults[words] = turned

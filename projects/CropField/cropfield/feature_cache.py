@@ -115,7 +115,8 @@ class FeatureCache:
         for name in self.first:
             images.update(f"{name}\0{stamp_or_none(name)}\n".encode(errors="surrogateescape"))
         statistics = [model.pixel_mean.flatten().tolist(), model.pixel_std.flatten().tolist()]
-        stretched = f", values {self.mapper.value_range}" if self.mapper.value_range else ""
+        value_range = self.mapper.reading.value_range
+        stretched = f", values {value_range}" if value_range else ""
         blocks = model.backbone.net.out_blocks[model.backbone.in_feature]
         return {
             "weights": f"{fingerprint(model.backbone.net)}, blocks {blocks}",
@@ -267,7 +268,7 @@ class FeatureCache:
         if not height:
             raise BrokenImage(entry["file_name"], "broken when features were computed")
         with augmenting(SEED, row):
-            mapped = self.mapper(entry, np.zeros((height, width, self.mapper.channels), dtype=np.uint8))
+            mapped = self.mapper(entry, np.zeros((height, width, self.mapper.reading.channels), dtype=np.uint8))
         if list(mapped.pop("image").shape[-2:]) != size:
             raise UserError(f"{self.path} was made with other augmentations than the current ones; remove that folder")
         return mapped | {"features": torch.from_numpy(maps[row].copy()).view(self.dtype), "image_size": tuple(size)}

@@ -62,10 +62,9 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
             )
     check_pixels(*configs)
     source = configs[0].dataloader.train.source
-    reading = dict(channels=nets[0].get("in_chans", 3), value_range=source.get("value_range"))
-    open_source(images, **reading)
+    own = open_source(images, channels=nets[0].get("in_chans", 3), value_range=source.get("value_range"))
     for split in ("train", "val"):
-        check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], **reading)
+        check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], own.reading)
     check_same_categories(dataset["train_json"], dataset["val_json"])
     check_can_be_evaluated(dataset["val_json"])
     with naming_half("detect", Detection):

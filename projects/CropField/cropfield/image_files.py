@@ -5,12 +5,12 @@ import os
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
-from pretrain.data.bands import ValueRange, check_bands
+from pretrain.data.bands import check_bands
 from pretrain.data.coco import Image
-from pretrain.data.decode import MAX_PIXELS, ImageFacts, lift_pillows_limit, read_facts
+from pretrain.data.decode import ImageFacts, lift_pillows_limit, read_facts
+from pretrain.data.reading import AS_RGB, Reading
 from pretrain.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -18,14 +18,7 @@ logger = logging.getLogger(__name__)
 READERS = 8  # threads, which mostly wait for the disk
 
 
-def check_image_files(
-    json_file: str,
-    entries: list[Image],
-    folder: str,
-    max_pixels: int = MAX_PIXELS,
-    channels: int = 3,
-    value_range: ValueRange | None = None,
-) -> int:
+def check_image_files(json_file: str, entries: list[Image], folder: str, reading: Reading = AS_RGB) -> int:
     """Look for each file in `folder` and compare its header with the entry.
 
     Returns:
@@ -46,10 +39,9 @@ def check_image_files(
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
         warnings.simplefilter("ignore")  # of odd metadata
-        lift_pillows_limit(max_pixels)
+        lift_pillows_limit(reading.max_pixels)
         paths = [os.path.join(folder, entry.file_name) for entry in entries]
-        options = dict(max_pixels=max_pixels, channels=channels, value_range=value_range)
-        headers = list(pool.map(partial(_header, **options), paths))
+        headers = list(pool.map(lambda path: _header(path, reading), paths))
     pairs = list(enumerate(zip(entries, headers, strict=True)))
     unreadable = [(place, entry) for place, (entry, header) in pairs if header is None]
     if unreadable:
@@ -57,9 +49,9 @@ def check_image_files(
         raise UserError(
             f"{len(unreadable)} of {len(entries)} images of {json_file} cannot be read as images, "
             f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them, or raise "
-            f"dataset.max_pixels={max_pixels} where they are larger"
+            f"dataset.max_pixels={reading.max_pixels} where they are larger"
         )
-    if left_out := check_bands(((entry.file_name, header) for _, (entry, header) in pairs), channels):
+    if left_out := check_bands(((entry.file_name, header) for _, (entry, header) in pairs), reading.channels):
         logger.warning("%s: %s", json_file, left_out)
     wrong = [(p, e, h) for p, (e, h) in pairs if (e.width, e.height) != _upright(h)]
     if wrong:
@@ -67,10 +59,10 @@ def check_image_files(
     return sum(h.orientation not in (0, 1) and (h.orientation < 5 or h.width == h.height) for h in headers)
 
 
-def _header(path: str, max_pixels: int, channels: int = 3, value_range: ValueRange | None = None) -> ImageFacts | None:
+def _header(path: str, reading: Reading) -> ImageFacts | None:
     """None if it is not an image, or too large."""
-    facts = read_facts(path, channels, value_range)
-    return facts if facts and facts.width * facts.height <= max_pixels else None
+    facts = read_facts(path, reading)
+    return facts if facts and facts.width * facts.height <= reading.max_pixels else None
 
 
 def _upright(header: ImageFacts) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
-from pretrain.data.bands import ValueRange, check_value_range
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image, safe_formats
+from pretrain.data.decode import BrokenImage, decode_image, safe_formats
+from pretrain.data.reading import MAX_PIXELS, Reading, ValueRange
 from pretrain.errors import UserError
 from pretrain.ranges import Channels, Count, Pixels, Positive
 
@@ -22,8 +22,7 @@ class ImageMapper(DatasetMapper):
     An image without objects gets empty boxes, classes and, if the model uses them, masks.
 
     Args:
-        max_pixels: larger images count as broken.
-        channels, value_range: see `decode_image`. Other images than RGB stay as they are in any `image_format`.
+        max_pixels, channels, value_range: see `Reading`. Other images than RGB stay as they are in any `image_format`.
     """
 
     def __init__(
@@ -35,9 +34,7 @@ class ImageMapper(DatasetMapper):
         **options,
     ):
         super().__init__(*args, **options)
-        check_value_range(value_range)
-        self.max_pixels, self.channels = max_pixels, channels
-        self.value_range = value_range and tuple(value_range)
+        self.reading = Reading(max_pixels, channels, value_range)
 
     def __call__(self, entry: dict, image: np.ndarray | None = None) -> dict:
         """Map an entry of a Detectron2 dataset to a model's input: `image`, uint8 (C, H, W), `instances`, `sem_seg`.
@@ -71,8 +68,7 @@ class ImageMapper(DatasetMapper):
 
     def read(self, path: str) -> np.ndarray:
         """Read an image -> uint8 (H, W, channels). Raises `BrokenImage`."""
-        options = dict(max_pixels=self.max_pixels, channels=self.channels, value_range=self.value_range)
-        return decode_image(path, **options)
+        return decode_image(path, reading=self.reading)
 
     def no_objects(self, shape: tuple[int, int]) -> Instances:
         """Empty `Instances` for an image of shape (height, width)."""

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from pretrain.data.bands import ValueRange, luma
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, decode_image
+from pretrain.data.bands import luma
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.data.folder import ENDINGS, list_folder
+from pretrain.data.reading import AS_RGB, Reading
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.outputs import UniqueNames, is_output
@@ -87,21 +88,19 @@ def _picture_name(place: Path) -> Path:
     return place if place.suffix.lower() in DRAWN else place.with_suffix(".png")
 
 
-def frames(
-    medium: Medium, max_pixels: int = MAX_PIXELS, channels: int = 3, value_range: ValueRange | None = None
-) -> Iterator[tuple[str, np.ndarray]]:
+def frames(medium: Medium, reading: Reading = AS_RGB) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and pixels of an image, or of each frame of a video; see `decode_image`. Raises `BrokenImage`."""
     name = str(medium.path)
     if not medium.is_video:
-        yield name, decode_image(medium.path, None, max_pixels, channels=channels, value_range=value_range)
+        yield name, decode_image(medium.path, reading=reading)
         return
-    if channels not in (1, 3):
-        raise BrokenImage(name, f"3 of {channels} bands")
+    if reading.channels not in (1, 3):
+        raise BrokenImage(name, f"3 of {reading.channels} bands")
     count = 0
     with _open_video(medium.path) as video:
         while (read := video.read())[0]:
             rgb = cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
-            yield f"{name}#{count}", rgb if channels == 3 else luma(rgb)
+            yield f"{name}#{count}", rgb if reading.channels == 3 else luma(rgb)
             count += 1
     if not count:
         raise BrokenImage(name, "not a video")

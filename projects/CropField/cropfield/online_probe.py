@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
 from cropfield.probe_images import PixelFormat, probe_images, tell_of_shared_images
 from pretrain.data import pixel_statistics_of
+from pretrain.data.reading import AS_RGB, Reading
 from pretrain.engine.checkpoint import backbone_metadata
 from pretrain.engine.loop import due
 from pretrain.errors import UserError
@@ -80,7 +81,9 @@ class OnlineDetectionProbe(HookBase):
             return
         model, done = self.trainer.model, self.trainer.iter
         backbone, source = model.backbone, self.trainer.loader.source
-        pixels = PixelFormat(*pixel_statistics_of(model), getattr(source, "value_range", None))
+        mean, std = pixel_statistics_of(model)
+        reading = Reading(channels=len(mean), value_range=getattr(source, "reading", AS_RGB).value_range)
+        pixels = PixelFormat(mean, std, reading)
         images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size, pixels)
         self.probe = DetectionProbe(*images, self.batch_size)
         if comm.is_main_process():

@@ -12,7 +12,6 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from omegaconf import OmegaConf
 
 from cropfield import categories
 from cropfield.canvas import as_rgb
@@ -26,7 +25,8 @@ from cropfield.sizes import check_channels, check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.bands import left_out as left_out_bands
 from pretrain.data.broken import printable, summarize
-from pretrain.data.decode import MAX_PIXELS, BrokenImage, read_facts
+from pretrain.data.decode import BrokenImage, read_facts
+from pretrain.data.reading import AS_RGB
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
@@ -70,9 +70,8 @@ def predict(args: argparse.Namespace) -> None:
         print(f"given more than once, and counted once: {names} ({len(again)} in all)")
     for folder in left_out:
         print(f"left out: {printable(folder)}, which holds a tool's output")
-    facts = {str(medium.path): read_facts(medium.path) for medium in media if not medium.is_video}
-    channels = OmegaConf.select(cfg, "dataloader.test.mapper.channels", default=3)
-    if bands := left_out_bands([(name, found.bands) for name, found in facts.items() if found], channels):
+    facts = [(str(medium.path), read_facts(medium.path)) for medium in media if not medium.is_video]
+    if bands := left_out_bands([(name, fact.bands) for name, fact in facts if fact], detector.reading.channels):
         print(printable(bands))
     if broken:
         print(f"left out: {summarize(broken.items())}; see {printable(str(output / LISTED))}")
@@ -137,8 +136,7 @@ class Detector:
         check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
         check_channels(self.model, mapper)
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
-        self.threshold, self.max_pixels = threshold, getattr(mapper, "max_pixels", MAX_PIXELS)
-        self.bands = getattr(mapper, "channels", 3), getattr(mapper, "value_range", None)
+        self.threshold, self.reading = threshold, getattr(mapper, "reading", AS_RGB)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, image_id) -> list[dict]:
@@ -188,8 +186,7 @@ def detect_in(medium: Medium, output: Path | None, detector: Detector, ids: Imag
     names, drawn = categories.names_of(detector.categories), output and Picture(output / medium.place, medium)
     whole = False
     try:
-        found = frames(medium, detector.max_pixels, *getattr(detector, "bands", ()))
-        for name, image in progress(found, f"frames of {printable(medium.path.name)}"):
+        for name, image in progress(frames(medium, detector.reading), f"frames of {printable(medium.path.name)}"):
             height, width = image.shape[:2]
             image_id = ids.take(name, height, width)
             detections = detector(image, image_id)

@@ -16,6 +16,7 @@ from cropfield.coco_files import CocoImages, coco_images, decode_mask, spread_ou
 from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories, read_coco_file
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.data.decode import decode_image
+from pretrain.data.reading import AS_RGB, Reading
 from pretrain.errors import UserError
 from pretrain.files import sha256
 
@@ -25,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class PixelFormat(NamedTuple):
-    """How images are read and normalised: a mean and deviation for each band; see `decode_image`."""
+    """How images are read and normalised: a mean and deviation for each band."""
 
     mean: Sequence[float] = IMAGE_MEAN
     std: Sequence[float] = IMAGE_STD
-    value_range: tuple[float, float] | None = None
+    reading: Reading = AS_RGB
 
 
 RGB = PixelFormat()
@@ -93,7 +94,7 @@ class ProbeImages:
     def load(self, index: int) -> Tensor:
         """Load normalised pixels (C, H*p, W*p), float32. Raises `BrokenImage`."""
         mean, std = (np.array(values, np.float32) for values in (self.pixels.mean, self.pixels.std))
-        image = decode_image(self.path(index), channels=len(mean), value_range=self.pixels.value_range)
+        image = decode_image(self.path(index), reading=self.pixels.reading)
         height, width = (side * self.patch for side in self.grid(self.ids[index]))
         if image.shape[:2] != (height, width):
             shrinks = width * height < image.shape[0] * image.shape[1]
@@ -147,7 +148,7 @@ def probe_images(
     if size % patch or size < patch:
         raise UserError(f"the detection probe's image size, {size}, is not a multiple of the backbone's patch, {patch}")
     for json_file, folder in (train, val):
-        check_coco_file(json_file, folder, channels=len(pixels.mean), value_range=pixels.value_range)
+        check_coco_file(json_file, folder, pixels.reading)
     check_same_categories(train[0], val[0])
     check_can_be_evaluated(val[0])
     found = [ProbeImages(*files, limit, size, patch, pixels) for files, limit in zip((train, val), limits, strict=True)]

@@ -8,6 +8,7 @@ from torch import nn
 
 from cropfield.tiles import TiledRCNN
 from pretrain.data import pixel_statistics
+from pretrain.data.reading import AS_RGB
 from pretrain.errors import UserError
 
 SHAPES = ((480, 640), (640, 480), (200, 1400), (1400, 200), (64, 64))  # test images: height, width in pixels
@@ -52,7 +53,7 @@ def check_channels(model: nn.Module, mapper) -> None:
     if bands is None or not hasattr(model, "pixel_mean"):
         return
     pixel_statistics(bands, model.pixel_mean.flatten(), model.pixel_std.flatten())
-    read = getattr(mapper, "channels", 3)
+    read = getattr(mapper, "reading", AS_RGB).channels
     if read != bands:
         raise UserError(
             f"model.backbone.net.in_chans is {bands}, and the mapper reads images of {read} bands: set "

@@ -23,6 +23,7 @@ from cropfield.forms import Detection
 from cropfield.recipe import precision
 from cropfield.schedule import BatchRule
 from cropfield.sizes import check_channels, check_sizes
+from pretrain.data.reading import AS_RGB
 from pretrain.engine.config_values import check_config
 from pretrain.engine.devices import check_usable
 from pretrain.engine.lazy_config import build
@@ -76,7 +77,7 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
     check_sizes(model, mapper.augmentations, f"dataloader.{part}.mapper")
     check_channels(model, mapper)
     with _told(f"dataloader.{part}.mapper"):
-        bands = getattr(mapper, "channels", 3)
+        bands = getattr(mapper, "reading", AS_RGB).channels
         image = mapper(entry) if bands == 3 else mapper(entry, made_up_pixels(bands))
     kind, training, dtype = torch.device(cfg.train.device).type, part == "train", precision(cfg)
     autocast = torch.autocast(kind, dtype, enabled=training and dtype is not None)
