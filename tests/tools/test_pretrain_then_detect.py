@@ -84,6 +84,14 @@ def test_an_error_names_the_key_as_it_was_given(pipeline, override, words):
         check_chain(pretrain, detect, Path("I"), {})
 
 
+def test_the_annotated_images_have_the_detectors_limit_of_pixels(pipeline, small_coco):
+    data = {f"{split}_{kind}": path for split in ("train", "val")
+            for kind, path in (("json", small_coco / "labels.json"), ("images", small_coco))}  # fmt: skip
+    pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, "detect.dataset.max_pixels=50"))
+    with pytest.raises(UserError, match="dataset.max_pixels"):
+        check_chain(pretrain, detect, small_coco, data)
+
+
 @pytest.mark.parametrize("key", FIXED)
 def test_keys_that_join_the_stages_are_refused(key):
     with pytest.raises(UserError, match=f"{key} is not to be given here, because {FIXED[key]}"):

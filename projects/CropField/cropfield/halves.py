@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from cropfield.forms import Detection
 from cropfield.stages import Stage
 from cropfield.trial import try_detector
 from pretrain.data.images import open_source
+from pretrain.data.reading import MAX_PIXELS, Reading
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import check_statistics
@@ -62,9 +64,11 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
             )
     check_pixels(*configs)
     source = configs[0].dataloader.train.source
-    own = open_source(images, channels=nets[0].get("in_chans", 3), value_range=source.get("value_range"))
+    reading = Reading(source.get("max_pixels", MAX_PIXELS), nets[0].get("in_chans", 3), source.get("value_range"))
+    open_source(images, **vars(reading))
+    reading = replace(reading, max_pixels=configs[1].get("dataset", {}).get("max_pixels", MAX_PIXELS))
     for split in ("train", "val"):
-        check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], own.reading)
+        check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], reading)
     check_same_categories(dataset["train_json"], dataset["val_json"])
     check_can_be_evaluated(dataset["val_json"])
     with naming_half("detect", Detection):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.probes import feature_cache
-from lab.probes.feature_cache import Reading, cache_key, cached_features, fingerprint
+from lab.probes.feature_cache import Extraction, cache_key, cached_features, fingerprint
 from lab.probes.features import pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import labelled_folder
@@ -16,7 +16,7 @@ from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 
-READING = Reading(image_size=16, views=2, layers=3, pools=("cls", "patch"))
+EXTRACTION = Extraction(image_size=16, views=2, layers=3, pools=("cls", "patch"))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def passes(monkeypatch) -> list[int]:
 
 
 def test_what_is_read_back_is_what_the_backbone_says(tmp_path, images, backbone):
-    features = cached_features(backbone, images, READING, tmp_path / "kept", batch_size=4)
+    features = cached_features(backbone, images, EXTRACTION, tmp_path / "kept", batch_size=4)
     assert features.values.shape == (2, 6, 2, 3, 16) and features.rows.tolist() == [0, 2, 3, 4, 5]
     assert features.labels.tolist() == [0, 0, 1, 1, 1]
     framed = FramedImages(images, range(6), 16, views=2)
@@ -62,21 +62,21 @@ def test_what_is_read_back_is_what_the_backbone_says(tmp_path, images, backbone)
 def test_a_name_that_is_no_utf8_is_a_name(images, backbone):
     folder = images.path(0).parent
     os.rename(images.path(0), os.fsencode(folder) + b"/\xff.JPEG")
-    assert cache_key(backbone, labelled_folder(folder.parent), READING) != cache_key(backbone, images, READING)
+    assert cache_key(backbone, labelled_folder(folder.parent), EXTRACTION) != cache_key(backbone, images, EXTRACTION)
 
 
 HALF = dict(atol=2e-3, rtol=1e-3)  # of float16
 
 
 def test_the_backbone_works_once_and_again_when_anything_changes(tmp_path, images, backbone, passes):
-    def again(backbone=backbone, images=images, reading=READING) -> bool:
+    def again(backbone=backbone, images=images, extraction=EXTRACTION) -> bool:
         passes.clear()
-        cached_features(backbone, images, reading, tmp_path / "kept", batch_size=32)
+        cached_features(backbone, images, extraction, tmp_path / "kept", batch_size=32)
         return bool(passes)
 
     assert again() and not again()
     for change in ({"image_size": 24}, {"framing": "whole"}, {"views": 1}, {"seed": 1}, {"layers": 2}, {"amp": True}):
-        assert again(reading=replace(READING, **change)), change
+        assert again(extraction=replace(EXTRACTION, **change)), change
     with torch.no_grad():
         backbone.blocks[2].norm1.bias[3] += 1e-3
     assert again() and not again()
@@ -92,15 +92,15 @@ def test_the_backbone_works_once_and_again_when_anything_changes(tmp_path, image
 
 def test_labels_are_not_part_of_it(tmp_path, images, backbone, passes):
     """CLEVR's two questions share their features."""
-    cached_features(backbone, images, READING, tmp_path)
+    cached_features(backbone, images, EXTRACTION, tmp_path)
     passes.clear()
     images.labels = 1 - images.labels
-    assert cached_features(backbone, images, READING, tmp_path).labels.tolist() == [1, 1, 0, 0, 0] and not passes
+    assert cached_features(backbone, images, EXTRACTION, tmp_path).labels.tolist() == [1, 1, 0, 0, 0] and not passes
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "of something else"])
 def test_a_damaged_file_is_noticed_and_made_anew(tmp_path, images, backbone, passes, caplog, damage):
-    first = cached_features(backbone, images, READING, tmp_path / "kept").values.clone()
+    first = cached_features(backbone, images, EXTRACTION, tmp_path / "kept").values.clone()
     (path,) = (tmp_path / "kept").iterdir()
     whole = path.read_bytes()
     path.unlink()  # the features above are mapped from it
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(tmp_path, images, backbone, pas
     path.write_bytes({"truncated": whole[:-7], "empty": b"", "text": b"hello", "of something else": other}[damage])
     passes.clear()
     with caplog.at_level(logging.WARNING):
-        second = cached_features(backbone, images, READING, tmp_path / "kept").values
+        second = cached_features(backbone, images, EXTRACTION, tmp_path / "kept").values
     assert passes and torch.equal(first, second)
     assert "computed again" in caplog.text and path.read_bytes() == whole
 
@@ -120,22 +120,22 @@ def test_nothing_is_left_when_the_pass_fails(tmp_path, images, backbone, monkeyp
 
     monkeypatch.setattr(feature_cache, "pooled_layers", fail)
     with pytest.raises(UserError, match="No space left on device"):
-        cached_features(backbone, images, READING, tmp_path / "kept")
+        cached_features(backbone, images, EXTRACTION, tmp_path / "kept")
     assert not list((tmp_path / "kept").iterdir())
 
 
 def test_bad_requests_are_told_before_the_pass(tmp_path, images, backbone, passes):
-    for reading, message in (
-        (replace(READING, image_size=20), "patches of 8"),
-        (replace(READING, layers=5), "4 layers"),
+    for extraction, message in (
+        (replace(EXTRACTION, image_size=20), "patches of 8"),
+        (replace(EXTRACTION, layers=5), "4 layers"),
     ):
         with pytest.raises(UserError, match=message):
-            cached_features(backbone, images, reading, tmp_path)
+            cached_features(backbone, images, extraction, tmp_path)
     assert not passes
     for index in range(len(images)):
         images.path(index).write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 6 images can be read"):
-        cached_features(backbone, images, READING, tmp_path)
+        cached_features(backbone, images, EXTRACTION, tmp_path)
 
 
 def test_the_fingerprint_is_of_the_values():

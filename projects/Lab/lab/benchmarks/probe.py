@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lab.benchmarks.comparison import Comparison, compare, thread_clock
-from lab.probes.feature_cache import Reading, cached_features
+from lab.probes.feature_cache import Extraction, cached_features
 from lab.probes.features import framed_batches, pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages, labelled_folder
@@ -50,8 +50,8 @@ def measure(backbone: VisionTransformer, count: int, side: int, num_pairs: int, 
         folders = (Path(scratch, f"kept{number}") for number in itertools.count())  # a new one each time
 
         def ours() -> None:
-            folder, reading = next(folders), Reading(side, pools=("cls",))
-            kept = (cached_features(backbone, split, reading, folder, BATCH) for split in images)
+            folder, extraction = next(folders), Extraction(side, pools=("cls",))
+            kept = (cached_features(backbone, split, extraction, folder, BATCH) for split in images)
             top1["ours"] = accuracies(*kept, epochs, device)
 
         def plain() -> None:

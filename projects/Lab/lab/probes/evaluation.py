@@ -9,7 +9,7 @@ import torch
 from cropfield.results import write_result
 from lab.commands import load_backbone
 from lab.probes.datasets import framing_of, open_dataset
-from lab.probes.feature_cache import Features, Reading, cached_features
+from lab.probes.feature_cache import Extraction, Features, cached_features
 from lab.probes.features import own_pool
 from lab.probes.labelled import LabelledImages
 from pretrain.errors import UserError
@@ -53,8 +53,8 @@ def features_of(
     loading = dict(folder=args.cache, num_workers=args.num_workers)
     if "cls" in common["pools"] and backbone.cls_token is None:
         raise UserError(f"{args.weights} has no class token; leave out --pool, or use --pool patch")
-    train_features = cached_features(backbone, train, Reading(views=views, **common), **loading)
-    return train_features, cached_features(backbone, val, Reading(**common), **loading), train.classes
+    train_features = cached_features(backbone, train, Extraction(views=views, **common), **loading)
+    return train_features, cached_features(backbone, val, Extraction(**common), **loading), train.classes
 
 
 def model_name(args: argparse.Namespace) -> str:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reading:
+class Extraction:
     """How images become features.
 
     image_size: side in pixels, a multiple of the patch size. framing, views: see `framing.view`. seed: of the views.
@@ -71,7 +71,7 @@ class Features:
 def cached_features(
     backbone: VisionTransformer,
     images: LabelledImages,
-    reading: Reading,
+    extraction: Extraction,
     folder: str | Path,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -82,33 +82,33 @@ def cached_features(
         UserError: the image size is not a multiple of the patch size, the backbone has fewer layers, the file cannot be
             written, or no image can be read.
     """
-    if reading.image_size % backbone.patch_size:
+    if extraction.image_size % backbone.patch_size:
         raise UserError(
-            f"an image of {reading.image_size} pixels does not divide into patches of {backbone.patch_size}"
+            f"an image of {extraction.image_size} pixels does not divide into patches of {backbone.patch_size}"
         )
-    if reading.layers > len(backbone.blocks):
+    if extraction.layers > len(backbone.blocks):
         raise UserError(
-            f"the backbone has {len(backbone.blocks)} layers, not {reading.layers}; ask for fewer (--layers)"
+            f"the backbone has {len(backbone.blocks)} layers, not {extraction.layers}; ask for fewer (--layers)"
         )
-    path = Path(folder) / f"{cache_key(backbone, images, reading)}.npy"
-    shape = (reading.views, len(images), len(reading.pools), reading.layers, backbone.embed_dim)
+    path = Path(folder) / f"{cache_key(backbone, images, extraction)}.npy"
+    shape = (extraction.views, len(images), len(extraction.pools), extraction.layers, backbone.embed_dim)
     found = read_features(path, shape)
     if found is not None:
         logger.info(f"features of {len(images):,} images found in {path}")
     else:
         started = time.perf_counter()
         framed = FramedImages(
-            images, range(len(images)), reading.image_size, reading.framing, reading.views, reading.seed
+            images, range(len(images)), extraction.image_size, extraction.framing, extraction.views, extraction.seed
         )
         batches = framed_batches(framed, backbone.pos_embed.device, batch_size, num_workers)
-        write_features(path, shape, _pooled(backbone, reading, batches, len(framed)))
+        write_features(path, shape, _pooled(backbone, extraction, batches, len(framed)))
         logger.info(f"{len(framed):,} views in {time.perf_counter() - started:.1f} s; features kept in {path}")
         found = read_features(path, shape)
     values, readable = found
     if not readable.any():
         raise UserError(f"{images.source.root}: none of its {len(images):,} images can be read; copy them again")
     rows = readable.nonzero()[:, 0]
-    return Features(values, reading.pools, rows, images.labels[rows])
+    return Features(values, extraction.pools, rows, images.labels[rows])
 
 
 def write_features(path: Path, shape: tuple[int, ...], batches: Iterator[tuple[Tensor, Tensor]]) -> None:
@@ -147,13 +147,13 @@ def read_features(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] |
     return None
 
 
-def cache_key(backbone: VisionTransformer, images: LabelledImages, reading: Reading) -> str:
+def cache_key(backbone: VisionTransformer, images: LabelledImages, extraction: Extraction) -> str:
     """Hash of everything that the features depend on."""
     listing = hashlib.sha256()
     for index in range(len(images)):
         name = f"{images.name(index)}\0{_stamp(images.path(index))}\n"
         listing.update(name.encode(errors="surrogateescape"))
-    facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listing.hexdigest(), **asdict(reading)}
+    facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listing.hexdigest(), **asdict(extraction)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -165,10 +165,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _pooled(
-    backbone: VisionTransformer, reading: Reading, batches: Iterator[tuple[Tensor, Tensor]], total: int
+    backbone: VisionTransformer, extraction: Extraction, batches: Iterator[tuple[Tensor, Tensor]], total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (b, pools, layers, D) and readable (b,) bool of every batch; logs progress."""
     device = backbone.pos_embed.device.type
     for pixels, indices in progress(batches, "views", total, lambda batch: len(batch[1]), logger.info):
-        with torch.autocast(device, torch.bfloat16, reading.amp):
-            yield pooled_layers(backbone, pixels, reading.layers, reading.pools), indices >= 0
+        with torch.autocast(device, torch.bfloat16, extraction.amp):
+            yield pooled_layers(backbone, pixels, extraction.layers, extraction.pools), indices >= 0
