@@ -1,12 +1,11 @@
 """Drawing on RGB uint8 arrays (H, W, 3): enlarge, colour maps, boxes, text, tiles side by side."""
 
-from functools import cache
-
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from cropfield.fonts import font_for
 from pretrain.ranges import MOST_BANDS
 
 # Eight colour-blind-safe hues (Okabe and Ito's, with the yellow darkened and without black), and
@@ -101,7 +100,7 @@ def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size:
     place.
     """
     text = plain(text)
-    left, top, right, bottom = _font(size).getbbox(text)
+    left, top, right, bottom = font_for(text, size).getbbox(text)
     width, height = right - left + 8, bottom - top + 6
     x = int(np.clip(at[0], 0, max(0, image.shape[1] - width)))
     y = int(np.clip(at[1], 0, max(0, image.shape[0] - height)))
@@ -111,7 +110,7 @@ def draw_tag(image: np.ndarray, text: str, at: tuple[float, float], color, size:
 
 def write(image: np.ndarray, text: str, at: tuple[float, float], size: int = 16, color=INK) -> float:
     """Write text with its upper left corner at `at`, in place. Returns the x coordinate of its end."""
-    text, picture, font = plain(text), Image.fromarray(image), _font(size)
+    text, picture, font = plain(text), Image.fromarray(image), font_for(text, size)
     ImageDraw.Draw(picture).text(at, text, font=font, fill=tuple(color))
     image[:] = np.asarray(picture)
     return at[0] + font.getlength(text)
@@ -121,14 +120,6 @@ def plain(text: str) -> str:
     """Make `text` safe for Pillow, which fails on line breaks, lone surrogates and very long text."""
     line = "".join(c if c.isprintable() else "?" for c in text)
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."
-
-
-@cache
-def _font(size: int):
-    """DejaVu Sans, shipped with matplotlib; Pillow's default font has no umlauts."""
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def row(tiles: list[np.ndarray], gap: int = 8, background=PAPER) -> np.ndarray:
