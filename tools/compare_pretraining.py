@@ -189,6 +189,7 @@ class Comparison:
                 found.append(Figure(config.stem, start, task, seed, box_ap(folder)))
             if "probe" in self.args.modes:
                 for start, weights in self.starts(config, seed):
+                    print(f"== probe of {weights.relative_to(self.output)}", flush=True)
                     found.append(Figure(config.stem, start, PROBE, seed, self.probed(weights)))
         for seed in seeds:
             for start, task, folder, _ in self.scratch_detectors(seed):
