@@ -269,7 +269,9 @@ def test_many_compressed_masks_are_checked_in_batches(write, monkeypatch):
 
 
 def test_boxes_that_are_corners_are_asked_about(write, caplog):
-    json_file = write(annotations(bbox=[60, 100, 90, 120]))
+    with pytest.raises(UserError, match=r"annotations\[0\].bbox reaches beyond its image, as 4 of 4 .* convert them"):
+        checked_coco(write(annotations(bbox=[60, 100, 90, 120])))
+    json_file = write(annotations(bbox=[60, 100, 50, 120]))  # not with x1 < x0
     dataset_name(json_file, json_file.rsplit("/", 1)[0], otherwise="")
     assert "4 boxes that reach beyond their image (clipped; are they the corners x0, y0, x1, y1?)" in caplog.text
 

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from pretrain.data import worker_signals
 from pretrain.data.worker_signals import obey_parent_alone, signals_held
@@ -39,7 +40,9 @@ def test_a_worker_dies_by_its_parents_signal_alone():
 
 def test_a_signal_before_the_worker_is_ready_neither_ends_it_nor_hides_the_parents(monkeypatch):
     wait = worker_signals._wait_for_the_parent
-    monkeypatch.setattr(worker_signals, "_wait_for_the_parent", lambda: (time.sleep(0.5), wait()))  # a busy machine
+    monkeypatch.setattr(
+        worker_signals, "_wait_for_the_parent", lambda parent: (time.sleep(0.5), wait(parent))
+    )  # a busy machine
     fork = multiprocessing.get_context("fork")
     ready, sent = fork.Event(), fork.Event()
 
@@ -59,6 +62,41 @@ def test_a_signal_before_the_worker_is_ready_neither_ends_it_nor_hides_the_paren
     process.terminate()
     process.join(10)
     assert process.exitcode == 0
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch):
+    """Even where it is writing into a pipe that nobody reads, and that others keep open."""
+    monkeypatch.setattr(worker_signals, "PERIOD", 0.1)
+    fork = multiprocessing.get_context("fork")
+    begun, (reader, writer) = fork.SimpleQueue(), os.pipe()
+
+    def write():
+        obey_parent_alone()
+        begun.put(os.getpid())
+        os.write(writer, bytes(1 << 20))  # more than a pipe holds
+
+    def parent():
+        fork.Process(target=write).start()
+        time.sleep(60)
+
+    process = fork.Process(target=parent)
+    process.start()
+    worker = begun.get()
+    process.kill()
+    process.join()
+    for _ in range(100):
+        if not _is_running(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker outlived its parent")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 def test_signals_are_only_held_for_the_block():

@@ -259,6 +259,13 @@ def _check_boxes(json_file: str, checked: CheckedCoco, sizes: dict[int, tuple[in
             f"{json_file} has no object to learn: of {len(boxes):,} annotations {int((~listed).sum()):,} are of images "
             f"that it does not list, {int(crowd.sum()):,} are crowds, and the others have no pixel in their image"
         )
+    as_corners = (width > x) & (height > y) & (width <= right + 1) & (height <= bottom + 1)
+    if beyond.sum() > whole.sum() / 10 and as_corners[whole].all():
+        raise UserError(
+            f"{json_file}: annotations[{int(beyond.argmax())}].bbox reaches beyond its image, as {int(beyond.sum()):,} "
+            f"of {int(whole.sum()):,} boxes do, and all of them would fit as corners x0, y0, x1, y1; COCO's boxes are "
+            "x, y, width, height: convert them"
+        )
     corners = " (clipped; are they the corners x0, y0, x1, y1?)" if beyond.sum() > whole.sum() / 2 else " (clipped)"
     for words, where in (
         ("annotations of images that the file does not list (ignored)", ~listed),

@@ -39,7 +39,7 @@ class Commands:
         data = (override(f"dataset.{name}", path) for name, path in dataset.items())
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return Stage(output.name, command, r"iter: |Inference done|box AP|matched|^error", environment)
+        return Stage(output.name, command, r"iter: |Inference done|\bbox AP|matched|^error", environment)
 
     def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)

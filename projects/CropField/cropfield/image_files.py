@@ -35,7 +35,12 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, reading
     if absent:
         raise UserError(
             f"{len(absent)} of {len(entries)} images of {json_file} are not in {folder}, {absent[0]!r:.200} first"
-            f"{_looks_like(absent[0], folder)}; give the folder that its file names are relative to"
+            f"{_looks_like(absent[0], folder)}; "
+            + (
+                "give the folder that its file names are relative to"
+                if len(absent) == len(entries)
+                else "copy them there, or take them out of the file"
+            )
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
         warnings.simplefilter("ignore")  # of odd metadata
