@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from pretrain.errors import run_main
+from pretrain.progress import say_starting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STARTS = ("pretrained", "untrained", "scratch")
@@ -103,6 +104,7 @@ def cpu_model() -> str:
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     from cropfield.stages import Chain, Stage
 
     output = args.output.resolve()

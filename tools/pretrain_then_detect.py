@@ -11,6 +11,8 @@ Prefix each override with the config it is for: pretrain.train.max_iter=500, det
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from pretrain.errors import run_main
@@ -71,6 +73,25 @@ def check_inputs(args: argparse.Namespace, stages) -> None:
     check_chain(stages[0], stages[-1], args.images, dataset_of(args))
 
 
+def next_commands(args: argparse.Namespace) -> list[str]:
+    """Commands that draw the run's page, and its detections in other images."""
+    from cropfield.halves import split_overrides
+
+    config = REPOSITORY / "configs" / "COCO" / PRESETS[args.preset][1]
+    weights, predicted = args.output / "detect" / "model_final.pth", args.output / "predicted"
+    options = [
+        "--config-file",
+        config,
+        "--weights",
+        weights,
+        "--output",
+        predicted,
+        *split_overrides(args.overrides)[1],
+    ]
+    commands = [["report.py", args.output], ["predict.py", *options, "IMAGES"]]
+    return [shlex.join([sys.executable, str(REPOSITORY / "tools" / tool), *map(str, rest)]) for tool, *rest in commands]
+
+
 def main() -> None:
     args = parse_args()
     say_starting()
@@ -93,6 +114,7 @@ def main() -> None:
     kinds = {"bbox": "box", "segm": "mask"}
     found = ", ".join(f"{kinds[task]} AP {in_words(result[task]['AP'])}" for task in kinds if task in result)
     print(f"{found}: {args.output / 'result.json'}")
+    print("next:", *next_commands(args), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
+from pretrain.progress import say_starting
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -19,8 +20,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--images", type=Path, help="the unlabeled images (default: OUT_DIR/data/unlabeled, or the config's)"
     )
-    parser.add_argument("--val-json", type=Path, help="default: OUT_DIR/data/annotations/instances_val.json")
-    parser.add_argument("--val-images", type=Path, help="default: OUT_DIR/data/val")
+    parser.add_argument("--val-json", type=Path, help="validation set to draw detections on (default: the detector's)")
+    parser.add_argument("--val-images", type=Path, help="folder of its images (default: the detector's)")
     args = parser.parse_args(argv)
     for path in filter(None, (args.images, args.val_json, args.val_images)):
         if not path.exists():
@@ -28,13 +29,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     data = args.folder / "data"
     if args.images is None and (data / "unlabeled").is_dir():
         args.images = data / "unlabeled"
-    args.val_json = args.val_json or data / "annotations" / "instances_val.json"
-    args.val_images = args.val_images or data / "val"
     return args
 
 
 def main() -> None:
     args = parse_args()
+    say_starting()
     if not args.folder.is_dir():
         raise UserError(f"{args.folder} is not a folder; give the output folder of a run, such as outputs/demo")
     from lab.finished_runs import rebuild_pretraining

@@ -40,9 +40,8 @@ def test_a_worker_dies_by_its_parents_signal_alone():
 
 def test_a_signal_before_the_worker_is_ready_neither_ends_it_nor_hides_the_parents(monkeypatch):
     wait = worker_signals._wait_for_the_parent
-    monkeypatch.setattr(
-        worker_signals, "_wait_for_the_parent", lambda parent: (time.sleep(0.5), wait(parent))
-    )  # a busy machine
+    late_wait = lambda parent: (time.sleep(0.5), wait(parent))  # noqa: E731, as on a busy machine
+    monkeypatch.setattr(worker_signals, "_wait_for_the_parent", late_wait)
     fork = multiprocessing.get_context("fork")
     ready, sent = fork.Event(), fork.Event()
 
@@ -68,7 +67,7 @@ def test_a_worker_ends_with_its_parent(monkeypatch):
     """Even where it is writing into a pipe that nobody reads, and that others keep open."""
     monkeypatch.setattr(worker_signals, "PERIOD", 0.1)
     fork = multiprocessing.get_context("fork")
-    begun, (reader, writer) = fork.SimpleQueue(), os.pipe()
+    begun, (_, writer) = fork.SimpleQueue(), os.pipe()
 
     def write():
         obey_parent_alone()

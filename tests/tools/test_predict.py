@@ -12,7 +12,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from pycocotools import mask as run_lengths
 
-from cropfield import CropFieldViT
+from cropfield import CropFieldViT, categories
 from cropfield.datasets import num_classes
 from pretrain.errors import UserError
 from pretrain.files import read_torch_file
@@ -245,3 +245,21 @@ def test_names_that_do_not_fit(run_tool, detector, small_coco, tmp_path):
         run_tool(
             "predict", small_coco / "0.png", "--output", tmp_path / "out", *detector, "--names", tmp_path / "other.json"
         )
+
+
+def test_a_detector_of_boxes_needs_no_dataset(run_tool, small_coco, tmp_path, request, capsys):
+    """Its classes and the lack of masks show in its weights."""
+    config = str(request.config.rootpath / CONFIG)
+    boxes = f"dataset.train_json={small_coco}/boxes.json"
+    model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(config), [*SMALL, boxes]).model)
+    classes = [{"id": 3, "name": "left"}, {"id": 4, "name": "right"}]
+    weights = {"model": model.state_dict(), "metadata": {categories.KEY: classes}}
+    torch.save(weights, tmp_path / "boxes.pth")
+    given = [small_coco / "0.png", "--config-file", config, "--weights", tmp_path / "boxes.pth", *SMALL]
+    run_tool("predict", *given, "--output", tmp_path / "some", "--threshold", "0")
+    content = json.loads((tmp_path / "some" / "predictions.json").read_text())
+    assert content["annotations"] and not any("segmentation" in found for found in content["annotations"])
+    assert [category["name"] for category in content["categories"]] == ["left", "right"]
+    assert "lower --threshold" not in capsys.readouterr().out
+    run_tool("predict", *given, "--output", tmp_path / "none", "--threshold", "1")
+    assert capsys.readouterr().out.endswith("; less certain ones are shown with a lower --threshold\n")

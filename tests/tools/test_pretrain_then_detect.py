@@ -1,6 +1,7 @@
 """What the pipeline's and the demo's commands say; running them takes minutes and is done by `make demo`."""
 
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_the_annotated_images_have_the_detectors_limit_of_pixels(pipeline, small
 def test_keys_that_join_the_stages_are_refused(key):
     with pytest.raises(UserError, match=f"{key} is not to be given here, because {FIXED[key]}"):
         split_overrides(["pretrain.train.max_iter=3", f"{key}=x"])
+
+
+def test_the_next_commands_are_of_this_run(pipeline):
+    report, predict = pipeline["next_commands"](arguments(pipeline, "pretrain.train.max_iter=3", "detect.model.a=b c"))
+    assert shlex.split(report)[1:] == [str(TOOLS / "report.py"), "OUT"]
+    words = shlex.split(predict)[2:]
+    assert Path(words[1]).is_file() and words[2:] == [
+        "--weights", "OUT/detect/model_final.pth", "--output", "OUT/predicted", "model.a=b c", "IMAGES"
+    ]  # fmt: skip
 
 
 def test_files_are_no_keys_and_what_names_none_says_its_half():

@@ -1,5 +1,6 @@
 """The project's commands as stages of a chain: pretrain, export, detect. Each can also be run by hand."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,4 +66,4 @@ def override(key: str, text: str | Path) -> str:
 
 def in_words(ap: float | None) -> str:
     """An AP for the log; COCO's AP is undefined for a detector without any detection."""
-    return "undefined (nothing was detected)" if ap is None else f"{ap:.2f}"
+    return "undefined (nothing was detected)" if ap is None or math.isnan(ap) else f"{ap:.2f}"

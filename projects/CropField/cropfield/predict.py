@@ -58,6 +58,8 @@ def predict(args: argparse.Namespace) -> None:
     known = choose_categories(args.weights, weights[1], content)
     if known and "roi_heads" in cfg.model and not cfg.get("dataset", {}).get("train_json"):
         cfg.model.roi_heads.num_classes = len(known)
+        if "mask_in_features" in cfg.model.roi_heads and not any("mask_head" in name for name in weights[0]):
+            cfg.model.roi_heads.mask_in_features = None  # it was trained on boxes only
     detector = Detector(cfg, args.weights, weights, args.threshold, known)
     del weights
     output = open_output(args.output)
@@ -109,8 +111,9 @@ def finished(folder: Path, request: str) -> str | None:
 
 def summary(output: Path, found: dict) -> str:
     """Numbers of objects and images in predictions.json, and its path."""
-    place = printable(str(output / PREDICTIONS))
-    return f"{len(found['annotations'])} objects in {len(found['images'])} images: {place}"
+    place, count = printable(str(output / PREDICTIONS)), len(found["annotations"])
+    hint = "" if count else "; less certain ones are shown with a lower --threshold"
+    return f"{count} objects in {len(found['images'])} images: {place}{hint}"
 
 
 class Detector:

@@ -20,6 +20,7 @@ from detectron2.utils.events import EventStorage, JSONWriter
 from detectron2.utils.logger import setup_logger
 
 from cropfield.checkpoint import LAST, AtomicCheckpointer, last_file
+from cropfield.commands import in_words
 from cropfield.datasets import num_classes
 from cropfield.hooks import BestCheckpointer, EarlyStopping, ModelEMA, PeriodicCheckpointer, Stoppable
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, precision, uses_cache
@@ -71,7 +72,9 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
     warn_of_limits(cfg)
     results = evaluate_only(cfg) if args.eval_only else train(cfg, args, states)
     if comm.is_main_process() and results:
-        found = ", ".join(f"{name} {results[t][name.split()[-1]]:.2f}" for t, name in HEADLINES.items() if t in results)
+        found = ", ".join(
+            f"{name} {in_words(results[t][name.split()[-1]])}" for t, name in HEADLINES.items() if t in results
+        )
         print(f"{found}: {Path(cfg.train.output_dir, RESULT)}", flush=True)
 
 

@@ -16,7 +16,7 @@ from pycocotools import mask as pycocotools
 from cropfield.coco_files import coco_images
 from lab.finished_runs import Pretraining
 from lab.report import views
-from lab.report.build import write_report
+from lab.report.build import validation_set, write_report
 from lab.report.numbers import verdict
 from lab.report.run_files import Detection, Notes, read_run
 from pretrain.errors import UserError
@@ -175,7 +175,7 @@ def test_table_puts_each_number_in_its_place(folder):
     text = render(folder)
     rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text, re.DOTALL)
     plain = [re.sub(r"<[^>]*>", " ", row).split() for row in rows]
-    assert ["AP", "21.4", "16.9", "+4.5"] in plain and ["AP", "19.6", "20.1", "−0.6"] in plain
+    assert ["AP", "21.4", "16.9", "+4.5"] in plain and ["AP", "19.6", "20.1", "−0.5"] in plain
     assert ["AP", "small", "3.2", "4.7", "−1.5"] in plain
     assert not any(row[:2] == ["AP", "large"] for row in plain)  # no such object in the set
 
@@ -298,7 +298,7 @@ def test_a_broken_file_is_an_absent_one(folder):
     (folder / "detect_scratch" / "result.json").write_text('{"bbox": {"AP": 1')
     (folder / "result.json").write_text("[")
     text = Page(render(folder)).text
-    assert "box AP 21.4 pretrained; mask AP 19.6 pretrained. To compare takes" in text
+    assert "box AP 21.4 pretrained; mask AP 19.6 pretrained. To see what" in text
 
 
 def test_a_missing_folder_is_the_users_to_fix(tmp_path):
@@ -317,3 +317,15 @@ def test_an_empty_page_is_no_report(tmp_path):
     assert not (tmp_path / "report.html").exists()
     write(tmp_path / "detect" / "metrics.json", {"iteration": 1, "total_loss": 1.0})
     render(tmp_path)
+
+
+def test_the_validation_set_is_the_demos_or_the_detectors(folder, tmp_path):
+    own, other = folder / "data" / "annotations" / "instances_val.json", tmp_path / "labels.json"
+    other.write_text("{}")
+    config = f"dataset: {{val_json: {other}, val_images: {tmp_path}}}"
+    (folder / "detect_pretrained" / "config.yaml").write_text(config)
+    assert validation_set(folder, read_run(folder)) == (own, folder / "data" / "val")
+    own.unlink()
+    assert validation_set(folder, read_run(folder)) == (other, tmp_path)
+    other.unlink()
+    assert validation_set(folder, read_run(folder)) == (own, folder / "data" / "val")

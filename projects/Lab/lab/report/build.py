@@ -1,5 +1,6 @@
 """Build report.html from an output folder."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from cropfield.datasets import read_coco_file
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
-from lab.report.run_files import Notes, RunFiles, read_run, shown
+from lab.report.run_files import Notes, RunFiles, at, read_run, shown
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 from pretrain.files import write_text
@@ -22,7 +23,11 @@ MARK = b"<title>CropField: pretraining, then detection"  # from the template
 
 
 def write_report(
-    folder: Path, pretraining: Pretraining | None, val_json: Path, val_images: Path, notes: Notes | None = None
+    folder: Path,
+    pretraining: Pretraining | None,
+    val_json: Path | None = None,
+    val_images: Path | None = None,
+    notes: Notes | None = None,
 ) -> Path:
     """Write `folder`/report.html, self-contained, and return its path.
 
@@ -31,7 +36,7 @@ def write_report(
     Args:
         folder: output folder of a run; see `run_files.read_run` for the files used.
         pretraining: the pretraining to show; None if there was none.
-        val_json, val_images: the validation set that detections are drawn on.
+        val_json, val_images: the validation set that detections are drawn on; None: the detector's.
         notes: what has been left out so far.
 
     Raises:
@@ -40,7 +45,9 @@ def write_report(
     notes = Notes() if notes is None else notes
     run, coco, images = read_run(folder, notes), None, {}
     refuse_nothing(folder, run, pretraining, notes)
-    if val_json.is_file():
+    json_of_run, images_of_run = validation_set(folder, run)
+    val_json, val_images = val_json or json_of_run, val_images or images_of_run
+    if os.path.isfile(val_json):
         coco = notes.attempt("the validation set", lambda: shortened(read_coco_file(str(val_json)), val_images))
     if coco:
         images = notes.attempt("its images", lambda: load_images(coco, NUM_DETECTION_IMAGES, notes), {})
@@ -60,6 +67,16 @@ def write_report(
     made = {name: notes.attempt(name.replace("_", " "), make, {}) for name, make in contents.items()}
     write_text(path, render(run, made | {"images": images, "least_score": views.LEAST_SCORE, "notes": notes}))
     return path
+
+
+def validation_set(folder: Path, run: RunFiles) -> tuple[Path, Path]:
+    """Annotation file and image folder of the demo's own data, or what a detector of the run was evaluated on."""
+    found = [(folder / "data" / "annotations" / "instances_val.json", folder / "data" / "val")]
+    for part in run.detectors.values():
+        paths = [at(part.settings, "dataset", key) for key in ("val_json", "val_images")]
+        if all(isinstance(path, str) for path in paths):
+            found.append((Path(paths[0]), Path(paths[1])))
+    return next((pair for pair in found if os.path.isfile(pair[0])), found[0])
 
 
 def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None, notes: Notes) -> None:
@@ -87,7 +104,7 @@ def render(run: RunFiles, made: dict) -> str:
     """Render the page; lone surrogates, which JSON allows and UTF-8 does not, become question marks."""
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters["signed"] = numbers.signed
+    jinja.filters["signed"], jinja.filters["minus"] = numbers.signed, numbers.difference
     page = jinja.get_template("report.html.j2").render(made, ap_tables=partial(numbers.ap_tables, run))
     return page.lstrip().encode("utf-8", "replace").decode("utf-8")
 

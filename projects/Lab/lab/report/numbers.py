@@ -80,14 +80,14 @@ def verdict(run: RunFiles) -> str:
     if not any(value is not None for value in found["box"].values()):
         return ""
     pairs = {name: (values["pretrained"], values["scratch"]) for name, values in found.items()}
-    gaps = {name: ours - scratch for name, (ours, scratch) in pairs.items() if None not in (ours, scratch)}
+    gaps = {name: difference(ours, scratch) for name, (ours, scratch) in pairs.items() if None not in (ours, scratch)}
     if not gaps:
         known = "; ".join(
             f"{name} AP " + ", ".join(f"{value:.1f} {run}" for run, value in values.items() if value is not None)
             for name, values in found.items()
             if set(values.values()) - {None}
         )
-        return f"{known}. To compare takes two detectors, from the pretrained backbone and from scratch."
+        return f"{known}. To see what pretraining is worth, train a second detector from scratch."
     numbers = ", ".join(
         "{} AP {:.1f} against {:.1f} from scratch ({})".format(name, *pairs[name], signed(gap))
         for name, gap in gaps.items()
@@ -104,6 +104,11 @@ def verdict(run: RunFiles) -> str:
     start = ", ".join(f"{name} AP {value:.1f}" for name, value in twin.items())
     start = f" Its own initial weights, without the pretraining: {start}." if start else ""
     return f"{outcome}: {numbers}.{start} This is one seed; a small gap can be chance."
+
+
+def difference(ours: float, other: float) -> float:
+    """The difference of two APs as they are shown, with one decimal."""
+    return round(ours, 1) - round(other, 1)
 
 
 def class_names(run: RunFiles) -> dict[str, str]:
