@@ -48,6 +48,20 @@ setup(
     ],
     extras_require={
         "cuda": ["xformers"],
+        # what Detectron2 imports, for a build of it that was installed without its dependencies
+        "detectron2": [
+            "cloudpickle",
+            "hydra-core>=1.1",
+            "iopath",
+            "matplotlib",
+            "omegaconf>=2.1",
+            "packaging",
+            "setuptools<81",  # pkg_resources
+            "tensorboard",
+            "termcolor",
+            "tqdm",
+            "yacs",
+        ],
         "demo": ["scikit-image", "scikit-learn", "scipy", "matplotlib", "jinja2"],
         "eval": ["hotcoco"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],

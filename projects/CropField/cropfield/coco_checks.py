@@ -141,7 +141,7 @@ def _number_annotations(json_file: str, checked: CheckedCoco) -> None:
     _refuse_mixed(json_file, "annotations", [key for key in ids if key is not UNSET and key is not None])
     for number, annotation in enumerate(annotations, 1):
         annotation.id = number
-    checked.repaired.counts["annotations whose ids are not different whole numbers above 0 (numbered 1, 2, 3, ...)"] = (
+    checked.repaired.counts["annotations, some with missing, repeated or unusual ids (all numbered 1, 2, 3, ...)"] = (
         len(annotations)
     )
 
