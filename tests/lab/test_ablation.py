@@ -34,6 +34,12 @@ def test_one_seed_shows_nothing():
     assert "no order is claimed" in figures(a=[9], a0=[1], b=[5], b0=[1]).verdict("frozen")
 
 
+def test_a_loss_is_told():
+    found = figures(a=[1, 1.1, 1.2], a0=[3, 3.1, 3.2], b=[1, 1.1, 1.2], b0=[1, 1.2, 1.1])
+    told = found.verdict("frozen")
+    assert "no significant gain from pretraining for a, b (a is 2.00 ± 0.00 below its initial values), so no" in told
+
+
 def test_one_config_is_compared_with_its_start_alone():
     found = figures(a=[9, 9.1, 9.2], a0=[1, 1, 1])
     assert found.verdict("frozen") == "frozen: pretraining gains over its initial values." and found.differences() == ""

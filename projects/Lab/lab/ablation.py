@@ -49,6 +49,9 @@ class Interval:
     def above_zero(self) -> bool:
         return self.mean - self.half > 0
 
+    def __neg__(self) -> "Interval":
+        return Interval(-self.mean, self.half, self.count)
+
     def __str__(self) -> str:
         return f"{self.mean:z.2f}" + (f" ± {self.half:.2f}" if math.isfinite(self.half) else "")
 
@@ -134,6 +137,8 @@ class Figures:
         idle = [config for config, gain in gains.items() if not (gain and gain.above_zero)]
         if idle:
             worth = f"no significant gain from pretraining for {', '.join(idle)}"
+            lost = [f"{c} is {-gains[c]} below its initial values" for c in idle if gains[c] and (-gains[c]).above_zero]
+            worth += f" ({'; '.join(lost)})" if lost else ""
             return f"{task}: {worth}, so no order is claimed."
         if len(self.configs) < 2:
             return f"{task}: pretraining gains over its initial values."
