@@ -7,6 +7,8 @@ from detectron2.config import LazyCall as L
 
 from cropfield import CropFieldViT
 from cropfield.backbone import CropFieldFeaturePyramid, pyramid_scales
+from cropfield.batched_roi_heads import BatchedROIHeads
+from cropfield.batched_rpn import BatchedRPN
 from cropfield.datasets import mask_features, num_classes
 
 model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
@@ -25,6 +27,8 @@ model.backbone.net = L(CropFieldViT)(
 model.backbone._target_ = CropFieldFeaturePyramid
 model.backbone.square_pad = "${dataloader.image_size}"
 model.backbone.scale_factors = L(pyramid_scales)(patch_size="${model.backbone.net.patch_size}", strides=[4, 8, 16, 32])
+# The same losses and weights as with Detectron2's RPN and StandardROIHeads, computed for all images at once.
+model.proposal_generator._target_, model.roi_heads._target_ = BatchedRPN, BatchedROIHeads
 # From the annotation file, or COCO's; see detection.py.
 model.roi_heads.num_classes = L(num_classes)(json_file="${dataset.train_json}", otherwise=80)
 # Without masks in that file this is a Faster R-CNN.

@@ -10,6 +10,8 @@ cropfield.CropFieldFeaturePyramid
 cropfield.CropFieldViT
 cropfield.PlainBackbone
 cropfield.backbone.pyramid_scales
+cropfield.batched_roi_heads.BatchedROIHeads
+cropfield.batched_rpn.BatchedRPN
 cropfield.datasets.dataset_name
 cropfield.datasets.evaluation_tasks
 cropfield.datasets.has_masks

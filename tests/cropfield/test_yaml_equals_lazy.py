@@ -50,7 +50,7 @@ def told(value):
         kept = {name: part for name, part in vars(value).items() if name[0] != "_" or name == "_square_pad"}
         kept |= {name: NO_MATTER[name] for name in kept.keys() & NO_MATTER.keys()} | dict(value.named_children())
         shapes = {name: tuple(p.shape) for name, p in value.named_parameters(recurse=False)}
-        return type(value).__name__.replace("CropFieldROIHeads", "StandardROIHeads"), shapes, told(kept)
+        return type(value).__name__.replace("CropFieldROIHeads", "BatchedROIHeads"), shapes, told(kept)
     if isinstance(value, Mapping):
         return {str(key): told(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""CropField for yaml projects: keys under MODEL.CROPFIELD, and two builders in Detectron2's BACKBONE_REGISTRY.
+"""CropField for yaml projects: keys under MODEL.CROPFIELD, and what they build, in Detectron2's registries.
 
 The backbone is imported only when one is built, so that `import cropfield` costs no more than `import
 detectron2.engine`.
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling import BACKBONE_REGISTRY, PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from cropfield.batched_roi_heads import BatchedROIHeads
+from cropfield.batched_rpn import BatchedRPN
 from pretrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,9 +108,12 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
     )
 
 
+PROPOSAL_GENERATOR_REGISTRY.register(BatchedRPN)
+
+
 @ROI_HEADS_REGISTRY.register()
-class CropFieldROIHeads(StandardROIHeads):
-    """Detectron2's `StandardROIHeads` with MODEL.CROPFIELD.CANONICAL_BOX_SIZE, which has no key in Detectron2."""
+class CropFieldROIHeads(BatchedROIHeads):
+    """`BatchedROIHeads` with MODEL.CROPFIELD.CANONICAL_BOX_SIZE, which has no key in Detectron2."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -1,0 +1,301 @@
+"""The batched proposals and heads are Detectron2's: equal losses, gradients, proposals and logged numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
+from detectron2.utils.events import EventStorage
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import nms
+
+import cropfield.batched_rpn
+from cropfield.batched_roi_heads import BatchedROIHeads, Regions, crop_masks
+from cropfield.batched_rpn import BatchedRPN
+from cropfield.box_batches import box_iou, match, pad_objects, sample, suppressed_at_once, suppressed_in_turn
+from pretrain.engine.lazy_config import load_config
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py"
+ALL_OF_THEM = 100_000  # sampled: every anchor, every region, so that nothing is left to chance
+
+
+def random_boxes(count: int, height: int, width: int) -> torch.Tensor:
+    corners = torch.rand(count, 2, 2).sort(dim=1).values * torch.tensor([width - 12, height - 12])
+    corners[:, 1] += 12
+    return corners.flatten(1)
+
+
+def ellipse(x0: float, y0: float, x1: float, y1: float, height: int, width: int) -> torch.Tensor:
+    y, x = torch.arange(height).unsqueeze(1), torch.arange(width)
+    return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 < 1
+
+
+def image(count: int, height: int, width: int, polygons: bool = False) -> dict:
+    boxes = random_boxes(count, height, width)
+    objects = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.randint(3, (count,)))
+    if count and polygons:
+        x0, y0, x1, y1 = boxes.unbind(1)
+        corners = torch.stack([x0, y0, x1, y0, x1, y1], dim=1)
+        objects.gt_masks = PolygonMasks([[triangle.double().numpy()] for triangle in corners])
+    elif count:
+        objects.gt_masks = BitMasks(torch.stack([ellipse(*box.tolist(), height, width) for box in boxes]))
+    pixels = torch.randint(256, (3, height, width), dtype=torch.uint8)
+    return {"image": pixels, "instances": objects, "height": height, "width": width}
+
+
+def detectors(*overrides: str):
+    """Detectron2's and ours, with the same weights."""
+    overrides = ["dataloader.image_size=64", "model.backbone.net.depth=1", "model.roi_heads.num_classes=3", *overrides]
+    cfg = load_config(CONFIG, [*overrides, "train.device=cpu"])
+    ours = instantiate(cfg.model).train()
+    for name, parameter in ours.named_parameters():
+        if name.endswith("mask_head.predictor.weight"):
+            torch.nn.init.normal_(parameter)  # else all logits are nearly 0, and rounding decides what is logged
+    cfg.model.proposal_generator._target_, cfg.model.roi_heads._target_ = RPN, StandardROIHeads
+    stock = instantiate(cfg.model).train()
+    stock.load_state_dict(ours.state_dict())
+    assert type(ours.proposal_generator) is BatchedRPN and type(ours.roi_heads) is BatchedROIHeads
+    return stock, ours
+
+
+def parts_of_a_step(stock, batch: list[dict]):
+    """What RPN and heads are given by Detectron2's detector: image list, features, proposals and targets."""
+    targets = [one["instances"] for one in batch]
+    images = stock.preprocess_image(batch)
+    with torch.no_grad(), EventStorage():
+        features = stock.backbone(images.tensor)
+        proposals, _ = stock.proposal_generator(images, features, targets)
+    return images, features, proposals, targets
+
+
+def losses_and_gradients(part, features: dict, *inputs) -> tuple[dict, dict, dict]:
+    """Losses, gradients of weights and features, and logged numbers of a part of a detector."""
+    features = {name: level.clone().requires_grad_() for name, level in features.items()}
+    part.zero_grad()
+    with EventStorage() as storage:
+        _, losses = part(inputs[0], features, *inputs[1:])
+        sum(losses.values()).backward()
+        logged = {name: value for name, (value, _) in storage.latest().items()}
+    both = {**features, **dict(part.named_parameters())}
+    return losses, {name: tensor.grad for name, tensor in both.items() if tensor.grad is not None}, logged
+
+
+def assert_equal_steps(found, wanted) -> None:
+    (losses, gradients, logged), (their_losses, their_gradients, their_logged) = found, wanted
+    torch.testing.assert_close(losses, their_losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logged, their_logged, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == their_gradients.keys()
+    largest = max(gradient.norm() for gradient in their_gradients.values())
+    for name, theirs in their_gradients.items():
+        assert (gradients[name] - theirs).norm() <= 1e-5 * (theirs.norm() + 0.1 * largest), name
+
+
+def assert_trained_alike(stock, ours, batch: list[dict]) -> dict:
+    """RPN and heads, each on the same inputs. -> Detectron2's losses"""
+    images, features, proposals, targets = parts_of_a_step(stock, batch)
+    their_losses = {}
+    for part, inputs in (("proposal_generator", (targets,)), ("roi_heads", (proposals, targets))):
+        parts = getattr(stock, part), getattr(ours, part)
+        wanted, found = (losses_and_gradients(one, features, images, *inputs) for one in parts)
+        assert_equal_steps(found, wanted)
+        their_losses |= wanted[0]
+    return their_losses
+
+
+TAKE_ALL = [f"model.{part}.batch_size_per_image={ALL_OF_THEM}" for part in ("proposal_generator", "roi_heads")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["model.roi_heads.mask_in_features=null"],
+        ["model.proposal_generator.box_reg_loss_type=giou", "model.roi_heads.box_predictor.box_reg_loss_type=giou"],
+        ["model.roi_heads.box_predictor.cls_agnostic_bbox_reg=True", "model.roi_heads.mask_head.num_classes=1"],
+        ["model.proposal_generator.smooth_l1_beta=0.5", "model.roi_heads.box_predictor.smooth_l1_beta=0.5"],
+        ["model.roi_heads.box_predictor.use_sigmoid_ce=True", "model.roi_heads.proposal_append_gt=False"],
+    ],
+)
+def test_a_step_is_detectron2s(changes):
+    """Images of different sizes, one without an object."""
+    torch.manual_seed(0)
+    stock, ours = detectors(*TAKE_ALL, *changes)
+    losses = assert_trained_alike(stock, ours, [image(4, 64, 48), image(0, 64, 64), image(7, 40, 64)])
+    assert all(loss > 0 for loss in losses.values())
+
+
+def test_without_any_object():
+    torch.manual_seed(0)
+    stock, ours = detectors(*TAKE_ALL)
+    losses = assert_trained_alike(stock, ours, [image(0, 64, 48), image(0, 64, 64)])
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
+
+
+def test_of_too_few_regions_and_of_too_many():
+    """64 anchors and 32 regions an image, at most half and a quarter of them with an object, as sampled by chance."""
+    torch.manual_seed(0)
+    stock, ours = detectors()
+    batch = [image(4, 64, 64), image(1, 64, 64)]
+    logged = []
+    for model in (stock, ours):
+        with EventStorage() as storage:
+            model(batch)
+        logged.append({name: value for name, (value, _) in storage.latest().items()})
+    for name in ("rpn/num_pos_anchors", "rpn/num_neg_anchors", "roi_head/num_fg_samples", "roi_head/num_bg_samples"):
+        assert logged[0][name] == logged[1][name] > 0, name
+    assert logged[1]["roi_head/num_fg_samples"] + logged[1]["roi_head/num_bg_samples"] == 32
+
+
+DATA_DEPENDENT = {"nonzero", "_local_scalar_dense", "masked_select", "_unique2", "nms", "equal"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a GPU's host has to wait: their result's value or length depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        masks = name in ("index", "index_put", "index_put_") and any(
+            t is not None and t.dtype == torch.bool for t in args[1]
+        )
+        if name in DATA_DEPENDENT or masks:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Lists(TorchFunctionMode):
+    """Counts `tolist`, which on a CPU is no operation."""
+
+    number = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.number += func is torch.Tensor.tolist
+        return func(*args, **(kwargs or {}))
+
+
+def waits(part, *inputs) -> tuple[list[str], int]:
+    with EventStorage(), Waits() as waited, Lists() as lists:
+        part(*inputs)
+    return waited.names, lists.number
+
+
+def test_a_step_hardly_waits_for_the_device(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(cropfield.batched_rpn, "unsuppressed", suppressed_at_once)  # as on a GPU
+    stock, ours = detectors()
+    images, features, proposals, targets = parts_of_a_step(stock, [image(4, 64, 48), image(3, 64, 64)])
+    names, lists = waits(ours.proposal_generator, images, features, targets)
+    assert set(names) == {"equal"} and len(names) <= 2 and lists == 2
+    assert waits(ours.roi_heads, images, features, proposals, targets) == ([], 2)
+    theirs = [waits(part, images, features, *more) for part, more in
+              ((stock.proposal_generator, [targets]), (stock.roi_heads, [proposals, targets]))]  # fmt: skip
+    assert min(len(names) for names, _ in theirs) > 20
+
+
+@torch.no_grad()
+def test_proposals_are_detectron2s():
+    torch.manual_seed(0)
+    stock, ours = detectors()
+    batch = [image(4, 64, 48), image(1, 64, 64)]
+    for model in (stock, ours):  # scores and boxes as of a trained detector, many of them empty or alike
+        generator = torch.Generator().manual_seed(1)
+        for parameter in model.proposal_generator.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 20)
+    proposals = []
+    for model in (stock, ours):
+        images = model.preprocess_image(batch)
+        features = model.backbone(images.tensor)
+        with EventStorage():
+            proposals.append(model.proposal_generator(images, features, [one["instances"] for one in batch])[0])
+    assert len(proposals[0][0]) > 20
+    for theirs, own in zip(*proposals, strict=True):
+        assert own.image_size == theirs.image_size
+        torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
+        torch.testing.assert_close(own.objectness_logits, theirs.objectness_logits)
+
+
+def test_a_proposal_that_is_not_finite_ends_the_run():
+    _, ours = detectors()
+    ours.proposal_generator.rpn_head.anchor_deltas.bias.data[0] = float("nan")
+    with EventStorage(), pytest.raises(FloatingPointError, match="diverged"):
+        ours([image(2, 64, 64)])
+
+
+@torch.no_grad()
+def test_detections_are_detectron2s():
+    torch.manual_seed(0)
+    stock, ours = detectors("model.roi_heads.box_predictor.test_score_thresh=0.0")
+    batch = [image(4, 64, 48)]
+    theirs, own = (model.eval()(batch)[0]["instances"] for model in (stock, ours))
+    assert len(own) > 0 and torch.equal(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
+    assert torch.equal(own.pred_masks, theirs.pred_masks)
+
+
+def staircase(count: int) -> torch.Tensor:
+    """Boxes each of which overlaps only the next and the one before: every second one is kept."""
+    left = torch.arange(count) * 4.0
+    return torch.stack([left, torch.zeros(count), left + 10, torch.ones(count)], dim=1)
+
+
+@pytest.mark.parametrize("boxes", [random_boxes(150, 60, 60), staircase(150), random_boxes(1, 60, 60)])
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_boxes_suppressed_at_once_are_those_suppressed_in_turn(boxes, threshold):
+    rows = torch.stack([boxes, boxes[torch.randperm(len(boxes))]])
+    valid = torch.rand(rows.shape[:2]) > 0.2
+    kept = suppressed_at_once(rows, valid, threshold)
+    assert torch.equal(kept, suppressed_in_turn(rows, valid, threshold))
+    falling = torch.arange(len(boxes), 0, -1).float()
+    everything = suppressed_at_once(rows[:1], torch.ones_like(valid[:1]), threshold)
+    assert torch.equal(everything[0].nonzero().squeeze(1), nms(boxes, falling, threshold))
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+def test_matching_is_detectron2s(low_quality):
+    matcher = Matcher([0.3, 0.6], [0, -1, 1], allow_low_quality_matches=low_quality)
+    images = [image(count, 50, 60)["instances"] for count in (5, 0, 2)]
+    boxes = Boxes(random_boxes(200, 50, 60))
+    objects = pad_objects(images)
+    index, labels = match(matcher, box_iou(objects.boxes, boxes.tensor), objects.valid)
+    for targets, own_index, own_labels in zip(images, index, labels, strict=True):
+        wanted_index, wanted_labels = matcher(pairwise_iou(targets.gt_boxes, boxes))
+        assert torch.equal(own_labels, wanted_labels.long())
+        if len(targets):
+            assert torch.equal(own_index, wanted_index)
+
+
+def test_a_sample_has_the_counts_and_every_box_has_its_chance():
+    positive = torch.zeros(3, 40, dtype=torch.bool)
+    positive[0, :10] = positive[1, :2] = True
+    negative = ~positive
+    negative[2, 5:] = False
+    drawn = [sample(positive, negative, 12, 0.5) for _ in range(300)]
+    for index, is_positive, valid in drawn:
+        assert is_positive.sum(1).tolist() == [6, 2, 0] and valid.sum(1).tolist() == [12, 12, 5]
+        assert positive.gather(1, index)[is_positive].all() and negative.gather(1, index)[valid & ~is_positive].all()
+        for row, real in zip(index, valid, strict=True):
+            assert len(row[real].unique()) == real.sum()
+    often = torch.stack([torch.bincount(index[0, :6], minlength=40) for index, *_ in drawn]).sum(0)[:10]
+    assert often.min() > 120 and often.max() < 240  # 180 each; six standard deviations are 51
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_crops_of_masks_are_detectron2s(polygons):
+    images = [
+        image(3, 50, 60, polygons)["instances"],
+        image(0, 40, 40)["instances"],
+        image(2, 64, 40, polygons)["instances"],
+    ]
+    number, of = torch.tensor([0, 2, 0, 2, 2]), torch.tensor([1, 0, 2, 1, 1])
+    boxes = random_boxes(5, 40, 40)
+    found = crop_masks(images, Regions(number, boxes, of, boxes, of), 14)
+    for crop, n, o, box in zip(found, number, of, boxes, strict=True):
+        wanted = images[n].gt_masks[o : o + 1].crop_and_resize(box[None], 14)[0]
+        assert torch.equal(crop, wanted > 0.5)
