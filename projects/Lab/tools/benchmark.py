@@ -24,7 +24,7 @@ COMMANDS = {
     "step": "a step of pretraining, against plain DINOv2",
     "memory": "peak memory of the losses, against full logits",
     "growth": "time and memory over crops, resolution, prototypes and batch",
-    "detection": "training and inference at 1024 x 1024, against Detectron2's plain ViT",
+    "detection": "training and inference at 1024 x 1024, against Detectron2's parts",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
     "probe": "a linear probe with cached features, against running the backbone in each epoch",
     "gpu": "images a second and fraction of the card's peak; needs a GPU",

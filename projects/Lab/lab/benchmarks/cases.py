@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -112,7 +114,8 @@ class DetectorCase(Case):
 
     Args:
         config: a file of configs/COCO.
-        stock: use Detectron2's `ViT` of the same shape as backbone, without windows and relative positions.
+        stock: use Detectron2's parts: `ViT` of the same shape, without windows and relative positions, `RPN` and
+            `StandardROIHeads`.
         image_size: (H, W).
         objects: number of objects in an image; COCO's average is 7.
     """
@@ -123,6 +126,7 @@ class DetectorCase(Case):
         super().__init__(torch.device(cfg.train.device), images, amp)
         if stock:
             cfg.model.backbone.net = stock_backbone(cfg.model.backbone.net)
+            cfg.model.proposal_generator._target_, cfg.model.roi_heads._target_ = RPN, StandardROIHeads
         self.model: nn.Module = instantiate(cfg.model).to(self.device).train()
         cfg.optimizer.params.model = self.model
         self.optimizer = instantiate(cfg.optimizer)
