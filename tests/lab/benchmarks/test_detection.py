@@ -21,10 +21,8 @@ def test_both_detectors_differ_in_their_backbone_alone_and_are_measured_in_turns
     assert names[0] == names[1] and type(stock.model.backbone.net).__name__ == "ViT"
     results = measure(ours, stock, {}, num_pairs=1)
     assert [r.unit for r in results] == ["s", "s", "s", "MiB", "MiB"] and all(r.ratio > 0 for r in results)
-    own, theirs = (
-        [row for row in results[0].tables.pop("operations in a training iteration") if row["of"] == of]
-        for of in ("ours", "stock")
-    )
+    counts = results[0].tables.pop("operations in a training iteration")
+    own, theirs = ([row for row in counts if row["of"] == of] for of in ("ours", "stock"))
     for fewer, more in zip(own, theirs, strict=True):
         assert fewer["waits"] * 3 < more["waits"] and fewer["operations"] < more["operations"]
     for table in [*results[0].tables.values(), *results[1].tables.values()]:
