@@ -24,7 +24,7 @@ def test_both_detectors_differ_in_their_backbone_alone_and_are_measured_in_turns
     counts = results[0].tables.pop("operations in a training iteration")
     own, theirs = ([row for row in counts if row["of"] == of] for of in ("ours", "stock"))
     for fewer, more in zip(own, theirs, strict=True):
-        assert fewer["waits"] * 3 < more["waits"] and fewer["operations"] < more["operations"]
+        assert 0 < fewer["waits"] * 3 < more["waits"] and min(fewer["operations"], more["operations"]) > 100
     for table in [*results[0].tables.values(), *results[1].tables.values()]:
         assert sum(row["share"] for row in table) == pytest.approx(1)
         assert all(row["seconds"] > -1e-3 for row in table)
