@@ -117,7 +117,8 @@ TAKE_ALL = [f"model.{part}.batch_size_per_image={ALL_OF_THEM}" for part in ("pro
         ["model.proposal_generator.box_reg_loss_type=giou", "model.roi_heads.box_predictor.box_reg_loss_type=giou"],
         ["model.roi_heads.box_predictor.cls_agnostic_bbox_reg=True", "model.roi_heads.mask_head.num_classes=1"],
         ["model.proposal_generator.smooth_l1_beta=0.5", "model.roi_heads.box_predictor.smooth_l1_beta=0.5"],
-        ["model.roi_heads.box_predictor.use_sigmoid_ce=True", "model.roi_heads.proposal_append_gt=False"],
+        ["model.roi_heads.proposal_append_gt=False"],
+        ["model.roi_heads.box_predictor.use_sigmoid_ce=True"],
     ],
 )
 def test_a_step_is_detectron2s(changes):
@@ -125,7 +126,9 @@ def test_a_step_is_detectron2s(changes):
     torch.manual_seed(0)
     stock, ours = detectors(*TAKE_ALL, *changes)
     losses = assert_trained_alike(stock, ours, [image(4, 64, 48), image(0, 64, 64), image(7, 40, 64)])
-    assert all(loss > 0 for loss in losses.values())
+    assert all(loss > 0 for loss in losses.values()) or "proposal_append_gt" in str(
+        changes
+    )  # few regions have an object
 
 
 def test_without_any_object():
@@ -267,3 +270,17 @@ def test_crops_of_masks_are_detectron2s(polygons):
     for crop, n, o, box in zip(found, number, of, boxes, strict=True):
         wanted = images[n].gt_masks[o : o + 1].crop_and_resize(box[None], 14)[0]
         assert torch.equal(crop, wanted > 0.5)
+
+
+def test_crops_at_the_edge_of_an_image_beside_larger_ones():
+    """ROIAlign reads half a pixel beyond the edge, which is the last pixel again, not the padding."""
+    sizes = (30, 50), (40, 40), (64, 20)
+    images = [
+        Instances(size, gt_boxes=Boxes(torch.zeros(1, 4)), gt_masks=BitMasks(torch.rand(1, *size) > 0.5))
+        for size in sizes
+    ]
+    for number, (height, width) in enumerate(sizes):
+        box = torch.tensor([[width - 7.3, height - 6.1, width, height]])
+        zero = torch.zeros(1, dtype=torch.long)
+        (found,) = crop_masks(images, Regions(zero + number, box, zero, box, zero), 14)
+        assert torch.equal(found, images[number].gt_masks.crop_and_resize(box, 14)[0])

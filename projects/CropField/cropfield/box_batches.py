@@ -51,8 +51,10 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def match(matcher: Matcher, iou: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """`matcher` on all images. iou (N, M, B), valid (N, M) -> index of the object and label of each box, (N, B)."""
-    iou = iou.masked_fill(~valid.unsqueeze(-1), -1)
+    """`matcher` on all images. iou (N, M, B), valid (N, M) -> index of the object and label of each box, (N, B).
+
+    Objects that are not valid are padding: empty boxes, whose IoU is 0.
+    """
     best, index = iou.max(dim=1)
     labels = torch.ones_like(index)
     for label, low, high in zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:], strict=True):
