@@ -1,6 +1,7 @@
 """Losses of self-distillation: cross-entropy between prototype assignments, and KoLeo."""
 
 import math
+import threading
 from collections.abc import Callable
 
 import torch
@@ -95,9 +96,9 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         for start in range(0, num_groups, groups):
             rows = slice(start, start + groups)
             tokens, weight = student[rows].flatten(0, 1), weights[rows].flatten()  # (r, d), (r,)
-            logits = (tokens / temp_s).to(dtype) @ w_s.T  # (r, K)
+            logits = block_of_logits("student", (tokens / temp_s).to(dtype), w_s)  # (r, K)
             # As a matrix: with a batch dimension torch may copy the prototypes for each element of the batch.
-            targets = (teacher[rows].flatten(0, 1) / temp_t).to(dtype) @ w_t.T  # (g * V, K)
+            targets = block_of_logits("teacher", (teacher[rows].flatten(0, 1) / temp_t).to(dtype), w_t)  # (g * V, K)
             total -= weight @ subtract(logits, targets, shift, pairing, student.dtype)
             scale = (weight / temp_s)[:, None]
             grad_student[rows] = ((logits @ w_s) * scale).to(student.dtype).unflatten(0, (-1, per_group))
@@ -111,6 +112,23 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         grad_student, grad_w = ctx.saved_tensors
         # In place: a second call is refused, because torch sees that what was saved has changed.
         return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 10
+
+
+_blocks = threading.local()  # of each thread: (whose, dtype) -> memory
+
+
+def block_of_logits(whose: str, tokens: Tensor, prototypes: Tensor) -> Tensor:
+    """tokens (r, d) @ prototypes (K, d).T, in memory that stays with the process on a CPU: valid until the next call.
+
+    Otherwise the C library returns so large a block to the kernel, which clears its pages for the next one: of a step in
+    somebody's own loop, without `pretrain.engine.cpu_memory`, a tenth of the time.
+    """
+    if type(tokens) is not Tensor or tokens.device.type != "cpu":
+        return tokens @ prototypes.T
+    kept, key, size = vars(_blocks), f"{whose} {tokens.dtype}", len(tokens) * len(prototypes)
+    if key not in kept or kept[key].numel() < size:
+        kept[key] = tokens.new_empty(size)
+    return torch.mm(tokens, prototypes.T, out=kept[key][:size].view(len(tokens), len(prototypes)))
 
 
 def subtract_targets_(logits: Tensor, teacher: Tensor, shift: Tensor, pairing: Tensor, dtype: torch.dtype) -> Tensor:

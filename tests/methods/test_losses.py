@@ -1,10 +1,18 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pretrain.methods import losses
-from pretrain.methods.losses import koleo_loss, plain_cross_entropy, prototype_cross_entropy, subtract_targets_
+from pretrain.methods.losses import (
+    block_of_logits,
+    koleo_loss,
+    plain_cross_entropy,
+    prototype_cross_entropy,
+    subtract_targets_,
+)
 
 DOUBLE = torch.float64
 
@@ -55,6 +63,35 @@ def test_a_block_has_no_more_rows_than_it_may_and_all_blocks_are_of_one_size(gro
     assert sum(seen) == groups and max(seen) <= max(1, block_rows // max(per_group, views))
     assert len(seen) == math.ceil(groups / max(1, block_rows // max(per_group, views)))
     assert len(set(seen[:-1])) <= 1 and seen[0] - seen[-1] < len(seen)
+
+
+def test_a_block_is_in_the_memory_of_the_last_and_no_gradient_is():
+    """Of two losses, the first one's gradient is right after the second was computed in the same memory."""
+    places, temps = set(), dict(student_temp=0.1, teacher_temp=0.04)
+
+    def subtract(logits, targets, *rest):
+        places.add((logits.data_ptr(), targets.data_ptr()))
+        return subtract_targets_(logits, targets, *rest)
+
+    first, second = inputs(7, 10, 2), inputs(5, 10, 2)
+    loss = prototype_cross_entropy(**first, **temps, block_rows=30, subtract=subtract)
+    prototype_cross_entropy(**second, **temps, block_rows=30, subtract=subtract)
+    assert len(places) == 1 and len({*places.pop()}) == 2
+    wanted = (first["student"], first["student_prototypes"])
+    expected = torch.autograd.grad(plain_cross_entropy(**first, **temps), wanted)
+    torch.testing.assert_close(torch.autograd.grad(loss, wanted), expected)
+
+
+def test_threads_and_fake_tensors_have_blocks_of_their_own():
+    """Two replicas in threads would write over each other; a fake tensor has no memory to keep."""
+    tokens, prototypes = torch.ones(2, 3), torch.ones(4, 3)
+    mine = block_of_logits("student", tokens, prototypes)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(block_of_logits, "student", 2 * tokens, prototypes).result()
+    with FakeTensorMode() as mode:
+        fake = block_of_logits("student", mode.from_tensor(tokens), mode.from_tensor(prototypes))
+    assert mine.eq(3).all() and other.eq(6).all() and fake.shape == (2, 4)
+    assert type(block_of_logits("student", tokens, prototypes)) is torch.Tensor
 
 
 def test_no_gradient_reaches_the_teacher():
