@@ -120,8 +120,8 @@ _blocks = threading.local()  # of each thread: (whose, dtype) -> memory
 def block_of_logits(whose: str, tokens: Tensor, prototypes: Tensor) -> Tensor:
     """tokens (r, d) @ prototypes (K, d).T, in memory that stays with the process on a CPU: valid until the next call.
 
-    Otherwise the C library returns so large a block to the kernel, which clears its pages for the next one: of a step in
-    somebody's own loop, without `pretrain.engine.cpu_memory`, a tenth of the time.
+    Otherwise the C library returns so large a block to the kernel, which clears its pages for the next one: a tenth of
+    a step in somebody's own loop, without `pretrain.engine.cpu_memory`.
     """
     if type(tokens) is not Tensor or tokens.device.type != "cpu":
         return tokens @ prototypes.T

@@ -1,5 +1,6 @@
 """Attention over packed sequences: crops of different sizes, one sequence, no attention between crops."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,56 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, L, head_dim) -> the same"""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= _SHORT:
-        # torch's bf16 CPU kernel is made for long sequences: on short ones two matrix products take 0.15 to 0.5 of its
-        # time, forward and backward.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return torch.softmax(scores, dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v)
+    # In bfloat16 on a CPU plain matrix products take 0.15 to 0.5 of the time of torch's kernel, forward and backward.
+    q = q * q.shape[-1] ** -0.5
+    if q.shape[-2] > _ROWS:
+        return HeadByHead.apply(q, k, v)
+    return torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
 
 
-_SHORT = 512
+_ROWS = 512
+
+
+class HeadByHead(torch.autograd.Function):
+    """`softmax(q @ k.T) @ v` of long sequences: (B, heads, L, head_dim) -> the same.
+
+    One head and a block of queries at a time stay in the cache. The weights (L x L) are never kept: the backward pass
+    makes each block of them again.
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        out = torch.empty_like(q)
+        for q_, k_, v_, out_ in _heads(q, k, v, out):
+            for queries, place in zip(q_.split(_ROWS), out_.split(_ROWS), strict=True):
+                torch.mm(torch.softmax(queries @ k_.T, dim=-1), v_, out=place)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        grads = [torch.empty_like(tensor) for tensor in (q, k, v)]
+        for q_, k_, v_, grad_, grad_q, grad_k, grad_v in _heads(q, k, v, grad, *grads):
+            sum_k, sum_v = (torch.zeros(k_.shape, dtype=torch.promote_types(k.dtype, torch.float32)) for _ in range(2))
+            for queries, upstream, place in zip(q_.split(_ROWS), grad_.split(_ROWS), grad_q.split(_ROWS), strict=True):
+                weights = torch.softmax(queries @ k_.T, dim=-1)
+                sum_v += weights.T @ upstream
+                of_scores = torch._softmax_backward_data(upstream @ v_.T, weights, -1, weights.dtype)
+                torch.mm(of_scores, k_, out=place)
+                sum_k += of_scores.T @ queries
+            grad_k.copy_(sum_k)
+            grad_v.copy_(sum_v)
+        return tuple(grads)
+
+
+def _heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Each head of each sequence, (L, head_dim), of all `tensors`."""
+    for sequence in zip(*tensors, strict=True):
+        yield from zip(*sequence, strict=True)
 
 
 def attention_path() -> str:

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from pretrain.models.attention import Attention, Layout, pack, packed_attention
+from pretrain.models.attention import Attention, HeadByHead, Layout, pack, packed_attention
 
 
 def test_layout_splits_what_pack_packs():
@@ -32,11 +33,42 @@ def test_no_attention_between_sequences():
     torch.testing.assert_close(packed_attention(q, k, v, layout), expected)
 
 
-def test_short_bfloat16_sequences_on_the_cpu_equal_sdpa():
-    q, k, v = torch.randn(3, 2, 4, 37, 16).bfloat16()
+def attend_in_bfloat16(length: int) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Size]]:
+    """Output and gradients on a CPU, those of SDPA in float32, and the shapes kept for the backward pass."""
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 3, length, 16).bfloat16())
+    upstream, kept = torch.randn(2, 3, length, 16).bfloat16(), []
     expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    ours = packed_attention(*(t.transpose(1, 2).flatten(0, 1) for t in (q, k, v)), Layout(((2, 37),)))
-    torch.testing.assert_close(ours.unflatten(0, (2, 37)).transpose(1, 2).float(), expected, atol=0.02, rtol=0.02)
+    wanted = [expected, *torch.autograd.grad(expected, (q, k, v), upstream.float())]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        packed = packed_attention(*(t.transpose(1, 2).flatten(0, 1) for t in (q, k, v)), Layout(((2, length),)))
+    ours = packed.unflatten(0, (2, length)).transpose(1, 2)
+    return [ours, *torch.autograd.grad(ours, (q, k, v), upstream)], wanted, kept
+
+
+@pytest.mark.parametrize("length", [37, 512, 513])
+def test_bfloat16_on_the_cpu_equals_sdpa_in_float32(length):
+    ours, wanted, kept = attend_in_bfloat16(length)
+    for found, expected in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(found.float(), expected.float(), atol=0.02, rtol=0.02)
+    assert max(shape[-1] for shape in kept) <= 512  # of a long sequence no weights
+
+
+def test_bfloat16_on_the_cpu_does_without_torchs_slow_kernel(monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    for length in (37, 513):
+        q, k, v = torch.randn(3, length, 2, 16).bfloat16()
+        assert packed_attention(q, k, v, Layout(((1, length),))).isfinite().all()
+
+
+def test_head_by_head_is_attention_in_value_and_gradient():
+    """Two blocks of queries and a part of one, on views of one tensor as `qkv` gives them."""
+    tensors = torch.randn(2, 1100, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    q, k, v = (t.transpose(1, 2) for t in tensors.unbind(2))
+    upstream = torch.randn(2, 3, 1100, 8, dtype=torch.float64)
+    ours, wanted = HeadByHead.apply(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    torch.testing.assert_close(ours, wanted)
+    gradients = [torch.autograd.grad(value, tensors, upstream)[0] for value in (ours, wanted)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_attention_equals_torch_multihead_attention():
