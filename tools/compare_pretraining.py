@@ -223,7 +223,7 @@ def write_report(found: list, output: Path, seeds: int) -> None:
 
     figures = Figures(found)
     verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
-    intervals = f"Box AP, mean over {seeds} seeds ± 95% interval (Student's t; none from one seed)."
+    intervals = f"Box AP, mean over {seeds} seed{'s' * (seeds > 1)} ± 95% interval (Student's t; none from one seed)."
     text = f"{intervals}\n\n{figures.table()}\n{figures.differences()}\n{verdicts}\n"
     write_text(output / "comparison.md", text)
     write_json(output / "comparison.json", [asdict(figure) for figure in found])
@@ -243,7 +243,9 @@ def main() -> None:
     waves = list(comparison.waves())
     chain = Chain(comparison.output)
     chain.plan([stage for wave in waves for stage in wave])
-    *_, detector = next(comparison.detectors(args.configs[0], 1))
+    *_, detector = comparison.detector(
+        "any", "", FINE_TUNED, share=1, seed=1
+    )  # also without one: the probe reads its data
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
     open_output(comparison.output)

@@ -99,6 +99,12 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
 
 
+def test_the_probe_alone_trains_no_detector(compare, tmp_path):
+    compare("--seeds", "1", "--modes", "probe")
+    assert calls(tmp_path) == ["a_seed1", "b_seed1"] and len(compare.checked) == 2
+    assert "| 42.00 " in (tmp_path / "out" / "comparison.md").read_text()
+
+
 def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "fail").write_text("")
