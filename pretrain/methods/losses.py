@@ -114,7 +114,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return grad_student.mul_(grad_output), None if grad_w is None else grad_w.mul_(grad_output), *[None] * 10
 
 
-_blocks = threading.local()  # of each thread: (whose, dtype) -> memory
+_blocks = threading.local()  # .memory of each thread: {(whose, dtype): tensor}, for as long as the thread lives
 
 
 def block_of_logits(whose: str, tokens: Tensor, prototypes: Tensor) -> Tensor:
@@ -123,9 +123,10 @@ def block_of_logits(whose: str, tokens: Tensor, prototypes: Tensor) -> Tensor:
     Otherwise the C library returns so large a block to the kernel, which clears its pages for the next one: a tenth of
     a step in somebody's own loop, without `pretrain.engine.cpu_memory`.
     """
-    if type(tokens) is not Tensor or tokens.device.type != "cpu":
+    usual = type(tokens) is Tensor and tokens.device.type == "cpu"
+    if torch.compiler.is_compiling() or not usual or torch.is_inference_mode_enabled():
         return tokens @ prototypes.T
-    kept, key, size = vars(_blocks), f"{whose} {tokens.dtype}", len(tokens) * len(prototypes)
+    kept, key, size = vars(_blocks).setdefault("memory", {}), (whose, tokens.dtype), len(tokens) * len(prototypes)
     if key not in kept or kept[key].numel() < size:
         kept[key] = tokens.new_empty(size)
     return torch.mm(tokens, prototypes.T, out=kept[key][:size].view(len(tokens), len(prototypes)))

@@ -98,16 +98,18 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, L, head_dim) -> the same"""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # where the length is to remain open
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or traced:
         return F.scaled_dot_product_attention(q, k, v)
     # In bfloat16 on a CPU plain matrix products take 0.15 to 0.5 of the time of torch's kernel, forward and backward.
     q = q * q.shape[-1] ** -0.5
     if q.shape[-2] > _ROWS:
-        return HeadByHead.apply(q, k, v)
+        with torch.autocast("cpu", enabled=False):
+            return HeadByHead.apply(q, k, v)
     return torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
 
 
-_ROWS = 512
+_ROWS = 512  # queries in a block of `HeadByHead`; shorter sequences are one block, whose weights are kept
 
 
 class HeadByHead(torch.autograd.Function):
@@ -118,8 +120,11 @@ class HeadByHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty_like(q)
         for q_, k_, v_, out_ in _heads(q, k, v, out):
             for queries, place in zip(q_.split(_ROWS), out_.split(_ROWS), strict=True):

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torchvision.ops import nms
@@ -15,7 +17,7 @@ from torchvision.ops import nms
 import cropfield.batched_rpn
 from cropfield.batched_roi_heads import BatchedROIHeads, Regions, crop_masks
 from cropfield.batched_rpn import BatchedRPN
-from cropfield.box_batches import box_iou, match, pad_objects, sample, suppressed_at_once, suppressed_in_turn
+from cropfield.box_batches import match, sample, suppressed_at_once, suppressed_in_turn
 from lab.benchmarks.operations import Operations
 from pretrain.engine.lazy_config import load_config
 
@@ -229,17 +231,14 @@ def test_boxes_suppressed_at_once_are_those_suppressed_in_turn(boxes, threshold)
 
 
 @pytest.mark.parametrize("low_quality", [False, True])
-def test_matching_is_detectron2s(low_quality):
-    matcher = Matcher([0.3, 0.6], [0, -1, 1], allow_low_quality_matches=low_quality)
-    images = [image(count, 50, 60)["instances"] for count in (5, 0, 2)]
-    boxes = Boxes(random_boxes(200, 50, 60))
-    objects = pad_objects(images)
-    index, labels = match(matcher, box_iou(objects.boxes, boxes.tensor), objects.valid)
-    for targets, own_index, own_labels in zip(images, index, labels, strict=True):
-        wanted_index, wanted_labels = matcher(pairwise_iou(targets.gt_boxes, boxes))
-        assert torch.equal(own_labels, wanted_labels.long())
-        if len(targets):
-            assert torch.equal(own_index, wanted_index)
+@pytest.mark.parametrize("labels", [[0, -1, 1], [-1, 0, 1]])
+@pytest.mark.parametrize("count", [5, 0])
+def test_matching_is_detectron2s(labels, low_quality, count):
+    matcher = Matcher([0.3, 0.6], labels, allow_low_quality_matches=low_quality)
+    objects, boxes = Boxes(random_boxes(count, 50, 60)), Boxes(random_boxes(200, 50, 60))
+    index, found = match(matcher, objects.tensor, boxes.tensor)
+    wanted_index, wanted = matcher(pairwise_iou(objects, boxes))
+    assert torch.equal(found, wanted.long()) and torch.equal(index, wanted_index)
 
 
 def test_a_sample_has_the_counts_and_every_box_has_its_chance():
@@ -258,29 +257,111 @@ def test_a_sample_has_the_counts_and_every_box_has_its_chance():
 
 
 @pytest.mark.parametrize("polygons", [False, True])
-def test_crops_of_masks_are_detectron2s(polygons):
-    images = [
-        image(3, 50, 60, polygons)["instances"],
-        image(0, 40, 40)["instances"],
-        image(2, 64, 40, polygons)["instances"],
-    ]
-    number, of = torch.tensor([0, 2, 0, 2, 2]), torch.tensor([1, 0, 2, 1, 1])
-    boxes = random_boxes(5, 40, 40)
-    found = crop_masks(images, Regions(number, boxes, of, boxes, of), 14)
-    for crop, n, o, box in zip(found, number, of, boxes, strict=True):
+@pytest.mark.parametrize("regions", [5, 50])
+def test_crops_of_masks_are_detectron2s(polygons, regions):
+    """More and fewer regions than objects."""
+    sizes = (3, 50, 60), (0, 40, 40), (4, 64, 40)
+    images = [image(*size, polygons)["instances"] for size in sizes]
+    objects = torch.randint(7, (regions,))
+    number = 2 * (objects >= 3)
+    boxes = random_boxes(regions, 40, 40)
+    found = crop_masks(images, Regions(number, boxes, objects, boxes, objects), 14)
+    for crop, n, o, box in zip(found, number, objects - 3 * (objects >= 3), boxes, strict=True):
         wanted = images[n].gt_masks[o : o + 1].crop_and_resize(box[None], 14)[0]
         assert torch.equal(crop, wanted > 0.5)
 
 
 def test_crops_at_the_edge_of_an_image_beside_larger_ones():
     """ROIAlign reads half a pixel beyond the edge, which is the last pixel again, not the padding."""
-    sizes = (30, 50), (40, 40), (64, 20)
-    images = [
-        Instances(size, gt_boxes=Boxes(torch.zeros(1, 4)), gt_masks=BitMasks(torch.rand(1, *size) > 0.5))
-        for size in sizes
-    ]
+    sizes, images = ((30, 50), (40, 40), (64, 20)), []
+    for size in sizes:
+        images.append(Instances(size, gt_boxes=Boxes(torch.zeros(1, 4)), gt_masks=BitMasks(torch.rand(1, *size) > 0.5)))
     for number, (height, width) in enumerate(sizes):
-        box = torch.tensor([[width - 7.3, height - 6.1, width, height]])
-        zero = torch.zeros(1, dtype=torch.long)
-        (found,) = crop_masks(images, Regions(zero + number, box, zero, box, zero), 14)
+        box, one = torch.tensor([[width - 7.3, height - 6.1, width, height]]), torch.tensor([number])
+        (found,) = crop_masks(images, Regions(one, box, one, box, one), 14)
         assert torch.equal(found, images[number].gt_masks.crop_and_resize(box, 14)[0])
+
+
+def test_neither_objects_nor_proposals():
+    stock, ours = detectors()
+    images, features, proposals, targets = parts_of_a_step(stock, [image(0, 64, 64), image(0, 64, 64)])
+    inputs = images, [proposal[:0] for proposal in proposals], targets
+    wanted, found = (losses_and_gradients(model.roi_heads, features, *inputs) for model in (stock, ours))
+    assert found[0] == wanted[0] and not any(found[0].values()) and found[1].keys() == wanted[1].keys()
+
+
+def test_images_without_objects_are_background_and_objects_of_no_class_are_ignored():
+    """Also where the matcher ignores what overlaps nothing."""
+    stock, ours = detectors(*TAKE_ALL, "model.roi_heads.proposal_matcher.labels=[-1,0,1]",
+                            "model.roi_heads.proposal_matcher.thresholds=[0.1,0.5]")  # fmt: skip
+    batch = [image(4, 64, 48), image(0, 64, 64)]
+    batch[0]["instances"].gt_classes[1] = -1
+    assert_trained_alike(stock, ours, batch)
+
+
+class OwnPredictor(FastRCNNOutputLayers):
+    def box_reg_loss(self, *inputs):
+        return 100 * super().box_reg_loss(*inputs)
+
+
+class OwnTransform(Box2BoxTransform):
+    def get_deltas(self, *boxes):
+        return 2 * super().get_deltas(*boxes)
+
+
+class OwnMasks(BitMasks):
+    def crop_and_resize(self, boxes, side):
+        return ~super().crop_and_resize(boxes, side)
+
+
+class OwnPooler(ROIPooler):
+    def forward(self, maps, boxes):
+        return 2 * super().forward(maps, boxes)
+
+
+def with_own_methods(base: type) -> type:
+    class OwnHeads(base):
+        def _forward_mask(self, *inputs):
+            return {name: 100 * loss for name, loss in super()._forward_mask(*inputs).items()}
+
+    return OwnHeads
+
+
+def with_own_sample(base: type) -> type:
+    class OwnProposals(base):
+        def _subsample_labels(self, label):
+            label.masked_fill_(label == 0, -1)
+            return super()._subsample_labels(label)
+
+    return OwnProposals
+
+
+def change(model, part: str) -> None:
+    """Give `model` a part of one's own."""
+    rpn, heads = model.proposal_generator, model.roi_heads
+    if part == "predictor":
+        heads.box_predictor.__class__ = OwnPredictor
+    elif part == "pooler":
+        heads.mask_pooler.__class__ = OwnPooler
+    elif part == "transform":
+        heads.box_predictor.box2box_transform = rpn.box2box_transform = OwnTransform((1.0, 1.0, 1.0, 1.0))
+    elif part == "heads":
+        heads.__class__ = with_own_methods(type(heads))
+    elif part == "sample":
+        rpn.__class__ = with_own_sample(type(rpn))
+    elif part == "hook":
+        heads.mask_head.register_forward_hook(lambda _, __, losses: {name: 3 * loss for name, loss in losses.items()})
+
+
+@pytest.mark.parametrize("part", ["predictor", "pooler", "transform", "heads", "sample", "hook", "masks"])
+def test_parts_of_ones_own_are_trained_as_by_detectron2(part):
+    torch.manual_seed(0)
+    models, batch = detectors(*TAKE_ALL), [image(4, 64, 48), image(3, 64, 64)]
+    if part == "masks":
+        for one in batch:
+            one["instances"].gt_masks = OwnMasks(one["instances"].gt_masks.tensor)
+    usual = assert_trained_alike(*models, batch)
+    for model in models:
+        change(model, part)
+    own = assert_trained_alike(*models, batch)
+    assert part == "masks" or any(own[name] != usual[name] for name in usual)

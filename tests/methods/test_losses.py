@@ -94,6 +94,15 @@ def test_threads_and_fake_tensors_have_blocks_of_their_own():
     assert type(block_of_logits("student", tokens, prototypes)) is torch.Tensor
 
 
+def test_training_goes_on_after_inference_mode_and_compiles():
+    tokens, prototypes = torch.ones(2, 3, dtype=torch.float16), torch.ones(4, 3, dtype=torch.float16)
+    with torch.inference_mode():
+        block_of_logits("student", tokens, prototypes)
+    assert block_of_logits("student", tokens, prototypes).eq(3).all()
+    compiled = torch.compile(block_of_logits, backend="eager", fullgraph=True)
+    assert compiled("student", tokens, prototypes).eq(3).all()
+
+
 def test_no_gradient_reaches_the_teacher():
     args = inputs(4, 1, 1)
     for name in ("teacher", "teacher_prototypes", "centre"):

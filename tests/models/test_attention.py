@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretrain.models.attention import Attention, HeadByHead, Layout, pack, packed_attention
+from pretrain.models.attention import Attention, HeadByHead, Layout, _attend, pack, packed_attention
 
 
 def test_layout_splits_what_pack_packs():
@@ -58,6 +58,24 @@ def test_bfloat16_on_the_cpu_does_without_torchs_slow_kernel(monkeypatch):
     for length in (37, 513):
         q, k, v = torch.randn(3, length, 2, 16).bfloat16()
         assert packed_attention(q, k, v, Layout(((1, length),))).isfinite().all()
+
+
+def test_bfloat16_on_the_cpu_in_other_settings():
+    """Traced at one length and called at another, under another autocast, and with torch.func."""
+    q, k, v = torch.randn(3, 1200, 2, 16).bfloat16()
+
+    def attend(q, k, v):
+        return packed_attention(q, k, v, Layout(((2, 600),)))
+
+    traced = torch.jit.trace(_attend, tuple(t[None, None, :600, 0] for t in (q, k, v)))
+    assert traced(*(t[None, None, :700, 0] for t in (q, k, v))).shape == (1, 1, 700, 16)
+    expected = attend(q, k, v)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(attend(q, k, v), expected)
+    gradient = torch.func.grad(lambda q: attend(q, k, v).float().square().sum())(q)
+    leaf = q.clone().requires_grad_()
+    attend(leaf, k, v).float().square().sum().backward()
+    assert torch.equal(gradient, leaf.grad)
 
 
 def test_head_by_head_is_attention_in_value_and_gradient():

@@ -1,41 +1,48 @@
 """The region proposal network of a whole batch at once in training.
 
-Losses and proposals are Detectron2's, with three or four waits for the device instead of a hundred.
+Losses and proposals are Detectron2's; the host waits for the device three or four times instead of a hundred.
 """
 
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from cropfield.box_batches import Sample, box_iou, encode, match, pad_objects, sample, take, unsuppressed
+from cropfield.box_batches import Sample, encode, match, pad_objects, sample, take, unsuppressed
 
 
+def inherits(part: object, base: type, *methods: str) -> bool:
+    """Whether `part` has these methods from `base`, none of its own class."""
+    return all(getattr(type(part), name, None) is getattr(base, name) for name in methods)
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
 class BatchedRPN(RPN):
     """`RPN`, with the same arguments and weights.
 
-    What is not batched is left to it: inference, rotated boxes, losses other than smooth L1, the legacy
-    `anchor_boundary_thresh`.
+    What is not batched is left to it: inference, subclasses that sample or decode in another way, rotated boxes, losses
+    other than smooth L1, the legacy `anchor_boundary_thresh`.
     """
 
-    @property
-    def batched(self) -> bool:
-        boxes = isinstance(self.box2box_transform, Box2BoxTransform)
-        return self.training and boxes and self.box_reg_loss_type == "smooth_l1" and self.anchor_boundary_thresh < 0
+    def is_batched(self) -> bool:
+        usual = inherits(self, RPN, "_subsample_labels", "_decode_proposals")
+        usual = usual and type(self.box2box_transform) is Box2BoxTransform
+        return self.training and usual and self.box_reg_loss_type == "smooth_l1" and self.anchor_boundary_thresh < 0
 
     @torch.no_grad()
     def label_and_sample_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
         """-> sample of the anchors (N, S), and the matched box of each of them (N, S, 4)"""
-        if not self.batched:
+        if not self.is_batched():
             return super().label_and_sample_anchors(anchors, gt_instances)
-        objects = pad_objects(gt_instances)
-        index, labels = match(self.anchor_matcher, box_iou(objects.boxes, Boxes.cat(anchors).tensor), objects.valid)
+        boxes = Boxes.cat(anchors).tensor
+        matched = [match(self.anchor_matcher, image.gt_boxes.tensor, boxes) for image in gt_instances]
+        index, labels = (torch.stack(parts) for parts in zip(*matched, strict=True))
         drawn = sample(labels == 1, labels == 0, self.batch_size_per_image, self.positive_fraction)
-        return drawn, take(objects.boxes, take(index, drawn.index))
+        return drawn, take(pad_objects(gt_instances).boxes, take(index, drawn.index))
 
     def losses(
         self,
@@ -46,28 +53,27 @@ class BatchedRPN(RPN):
         gt_boxes: Tensor,
     ) -> dict[str, Tensor]:
         """Of the sampled anchors alone, over batch_size_per_image of each image."""
-        if not self.batched:
+        if not self.is_batched():
             return super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes)
-        drawn, positive = gt_labels, gt_labels.positive
-        logits = take(torch.cat(pred_objectness_logits, dim=1), drawn.index)
-        deltas = take(torch.cat(pred_anchor_deltas, dim=1), drawn.index)
-        boxes = Boxes.cat(anchors).tensor[drawn.index]
+        index, positive, valid = gt_labels
+        logits = take(torch.cat(pred_objectness_logits, dim=1), index)
+        deltas = take(torch.cat(pred_anchor_deltas, dim=1), index)
+        boxes = Boxes.cat(anchors).tensor[index]
         targets = encode(self.box2box_transform, boxes, torch.where(positive.unsqueeze(2), gt_boxes, boxes))
         objectness = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
         location = smooth_l1_loss(deltas, targets, self.smooth_l1_beta)
-        sums = {
-            "loss_rpn_cls": (objectness * drawn.valid).sum(),
-            "loss_rpn_loc": (location * positive.unsqueeze(2)).sum(),
+        self.log_sample(gt_labels)
+        normalizer = self.batch_size_per_image * len(index)
+        losses = {
+            "loss_rpn_cls": (objectness * valid).sum() / normalizer,
+            "loss_rpn_loc": (location * positive.unsqueeze(2)).sum() / normalizer,
         }
-        num_images = len(positive)
-        self.log_sample(drawn)
-        norm = self.batch_size_per_image * num_images
-        return {name: total / norm * self.loss_weight.get(name, 1.0) for name, total in sums.items()}
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def log_sample(self, drawn: Sample) -> None:
         positive, all_drawn = torch.stack([drawn.positive.sum(), drawn.valid.sum()]).tolist()
-        means = {"num_pos_anchors": positive, "num_neg_anchors": all_drawn - positive}
-        get_event_storage().put_scalars(**{f"rpn/{name}": n / len(drawn.index) for name, n in means.items()})
+        totals = {"rpn/num_pos_anchors": positive, "rpn/num_neg_anchors": all_drawn - positive}
+        get_event_storage().put_scalars(**{name: total / len(drawn.index) for name, total in totals.items()})
 
     @torch.no_grad()
     def predict_proposals(
@@ -81,16 +87,18 @@ class BatchedRPN(RPN):
 
         Raises FloatingPointError if a predicted box or score is not finite.
         """
-        if not self.batched:
+        if not self.is_batched():
             return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
         most = min(self.pre_nms_topk[True], max(logits.shape[1] for logits in pred_objectness_logits))
         levels = zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         best = [self.best_of(*level, most) for level in levels]
         scores, deltas, origins = (torch.stack(parts, dim=1) for parts in zip(*best, strict=True))
         boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 2), origins.flatten(0, 2)).view_as(origins)
-        finite = (scores < torch.inf).all() & boxes.isfinite().all()
-        limits = torch.tensor([(w, h, w, h) for h, w in image_sizes], device=boxes.device)
-        boxes = boxes.clamp(min=0).minimum(limits[:, None, None])
+        real = len(image_sizes) * sum(min(most, logits.shape[1]) for logits in pred_objectness_logits)
+        finite = (scores.isfinite().sum() == real) & boxes.isfinite().all()
+        for of_image, (height, width) in zip(boxes, image_sizes, strict=True):
+            of_image[..., 0::2].clamp_(0, width)
+            of_image[..., 1::2].clamp_(0, height)
         valid = ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
         keep = unsuppressed(boxes.flatten(0, 1), valid.flatten(0, 1), self.nms_thresh).view_as(valid)
         scores = scores.masked_fill(~keep, -torch.inf).flatten(1)

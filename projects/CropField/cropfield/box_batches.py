@@ -1,7 +1,8 @@
 """Boxes of a whole batch at once, in tensors of fixed shape: matched with objects, sampled, encoded, suppressed.
 
-Detectron2 does this image by image, with results whose lengths the host has to wait for: with four images that is 1,500
-operations an iteration and 170 waits for the device. Here an image has a row, and what a row lacks is masked.
+Detectron2 does this image by image, with results whose lengths the host has to wait for: with four images that is
+1,500 operations an iteration and 170 waits for the device. Here an image has a row, and what a row lacks is masked.
+Nothing is copied to the device either, because the host waits for that, too.
 """
 
 from typing import NamedTuple
@@ -13,29 +14,37 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import nms
 
+MAX_OVERLAPS = 2**29  # pairs of boxes that are compared at once: 1 GiB
+
 
 class Objects(NamedTuple):
-    """Annotated objects of N images, padded to M an image: boxes (N, M, 4), classes (N, M), valid (N, M)."""
+    """Annotated objects of N images, padded to M an image: boxes (N, M, 4), and (N, M) of the rest.
+
+    `numbers` counts the objects of the whole batch.
+    """
 
     boxes: Tensor
     classes: Tensor
+    numbers: Tensor
     valid: Tensor
 
 
 def pad_objects(targets: list[Instances]) -> Objects:
     boxes, valid = pad([image.gt_boxes.tensor for image in targets])
     classes, _ = pad([image.gt_classes for image in targets])
-    return Objects(boxes, classes, valid)
+    numbers = torch.arange(sum(map(len, targets)), device=boxes.device)
+    return Objects(boxes, classes, pad(numbers.split([*map(len, targets)]))[0], valid)
 
 
 def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of lengths that differ -> (N, longest, ...), at least 1 long, padded with zeros; which are real."""
-    lengths = [len(row) for row in rows]
-    padded = rows[0].new_zeros(len(rows), max(1, *lengths), *rows[0].shape[1:])
-    for place, row in zip(padded, rows, strict=True):
+    longest = max(1, *map(len, rows))
+    padded = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
+    valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=padded.device)
+    for place, real, row in zip(padded, valid, rows, strict=True):
         place[: len(row)] = row
-    slots = torch.arange(padded.shape[1], device=padded.device)
-    return padded, slots < torch.tensor(lengths, device=padded.device)[:, None]
+        real[: len(row)] = True
+    return padded, valid
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -50,18 +59,22 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(overlap > 0, overlap / (area(a) + area(b) - overlap), 0)
 
 
-def match(matcher: Matcher, iou: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """`matcher` on all images. iou (N, M, B), valid (N, M) -> index of the object and label of each box, (N, B).
+def match(matcher: Matcher, objects: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """`matcher` by IoU. objects (M, 4), boxes (B, 4) -> index of each box's object and label, both (B,).
 
-    Objects that are not valid are padding: empty boxes, whose IoU is 0.
+    One image at a time: together, one with many objects would need that memory for all. Without an object the index is
+    0 and the label that of no overlap.
     """
-    best, index = iou.max(dim=1)
+    if not len(objects):
+        nothing = boxes.new_zeros(len(boxes), dtype=torch.long)
+        return nothing, torch.full_like(nothing, matcher.labels[0])
+    iou = box_iou(objects, boxes)
+    best, index = iou.max(dim=0)
     labels = torch.ones_like(index)
     for label, low, high in zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:], strict=True):
         labels = labels.masked_fill((best >= low) & (best < high), label)
     if matcher.allow_low_quality_matches:
-        highest = (iou == iou.amax(dim=2, keepdim=True)) & valid.unsqueeze(-1)
-        labels = labels.masked_fill(highest.any(dim=1), 1)
+        labels = labels.masked_fill((iou == iou.amax(dim=1, keepdim=True)).any(dim=0), 1)
     return index, labels
 
 
@@ -73,18 +86,18 @@ class Sample(NamedTuple):
     valid: Tensor
 
 
-def sample(positive: Tensor, negative: Tensor, count: int, fraction: float) -> Sample:
-    """Draw `count` boxes an image without replacement, as `detectron2.modeling.sampling.subsample_labels` does.
+def sample(positive: Tensor, negative: Tensor, size: int, fraction: float) -> Sample:
+    """Draw `size` boxes an image without replacement, as `detectron2.modeling.sampling.subsample_labels` does.
 
     At most `fraction` of them are positive; negative ones fill up. Both masks are (N, B).
     """
-    most = min(int(count * fraction), positive.shape[1])
+    most = min(int(size * fraction), positive.shape[1])
     noise = torch.rand(positive.shape, device=positive.device)
     first = torch.where(positive, noise, -1).topk(most, dim=1)
-    rest = torch.where(negative, noise, -1).topk(min(count, negative.shape[1]), dim=1)
+    rest = torch.where(negative, noise, -1).topk(min(size, negative.shape[1]), dim=1)
     num_positive = (first.values >= 0).sum(1, keepdim=True)
     num_negative = (rest.values >= 0).sum(1, keepdim=True)
-    slots = torch.arange(count, device=noise.device).expand(len(noise), -1)
+    slots = torch.arange(size, device=noise.device).expand(len(noise), -1)
     is_positive = slots < num_positive
     place = torch.where(is_positive, slots, slots - num_positive + most).clamp(max=most + rest.indices.shape[1] - 1)
     index = torch.cat([first.indices, rest.indices], dim=1).gather(1, place)
@@ -100,14 +113,13 @@ def encode(transform: Box2BoxTransform, boxes: Tensor, targets: Tensor) -> Tenso
     """`transform.get_deltas` of (..., 4), without its wait for the device: boxes must have an area."""
     sizes, target_sizes = boxes[..., 2:] - boxes[..., :2], targets[..., 2:] - targets[..., :2]
     shift = (targets[..., :2] + 0.5 * target_sizes - boxes[..., :2] - 0.5 * sizes) / sizes
-    wx, wy, ww, wh = transform.weights
-    weights = boxes.new_tensor([wx, wy, ww, wh])
-    return torch.cat([shift, torch.log(target_sizes / sizes)], dim=-1) * weights
+    deltas = torch.cat([shift, torch.log(target_sizes / sizes)], dim=-1).unbind(-1)
+    return torch.stack([weight * delta for weight, delta in zip(transform.weights, deltas, strict=True)], dim=-1)
 
 
 def unsuppressed(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """Non-maximum suppression of each row: boxes (R, K, 4) by falling score, valid (R, K) -> which are kept (R, K)."""
-    if boxes.device.type == "cpu":
+    if boxes.device.type == "cpu" or len(boxes) * boxes.shape[1] ** 2 > MAX_OVERLAPS:
         return suppressed_in_turn(boxes, valid, threshold)
     return suppressed_at_once(boxes, valid, threshold)
 
@@ -122,15 +134,16 @@ def suppressed_in_turn(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor
     return keep
 
 
-def suppressed_at_once(boxes: Tensor, valid: Tensor, threshold: float, rounds: int = 8, rows: int = 4) -> Tensor:
+def suppressed_at_once(boxes: Tensor, valid: Tensor, threshold: float, rounds: int = 8) -> Tensor:
     """All rows together, for a GPU.
 
     A box is kept if no kept box before it overlaps it: from all kept, each round settles one more box of every chain,
-    and a round that changes nothing has settled all. Waits for the device every few `rounds`; overlaps are computed for
-    so many `rows` at a time, which bounds the memory.
+    and a round that changes nothing has settled all. Waits for the device every few `rounds`.
     """
-    overlaps = [(box_iou(part, part) > threshold).triu(1).to(torch.bfloat16) for part in boxes.split(rows)]
-    overlaps, keep = torch.cat(overlaps), valid
+    overlaps = torch.empty(*valid.shape, valid.shape[1], dtype=torch.bfloat16, device=boxes.device)
+    for row, place in zip(boxes, overlaps, strict=True):
+        place.copy_((box_iou(row, row) > threshold).triu(1))
+    keep = valid
     while True:
         for _ in range(rounds):
             before = keep

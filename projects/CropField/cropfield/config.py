@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from cropfield.batched_roi_heads import BatchedROIHeads
-from cropfield.batched_rpn import BatchedRPN
 from pretrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,9 +105,6 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
         norm=node.FPN_NORM,
         square_pad=node.SQUARE_PAD,
     )
-
-
-PROPOSAL_GENERATOR_REGISTRY.register(BatchedRPN)
 
 
 @ROI_HEADS_REGISTRY.register()
