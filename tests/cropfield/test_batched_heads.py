@@ -195,9 +195,11 @@ def test_proposals_are_detectron2s():
         torch.testing.assert_close(own.objectness_logits, theirs.objectness_logits)
 
 
-def test_a_proposal_that_is_not_finite_ends_the_run():
+@pytest.mark.parametrize("layer, value", [("anchor_deltas", float("nan")), ("objectness_logits", -float("inf"))])
+def test_a_proposal_that_is_not_finite_ends_the_run(layer, value):
     _, ours = detectors()
-    ours.proposal_generator.rpn_head.anchor_deltas.bias.data[0] = float("nan")
+    getattr(ours.proposal_generator.rpn_head, layer).bias.data[0] = value
+    ours.proposal_generator.pre_nms_topk = {True: 1000, False: 1000}
     with EventStorage(), pytest.raises(FloatingPointError, match="diverged"):
         ours([image(2, 64, 64)])
 
