@@ -14,7 +14,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import nms
 
-MAX_OVERLAPS = 2**29  # pairs of boxes that are compared at once: 1 GiB
+PAIRS = 2**24  # of boxes, compared at once in 400 MiB
+MAX_OVERLAPS = 2**29  # pairs of boxes that are kept at once: 1 GiB
 
 
 class Objects(NamedTuple):
@@ -141,8 +142,9 @@ def suppressed_at_once(boxes: Tensor, valid: Tensor, threshold: float, rounds: i
     and a round that changes nothing has settled all. Waits for the device every few `rounds`.
     """
     overlaps = torch.empty(*valid.shape, valid.shape[1], dtype=torch.bfloat16, device=boxes.device)
-    for row, place in zip(boxes, overlaps, strict=True):
-        place.copy_((box_iou(row, row) > threshold).triu(1))
+    rows = max(1, PAIRS // boxes.shape[1] ** 2)
+    for part, place in zip(boxes.split(rows), overlaps.split(rows), strict=True):
+        place.copy_((box_iou(part, part) > threshold).triu(1))
     keep = valid
     while True:
         for _ in range(rounds):

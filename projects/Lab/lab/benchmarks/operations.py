@@ -5,23 +5,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Nothing is computed by these.
-VIEWS = {
-    *(
-        "alias",
-        "as_strided",
-        "detach",
-        "expand",
-        "lift_fresh",
-        "permute",
-        "select",
-        "slice",
-        "split",
-        "split_with_sizes",
-    ),
-    *("squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view"),
-    *("empty", "empty_like", "empty_strided", "new_empty"),
-}
+# These make no kernel: views, and memory that is not filled.
+NO_KERNEL = set(
+    "alias as_strided detach expand lift_fresh permute select slice split split_with_sizes squeeze t transpose unbind "
+    "unsqueeze view _unsafe_view empty empty_like empty_strided new_empty".split()
+)
 # What these return, or how much of it, the host knows only when the device has computed it.
 WAITS = {"nonzero", "_local_scalar_dense", "masked_select", "_unique2", "nms", "equal"}
 
@@ -44,7 +32,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.split("::")[1]
-        self.number += name not in VIEWS
+        self.number += name not in NO_KERNEL
         indices = args[1] if name in ("index", "index_put", "index_put_") else ()
         if name in WAITS or any(index is not None and index.dtype == torch.bool for index in indices):
             self.waits.append(name)
