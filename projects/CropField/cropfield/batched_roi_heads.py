@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from cropfield.batched_rpn import inherits
 from cropfield.box_batches import encode, match, pad, pad_objects, sample, take
-from pretrain.models.attention import has_hooks
 
 
 class Regions(NamedTuple):
@@ -72,6 +71,8 @@ class BatchedROIHeads(StandardROIHeads):
         return transform is Box2BoxTransform and loss == "smooth_l1" and not predictor.use_sigmoid_ce
 
     def has_usual_mask_head(self) -> bool:
+        from pretrain.models.attention import has_hooks  # which imports timm; `import cropfield` is to stay light
+
         head = self.mask_head
         usual = inherits(self, StandardROIHeads, "_forward_mask") and inherits(head, BaseMaskRCNNHead, "forward")
         return usual and type(self.mask_pooler) is ROIPooler and head.vis_period == 0 and not has_hooks(head)
