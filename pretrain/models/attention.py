@@ -98,12 +98,13 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, L, head_dim) -> the same"""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # where the length is to remain open
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or traced:
+    long = q.shape[-2] > _ROWS
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # where a long sequence's length is to remain open
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or (long and traced):
         return F.scaled_dot_product_attention(q, k, v)
     # In bfloat16 on a CPU plain matrix products take 0.15 to 0.5 of the time of torch's kernel, forward and backward.
     q = q * q.shape[-1] ** -0.5
-    if q.shape[-2] > _ROWS:
+    if long:
         with torch.autocast("cpu", enabled=False):
             return HeadByHead.apply(q, k, v)
     return torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v

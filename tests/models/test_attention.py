@@ -58,6 +58,8 @@ def test_bfloat16_on_the_cpu_does_without_torchs_slow_kernel(monkeypatch):
     for length in (37, 513):
         q, k, v = torch.randn(3, length, 2, 16).bfloat16()
         assert packed_attention(q, k, v, Layout(((1, length),))).isfinite().all()
+    short = torch.randn(3, 1, 2, 37, 16).bfloat16()
+    assert torch.jit.trace(_attend, tuple(short))(*short).isfinite().all()
 
 
 def test_bfloat16_on_the_cpu_in_other_settings():

@@ -121,7 +121,7 @@ class BatchedROIHeads(StandardROIHeads):
             boxes=take(boxes, drawn.index).flatten(0, 1),
             objects=take(objects.numbers, index).flatten(),
             object_boxes=take(objects.boxes, index).flatten(0, 1),
-            classes=torch.where(drawn.positive, take(objects.classes, index), self.num_classes).flatten(),
+            classes=torch.where(drawn.positive, take(classes, drawn.index), self.num_classes).flatten(),
         )
         return self.by_level(regions, drawn.valid.flatten())
 
