@@ -90,6 +90,12 @@ def task_name(mode: str, share: float) -> str:
     return f"{mode}, {share:.0%} of labels" if share < 1 else mode
 
 
+def probe_ap50(file: Path) -> list[float]:
+    """AP50 of the backbones in a probe's results, without the baseline; docs/results.md says why AP50."""
+    *backbones, _ = json.loads(file.read_text())["backbones"]
+    return [row["box_ap50"] for row in backbones]
+
+
 def box_ap(folder: Path) -> float:
     """The AP in a detector's folder; 0 if it detected nothing."""
     return json.loads((folder / "result.json").read_text())["bbox"]["AP"] or 0.0
@@ -150,13 +156,30 @@ class Comparison:
         stage = self.commands.detect(self.detector_config, dataset, folder, *changes, *self.for_detect)
         return task_name(mode, share), folder, stage
 
+    def probe(self, config: Path, seed: int) -> tuple[Path, object]:
+        """(output file, stage) of the detection probe of both starts, at the detector's image size."""
+        run = self.run_folder(config, seed)
+        file, weights = run.with_name(f"{run.name}_probe.json"), (path for _, path in self.starts(config, seed))
+        return file, self.commands.probe(weights, self.dataset, file, self.image_size)
+
+    @functools.cached_property
+    def image_size(self) -> int:
+        from cropfield.forms import Detection
+        from cropfield.halves import naming_half
+        from pretrain.engine.lazy_config import load_config
+
+        config = self.commands.repository / "configs" / "COCO" / self.detector_config
+        with naming_half("detect", Detection):
+            return load_config(config, self.for_detect, Detection).dataloader.image_size
+
     def waves(self) -> Iterator[tuple]:
         """Stages in the order in which they run, seed by seed; those in a tuple run in parallel."""
         for seed in range(1, self.args.seeds + 1):
             configs = self.args.configs
             yield from self.together(self.pretraining(config, seed) for config in configs)
             detectors = [self.detectors(config, seed) for config in configs] + [self.scratch_detectors(seed)]
-            yield from self.together(stage for *_, stage in itertools.chain(*detectors))
+            probes = [self.probe(config, seed)[1] for config in configs if "probe" in self.args.modes]
+            yield from self.together([*(stage for *_, stage in itertools.chain(*detectors)), *probes])
 
     def together(self, stages) -> Iterator[tuple]:
         """Groups of `jobs` stages, each with a part of the cores, and its own GPU if there are several."""
@@ -188,32 +211,13 @@ class Comparison:
             for start, task, folder, _ in self.detectors(config, seed):
                 found.append(Figure(config.stem, start, task, seed, box_ap(folder)))
             if "probe" in self.args.modes:
-                for start, weights in self.starts(config, seed):
-                    print(f"== probe of {weights.relative_to(self.output)}", flush=True)
-                    found.append(Figure(config.stem, start, PROBE, seed, self.probed(weights)))
+                file, _ = self.probe(config, seed)
+                for (start, _), ap50 in zip(self.starts(config, seed), probe_ap50(file), strict=True):
+                    found.append(Figure(config.stem, start, PROBE, seed, ap50))
         for seed in seeds:
             for start, task, folder, _ in self.scratch_detectors(seed):
                 found.append(Figure(NO_CONFIG, start, task, seed, box_ap(folder)))
         return found
-
-    def probed(self, weights: Path) -> float:
-        """The detection probe's AP50 (see docs/results.md for why this one), at the detector's image size."""
-        from cropfield.probe import backbone_features
-        from pretrain.models.weights import open_backbone
-
-        return self.probe.measure(backbone_features(open_backbone(weights)))["box_ap50"]
-
-    @functools.cached_property
-    def probe(self):
-        """The probe of all backbones, whose images are found once."""
-        from cropfield.probe import PROBE_LIMITS, DetectionProbe
-        from cropfield.probe_images import probe_images
-        from pretrain.engine.lazy_config import load_config
-
-        config = load_config(self.commands.repository / "configs" / "COCO" / self.detector_config, self.for_detect)
-        files = [(self.dataset[f"{split}_json"], self.dataset[f"{split}_images"]) for split in ("train", "val")]
-        size, patch = config.dataloader.image_size, config.model.backbone.net.patch_size
-        return DetectionProbe(*probe_images(*files, PROBE_LIMITS, size, patch))
 
 
 def write_report(found: list, output: Path, seeds: int) -> None:
@@ -237,18 +241,16 @@ def main() -> None:
     say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
-    from pretrain.outputs import open_output
 
     comparison = Comparison(args)
     waves = list(comparison.waves())
-    chain = Chain(comparison.output)
+    chain = Chain(comparison.output, "comparison.*", "train_*.json", "*_probe.json")
     chain.plan([stage for wave in waves for stage in wave])
-    *_, detector = comparison.detector(
-        "any", "", FINE_TUNED, share=1, seed=1
-    )  # also without one: the probe reads its data
+    # Also where none is trained: the probe reads its data.
+    *_, detector = comparison.detector("any", "", FINE_TUNED, share=1, seed=1)
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
-    open_output(comparison.output)
+    chain.open()
     comparison.write_subsets()
     for wave in waves:
         chain.run(*wave)

@@ -36,6 +36,14 @@ def test_solid_pictographs_in_groups_that_are_large_enough(load_tool, package, t
     assert "48 cut-outs of 12 groups" in capsys.readouterr().out
 
 
+def test_pictures_of_others_stay_as_they_are(load_tool, package, tmp_path, monkeypatch):
+    (tmp_path / "out" / "all").mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=None))
+    monkeypatch.setattr("sys.argv", ["x", str(package), "--output", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="all exists, and would be written over"):
+        load_tool("openmoji_cutouts").main()
+
+
 def test_what_is_not_openmojis_is_refused(load_tool, package, tmp_path):
     tool = load_tool("openmoji_cutouts")
     with pytest.raises(UserError, match="give the unpacked npm package openmoji"):

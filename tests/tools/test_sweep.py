@@ -57,16 +57,24 @@ def test_the_default_is_the_papers_grid(load_tool):
 def test_it_runs_each_once_and_ends_with_table_and_best(sweep, tmp_path, capsys):
     grid = ["--grid", "optimizer.lr=1e-5,8e-5", "--grid", "optimizer.weight_decay=0.5"]
     sweep(*grid)
-    assert len(calls(tmp_path)) == 4
+    assert len(calls(tmp_path)) == 4 and "(stage 4 of 4)" in capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["metrics"] == {"mIoU": pytest.approx(49.5)} and result["model"] == "vits"
     assert result["settings"]["best"] == ["optimizer.lr=8e-5", "optimizer.weight_decay=0.5"]
     assert result["settings"]["runs"] == pytest.approx([49, 50])
     last = (tmp_path / "out" / "sweep.md").read_text().splitlines()[-1]
     assert [cell.strip() for cell in last.strip("|").split("|")] == ["8e-5", "0.5", "49.00", "50.00", "**49.50**"]
-    assert "best: optimizer.lr=8e-5" in capsys.readouterr().out
     sweep(*grid)
+    assert "best: optimizer.lr=8e-5" in capsys.readouterr().out
     assert len(calls(tmp_path)) == 4
+
+
+def test_a_table_of_others_stays_as_it_is(sweep, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweep.md").write_text("mine")
+    with pytest.raises(UserError, match="sweep.md exists, and would be written over"):
+        sweep("--grid", "optimizer.lr=1e-5", "--runs", "1")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sweep.md"]
 
 
 def test_a_failed_run_stops_it_and_the_next_call_goes_on_from_there(sweep, tmp_path):

@@ -1,7 +1,8 @@
-"""The project's commands as stages of a chain: pretrain, export, detect. Each can also be run by hand."""
+"""The project's commands as stages of a chain: pretrain, export, detect, probe. Each can also be run by hand."""
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,15 @@ class Commands:
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         return Stage(output.name, command, r"iter: |Inference done|\bbox AP|matched|^error", environment)
+
+    def probe(self, backbones: Iterable[Path], dataset: dict[str, Path], output: Path, image_size: int) -> Stage:
+        """Measure the detection probe of `backbones` on images of `image_size` pixels; results go to a .json file."""
+        tool = self.repository / "projects" / "CropField" / "tools" / "probe_detection.py"
+        data = (word for name, path in dataset.items() for word in (f"--{name.replace('_', '-')}", str(path)))
+        size = ("--image-size", str(image_size))
+        return Stage(
+            output.stem, (str(tool), *map(str, backbones), *data, *size, "--overwrite", "--output", str(output))
+        )
 
     def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)

@@ -21,7 +21,7 @@ from pretrain.outputs import open_output
 from pretrain.parent import with_parent
 
 RECORD = "stages.json"
-WRITTEN = ("*.log", "result.json", "report.html", "backbone.*")  # by stages, and by those who run chains
+WRITTEN = ("*.log", "result.json", "report.html", "backbone.*")  # by stages, and by those who run them
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,17 @@ class Stage:
 class Chain:
     """Runs each stage once. `output/stages.json` records command and duration in seconds of each finished stage.
 
+    Args:
+        written: glob patterns of what else will be written into `output`, beyond `WRITTEN`; see `open_output`.
+
     Raises (from `run`):
         UserError: a stage failed, or was started earlier with another command.
         SystemExit: a signal stopped the chain; running stages were signalled, and the next call resumes from what they
             saved.
     """
 
-    def __init__(self, output: Path):
-        self.output = output
+    def __init__(self, output: Path, *written: str):
+        self.output, self.written = output, (*WRITTEN, *written)
         self.record_file = output / RECORD
         self.recording = Lock()  # parallel stages share the record
         self.running: set[subprocess.Popen] = set()
@@ -79,10 +82,14 @@ class Chain:
                     "choose another --output, or remove that folder"
                 )
 
+    def open(self) -> None:
+        """Make the output folder, and keep others out of it."""
+        open_output(self.output, written=() if self.record else self.written)
+
     def run(self, *stages: Stage) -> None:
         """Run stages in parallel; return when all are done."""
         self.check(list(stages))
-        open_output(self.output, written=() if self.record else WRITTEN)
+        self.open()
         waiting = [stage for stage in stages if stage.name not in self.seconds]
         for stage in stages:
             if stage not in waiting:

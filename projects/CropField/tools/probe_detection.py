@@ -30,7 +30,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     for split in ("train", "val"):
         add(f"--{split}-json", required=True, metavar="FILE", help="COCO-format annotations")
         add(f"--{split}-images", required=True, metavar="DIR")
-    add("--output", type=Path, metavar="FILE", help="a new .json file for the results")
+    add("--output", type=Path, metavar="FILE", help=".json file for the results")
+    add("--overwrite", action="store_true", help="replace that file")
     add("--image-size", type=positive, default=256, metavar="PX", help="longer side (default 256)")
     add("--train-limit", type=positive, default=300, metavar="N", help="training images at most (default 300)")
     add("--val-limit", type=positive, default=100, metavar="N", help="validation images at most (default 100)")
@@ -57,7 +58,8 @@ def main() -> None:
     from pretrain.outputs import refuse_existing
 
     args.device = args.device or default_device()
-    refuse_existing(args.output)
+    if not args.overwrite:
+        refuse_existing(args.output)
     backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
         raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")
@@ -77,7 +79,8 @@ def main() -> None:
     for patch in probes:
         measure(f"colours and positions (patches of {patch})", patch, positions_and_colours(patch))
     if args.output:
-        settings = {name: value for name, value in vars(args).items() if name not in ("backbones", "output")}
+        files = ("backbones", "output", "overwrite")
+        settings = {name: value for name, value in vars(args).items() if name not in files}
         write_json(args.output, {"settings": settings, "backbones": rows})
     names = {"backbone": "backbone"} | dict(FIGURES)
     print(tabulate([[row[name] for name in names] for row in rows], [*names.values()], floatfmt=".2f"))

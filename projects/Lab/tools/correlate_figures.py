@@ -75,7 +75,6 @@ def main() -> None:
     from lab.correlation import CheapMetrics, plot, table
     from pretrain.files import write_json, write_text
     from pretrain.models.weights import open_backbone
-    from pretrain.outputs import open_output
 
     output, (_, overrides) = args.output.resolve(), split_overrides(args.overrides)
     backbones = {name: open_backbone(path) for name, path in named.items()}
@@ -91,9 +90,9 @@ def main() -> None:
         folder = output / f"{name}_{ap.split()[0]}"
         return Commands(REPOSITORY).detect(args.detector, dataset, folder, *changes, *overrides)
 
-    chain = Chain(output)
+    chain = Chain(output, "correlation.*")
     chain.plan([stage(name, ap) for name in named for ap in MODES])
-    open_output(output)
+    chain.open()
     cheap, rows = CheapMetrics(*images, args.crop_size), []
     for name, backbone in backbones.items():
         rows.append({"backbone": name, **cheap.measure(backbone), "loss": last_loss(named[name])})

@@ -63,7 +63,7 @@ def main() -> None:
     groups = read_groups(args.package)
     from pretrain.outputs import open_output
 
-    output = open_output(args.output)
+    output = open_output(args.output, written=("all", "detection"))
     for name, codes in groups.items():
         folder = output / "all" / name
         folder.mkdir(parents=True, exist_ok=True)

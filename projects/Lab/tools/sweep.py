@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 from tabulate import tabulate
@@ -76,16 +77,14 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list]:
     return stages
 
 
-def check(args: argparse.Namespace, stages: dict[tuple[str, ...], list]) -> None:
+def check(args: argparse.Namespace, settings: Iterable[tuple[str, ...]]) -> None:
     """Raise UserError before the first run for anything that would fail in a later one."""
-    from cropfield.stages import Chain
     from pretrain.engine.lazy_config import load_config
 
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
-    for setting in stages:
+    for setting in settings:
         load_config(args.config_file, [*args.overrides, *setting])
-    Chain(args.output).check([stage for runs in stages.values() for stage in runs])
 
 
 def result_of(args: argparse.Namespace, stage) -> dict:
@@ -137,11 +136,10 @@ def main() -> None:
 
     stages = make_stages(args)
     check(args, stages)
-    args.output.mkdir(parents=True, exist_ok=True)
-    chain = Chain(args.output)
-    for runs in stages.values():
-        for stage in runs:
-            chain.run(stage)
+    chain, runs_in_order = Chain(args.output, "sweep.md"), [stage for runs in stages.values() for stage in runs]
+    chain.plan(runs_in_order)
+    for stage in runs_in_order:
+        chain.run(stage)
     report(args, {setting: [result_of(args, stage) for stage in runs] for setting, runs in stages.items()})
 
 
