@@ -14,6 +14,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from plain_crops import place_in_field
 from plain_step import PlainStep, plain_optimizer, plain_step
 
+from lab.benchmarks.operations import Operations
 from pretrain.engine.param_groups import param_groups
 from pretrain.engine.schedules import OptimizerSchedule
 from pretrain.engine.trainer import PretrainTrainer
@@ -154,3 +155,14 @@ def test_student_teacher_and_centres_after_three_steps_are_those_of_the_plain_on
     three_plain_steps(plain)
     assert all((value - start[name]).abs().max() > 1e-3 for name, value in ours.state_dict().items())
     assert_same(ours.state_dict(), plain.state_dict())
+
+
+def test_a_step_waits_for_the_device_only_to_find_the_masked_patches():
+    """A host that waits cannot launch the kernels that come next."""
+    ours, _ = make_pair({})
+    trainer, batch = PretrainTrainer(ours, None, None, amp=False, clip_grad=CLIP), make_batch()
+    with Operations() as operations:
+        sum(ours(batch, 0).values()).backward()
+        trainer.clip_gradients()
+        ours.after_step(0)
+    assert operations.waits == ["nonzero", "nonzero"] and operations.number > 100  # content and position

@@ -6,6 +6,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from fvcore.common.param_scheduler import LinearParamScheduler
 
+from lab.benchmarks.operations import Operations
 from pretrain.engine.param_groups import param_groups
 from pretrain.errors import UserError
 from pretrain.methods.feature_statistics import directional_std, effective_rank
@@ -69,6 +70,14 @@ def test_loss_equals_the_method_written_out(group_size):
 
 def one_sequence(tokens):
     return pack([tokens])[1]
+
+
+def test_a_step_never_waits_for_the_device():
+    method, batch = make_method(), make_batch()
+    with Operations() as operations:
+        sum(method(batch, 0).values()).backward()
+        method.after_step(0)
+    assert not operations.waits and operations.number > 100
 
 
 def test_targets_are_normalised_and_gathered_from_the_whole_image():

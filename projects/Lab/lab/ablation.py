@@ -66,6 +66,11 @@ class Figures:
         self.configs = list(dict.fromkeys(config for config, _, _ in self.by_arm if config != NO_CONFIG))
         self.tasks = list(dict.fromkeys(task for _, _, task in self.by_arm))
 
+    @property
+    def has_scratch(self) -> bool:
+        """Whether there are detectors from scratch."""
+        return any(start == SCRATCH for _, start, _ in self.by_arm)
+
     def mean(self, config: str, start: str, task: str) -> Interval | None:
         seeds = self.by_arm.get((config, start, task))
         return Interval.of(seeds.values()) if seeds else None
@@ -88,7 +93,7 @@ class Figures:
         """Markdown table with a column for each task: for each config its starts and gains, then the detectors from
         scratch.
         """
-        rows, scratch = [], any(start == SCRATCH for _, start, _ in self.by_arm)
+        rows = []
 
         def add_row(config: str, name: str, value) -> None:
             rows.append([config, name, *(value(config, task) or "–" for task in self.tasks)])
@@ -97,9 +102,9 @@ class Figures:
             for start in (PRETRAINED, UNTRAINED):
                 add_row(config, start, lambda config, task, start=start: self.mean(config, start, task))
             add_row(config, "gain, by seed", self.gain)
-            if scratch:
+            if self.has_scratch:
                 add_row(config, "over scratch, by seed", self.over_scratch)
-        if scratch:
+        if self.has_scratch:
             add_row(NO_CONFIG, SCRATCH, lambda config, task: self.mean(config, SCRATCH, task))
         return tabulate(rows, ["pretraining", "start", *self.tasks], tablefmt="github", disable_numparse=True) + "\n"
 
@@ -181,7 +186,7 @@ def plot(figures: Figures, path) -> None:
         panel.set_ylim(bottom=0)
     axes[0].scatter([], [], color="0.3", label=PRETRAINED)
     axes[0].scatter([], [], edgecolors="0.3", facecolors="none", label=UNTRAINED)
-    if any(start == SCRATCH for _, start, _ in figures.by_arm):
+    if figures.has_scratch:
         axes[0].plot([], [], color="0.5", linewidth=1, linestyle="--", label=f"{SCRATCH}, mean")
     canvas.legend(loc="outside upper center", ncols=3)
     canvas.savefig(path, dpi=120)
