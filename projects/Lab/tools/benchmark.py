@@ -25,6 +25,7 @@ COMMANDS = {
     "memory": "peak memory of the losses, against full logits",
     "growth": "time and memory over crops, resolution, prototypes and batch",
     "detection": "training and inference at 1024 x 1024, against Detectron2's parts",
+    "operations": "what proposals and heads ask of a GPU's host, against Detectron2's; needs no GPU",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
     "probe": "a linear probe with cached features, against running the backbone in each epoch",
     "gpu": "images a second and fraction of the card's peak; needs a GPU",
@@ -41,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
     add("--images", type=int, metavar="N", help="images in a step, or to evaluate (default: the command's own)")
     add("--backbone", choices=("vits", "vitb"), help="default vits; gpu measures both")
-    add("--image-size", metavar="HxW", help="image size of detection (default 1024x1024) or probe (96x96)")
+    add("--image-size", metavar="HxW", help="of detection (default 1024x1024), operations (256x256) or probe (96x96)")
     add("--frozen", action="store_true", help="detection: the backbone frozen against trained, and cached features")
     add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(argv)

@@ -12,21 +12,17 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 from detectron2.config import instantiate
 
-from cropfield.box_batches import suppressed_at_once
 from cropfield.feature_cache import FeatureCache
 from lab.benchmarks.cases import CONFIGS, DetectorCase
 from lab.benchmarks.comparison import Comparison, compare, seconds_by_part, share_table, thread_clock
 from lab.benchmarks.live_bytes import LiveBytes
-from lab.benchmarks.operations import Operations
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.lazy_config import load_config
 
@@ -59,7 +55,6 @@ def measure(ours: DetectorCase, stock: DetectorCase, what: dict, num_pairs: int)
     for name, case in (("ours", ours), ("stock", stock)):
         training.tables[f"training iteration, {name}"] = training_parts(case)
         inference.tables[f"inference, {name}"] = share_table(*forward_parts(case, case.infer))
-    training.tables["operations in a training iteration"] = operations_of_parts(ours, stock)
     return [training, inference, backbone, *memory]
 
 
@@ -124,32 +119,6 @@ def write_noise(folder: Path, count: int, objects: int = 7) -> None:
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 128, "height": 128} for n in range(count)]
     labels = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "thing"}]}
     (folder / "labels.json").write_text(json.dumps(labels))
-
-
-def operations_of_parts(ours: DetectorCase, stock: DetectorCase) -> list[dict]:
-    """Operations of proposals and heads, forward, and how many of them wait for the device: as a GPU would do them."""
-    rows = []
-    for name, case in (("ours", ours), ("stock", stock)):
-        counts: dict[str, Operations] = {}
-        parts = {"proposals": case.model.proposal_generator, "box and mask heads": case.model.roi_heads}
-        with ExitStack() as stack:
-            stack.enter_context(mock.patch("cropfield.batched_rpn.unsuppressed", suppressed_at_once))
-            for part, module in parts.items():
-                stack.enter_context(mock.patch.object(module, "forward", counted(module.forward, counts, part)))
-            case.forward()
-        rows += [
-            {"part": part, "of": name, "operations": count.number, "waits": len(count.waits)}
-            for part, count in counts.items()
-        ]
-    return rows
-
-
-def counted(forward: Callable, counts: dict[str, Operations], part: str) -> Callable:
-    def call(*inputs):
-        with Operations() as counts[part]:
-            return forward(*inputs)
-
-    return call
 
 
 def backbone_pass(case: DetectorCase) -> Callable[[], None]:

@@ -1,9 +1,22 @@
-"""Counts of operations and of waits for the device: what a GPU's host is busy with, found without a GPU."""
+"""`benchmark.py operations`: proposals and heads of a Mask R-CNN with ViT-S against Detectron2's, counted.
+
+Counts operations, and those that wait for the device, in a forward pass of training: what a GPU's host is busy with,
+found without a GPU. Random weights and images; the counts depend on the number of images, hardly on their size.
+"""
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from cropfield.box_batches import suppressed_at_once
+from lab.benchmarks.cases import DetectorCase
+from lab.benchmarks.comparison import Comparison
 
 # These make no kernel: views, and memory that is not filled.
 NO_KERNEL = set(
@@ -50,3 +63,44 @@ class _Lists(TorchFunctionMode):
         if func is Tensor.tolist:
             self.waits.append("tolist")
         return func(*args, **(kwargs or {}))
+
+
+def run(options: argparse.Namespace) -> list[Comparison]:
+    """Four images (or --images) of 256 x 256 (or --image-size)."""
+    config, size, images = f"mask_rcnn_cropfield_{options.backbone}_12ep.py", options.image_size, options.images or 4
+    what = {"config": config, "images": images, "image_size": list(size or (256, 256))}
+    cases = (
+        DetectorCase(config, ["train.amp.enabled=False"], stock, images, what["image_size"], amp=False)
+        for stock in (False, True)
+    )
+    return compare_operations(*cases, what)
+
+
+def compare_operations(ours: DetectorCase, stock: DetectorCase, what: dict) -> list[Comparison]:
+    ours, stock = operations_of_parts(ours), operations_of_parts(stock)
+    return [
+        Comparison.of(f"{part}: {counted}", [count(ours[part])], [count(stock[part])], what, unit="")
+        for part in ours
+        for counted, count in (("operations", lambda found: found.number), ("waits", lambda found: len(found.waits)))
+    ]
+
+
+@torch.no_grad()
+def operations_of_parts(case: DetectorCase) -> dict[str, Operations]:
+    """Those of proposals and heads in a forward pass, as a GPU would do them."""
+    counts: dict[str, Operations] = {}
+    parts = {"proposals": case.model.proposal_generator, "box and mask heads": case.model.roi_heads}
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("cropfield.batched_rpn.unsuppressed", suppressed_at_once))
+        for part, module in parts.items():
+            stack.enter_context(mock.patch.object(module, "forward", _counted(module.forward, counts, part)))
+        case.forward()
+    return counts
+
+
+def _counted(forward: Callable, counts: dict[str, Operations], part: str) -> Callable:
+    def call(*inputs):
+        with Operations() as counts[part]:
+            return forward(*inputs)
+
+    return call
