@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import select
+import signal
 import sys
 import traceback
 import warnings
@@ -22,8 +24,12 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        text = re.sub(r"\S{301,}", lambda word: f"{word[0][:150]}...{word[0][-100:]}", super().__str__())
-        return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+        return printable(re.sub(r"\S{301,}", lambda word: f"{word[0][:150]}...{word[0][-100:]}", super().__str__()))
+
+
+def printable(text: str) -> str:
+    r"""`text`, say a file's name, in one line: line breaks and other unprintable characters as \n and the like."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
@@ -64,17 +70,28 @@ def run_main(main: Callable[[], int | None]) -> None:
     hush_detectron2()
     try:
         code = main()
+        sys.stdout.flush()
     except UserError as error:
         if os.environ.get("CROPFIELD_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):  # `| head`, say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+            sys.exit(128 + signal.SIGPIPE)
         if not _interrupted(error):
             raise
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _nobody_reads(output) -> bool:
+    """Whether `output` is a pipe whose reader has ended."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def hush_detectron2() -> None:

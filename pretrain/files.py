@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def remove_drafts(folder: Path) -> None:
 
 def is_draft(path: Path) -> bool:
     """By its name; see `replacing`."""
-    return path.match(".*.partial*") and path.is_file()
+    return bool(re.fullmatch(r"\.(.*\.)?\d+\.partial(\.\w+)?", path.name, re.DOTALL)) and path.is_file()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,6 +1,9 @@
 """A sentence for the user is one line, whatever a file is called."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +29,25 @@ def test_names_are_printed_in_one_line(name, shown, capsys):
     with pytest.raises(SystemExit):
         run_main(main)
     assert capsys.readouterr().err == f"error: there is no {shown}; check the path\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(unbuffered):
+    """As in `tool | head -1`."""
+    code = "from pretrain.errors import run_main\ndef main():\n  for n in range(10**6): print(n)\nrun_main(main)"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as command:
+        assert command.stdout.readline() == b"0\n"
+        command.stdout.close()
+        assert not command.stderr.read()
+    assert command.returncode == 128 + signal.SIGPIPE
+
+
+def test_another_broken_pipe_is_not_hidden(monkeypatch):
+    def main():
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError):
+        run_main(main)

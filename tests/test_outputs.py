@@ -62,6 +62,7 @@ def test_a_process_that_writes_nothing_leaves_nothing(tmp_path, written, left):
 
 def test_drafts_of_killed_writers_are_removed(tmp_path):
     (tmp_path / ".model.pth.123.partial").touch()
+    (tmp_path / ".7.partial.mp4").touch()
     assert not is_output(tmp_path)
     open_output(tmp_path)
     assert is_output(tmp_path) and [p.name for p in tmp_path.iterdir()] == [LOCK]

@@ -96,6 +96,8 @@ class Photometric:
 
     def __post_init__(self):
         self.jitter, self.blur_sigma = tuple(self.jitter), tuple(self.blur_sigma)  # a config's lists are slow
+        if self.blur_kernel % 2 == 0:
+            raise UserError(f"blur_kernel {self.blur_kernel} would move the image by half a pixel: give an odd number")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 (H, W, C) -> the same, for one band (H, W); `image` is left as it was."""

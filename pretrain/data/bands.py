@@ -41,7 +41,7 @@ class TiffHeader(NamedTuple):
     def needs_reader(self, reading: Reading) -> bool:
         """Whether Pillow would lose bands, or bits, that are asked for."""
         deep = self.bits > 8 and (reading.value_range is not None or self.planar)
-        return (self.bands not in (1, 3) and (reading.channels != 3 or deep)) or (self.bands == 3 and deep)
+        return (self.bands not in (1, 3) and (reading.channels not in (1, 3) or deep)) or (self.bands == 3 and deep)
 
 
 def tiff_header(file: BinaryIO) -> TiffHeader | None:
@@ -126,24 +126,13 @@ def _deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Any Pillow mode -> uint8 RGB (H, W, 3)."""
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb(np.asarray(image) >> 8)
-    if image.mode in ("I", "F"):
-        grey = np.asarray(image).astype(np.float64)
-        if not np.isfinite(grey).any():
-            raise ValueError("no pixel has a value")
-        grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-        low, high = grey.min(), grey.max()
-        return _grey_to_rgb((grey - low) * (255.0 / max(high - low, 1e-12)))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return cv2.cvtColor(to_8_bits(np.asarray(image), None), cv2.COLOR_GRAY2RGB)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
         image = Image.alpha_composite(background, image)
     return np.array(image.convert("RGB"))
-
-
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB)
 
 
 def as_channels(values: np.ndarray, reading: Reading) -> np.ndarray:
@@ -167,7 +156,7 @@ def to_8_bits(values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     """Values of any shape -> uint8, see `Reading`; 8 bits stay as they are."""
     if values.dtype == np.uint8:
         return values
-    if value_range is None and values.dtype == np.uint16:
+    if value_range is None and values.dtype.kind == "u" and values.itemsize == 2:  # in either byte order
         return (values >> 8).astype(np.uint8)
     if value_range is None:
         finite = values[np.isfinite(values)]
@@ -223,8 +212,9 @@ def left_out(known: list[tuple[str, int]], channels: int) -> str:
     more = [(name, bands) for name, bands in known if bands > (3 if channels == 1 else channels)]
     if not more:
         return ""
+    used = "the luma of the first 3 is" if channels == 1 else f"the first {channels} are"
     return (
         f"{len(more)} of {len(known)} images that were looked at have more bands than in_chans={channels} takes "
-        f"({more[0][0]} first, with {more[0][1]}): the first {channels} are used, and the rest left out, or taken for "
-        "transparency where the file says so"
+        f"({more[0][0]} first, with {more[0][1]}): {used} used, and the rest left out, or taken for transparency where "
+        "the file says so"
     )

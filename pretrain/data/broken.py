@@ -1,13 +1,12 @@
 """Counts the broken images of a run and raises when there are too many."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, printable
 
 NAMED_IN_LOG = 20  # broken images that the log names one by one
 
@@ -72,8 +71,3 @@ def summarize(broken: Iterable[tuple[str, str]]) -> str:
         examples.setdefault(reason, name)
         counts[reason] += 1
     return ", ".join(f"{count} {reason} ({printable(examples[reason])})" for reason, count in counts.most_common())
-
-
-def printable(name: str) -> str:
-    """A file's name for the log, which is UTF-8: bytes of the name that are not become \\xff and the like."""
-    return os.fsencode(name).decode(errors="backslashreplace")

@@ -186,13 +186,16 @@ def _in_words(fault: str, content) -> str:
     if absent:
         return f'{path} has no "{absent[1]}"; write {WANTED.get(absent[1], "one")} there'
     steps = re.findall(r"\w+", path)
-    value = content
-    for step in steps:
-        value = value[int(step) if step.isdecimal() else step]
     names = [step for step in steps if not step.isdecimal()]
     field = names[-1] if names else ""
     entry = field in ("images", "categories", "annotations") and steps[-1].isdecimal()
     wanted = "an object with names and values" if entry or not names else WANTED.get(field, "a whole number or a text")
+    value = content
+    try:
+        for step in steps:
+            value = value[int(step) if step.isdecimal() else step]
+    except (LookupError, TypeError):  # Python's reader keeps another of two that have the same name
+        return f"{path} is not what belongs there, and {steps[0]} may be there twice; write {wanted}"
     return f"{path or 'the content'} is {shown(value)}{_looks_like(value, steps)}; write {wanted}"
 
 

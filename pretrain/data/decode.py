@@ -77,9 +77,10 @@ def decode_image(
         # OpenCV would apply the orientation that it finds itself, which in damaged metadata is another one.
         how = _reduction(image.width * image.height, min_pixels) | cv2.IMREAD_IGNORE_ORIENTATION
         how |= cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-        if pixels is not None:
-            return upright(pixels if channels == 3 else pixels[..., None], orientation(image))
+        with contextlib.suppress(cv2.error):  # too large for it; what is wrong with the file is for Pillow to say
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+            if pixels is not None:
+                return upright(pixels if channels == 3 else pixels[..., None], orientation(image))
     return _decode_with_pillow(image, data, name, reading)
 
 
@@ -126,9 +127,14 @@ class ImageFacts(NamedTuple):
 
 
 def read_facts(source: bytes | str | os.PathLike, reading: Reading = AS_RGB) -> ImageFacts | None:
-    """Read the header of a file, or of its bytes; None where that is not an image. Pillow's limit of pixels stays."""
+    """Read the header of a file, or of its bytes; None where that is not an image."""
+    lift_pillows_limit(reading.max_pixels)
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
+        with (
+            warnings.catch_warnings(),
+            io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file,
+        ):
+            warnings.simplefilter("ignore")
             tiff = tiff_header(file)
             file.seek(0)
             if tiff:
@@ -231,8 +237,6 @@ def _decoder_reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ValueError) and text.endswith(" bands"):
         return text
-    return "truncated" if "truncated" in text.lower() else _missing_decoder(text) or "cannot be decoded"
-
-
-def _missing_decoder(text: str) -> str:
-    return "needs tifffile and imagecodecs" if "imagecodecs" in text else ""
+    if "truncated" in text.lower():
+        return "truncated"
+    return "needs tifffile and imagecodecs" if "imagecodecs" in text else "cannot be decoded"

@@ -29,14 +29,14 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # TarShar
 class JoinedSources:
     """Several sources, one after the other. `name(index)` tells them apart.
 
-    Raises `UserError` where a source is given twice.
+    Raises `UserError` where a source is given twice; where one is inside another, `open_source` does.
     """
 
     def __init__(self, roots: Sequence[str], sources: Sequence[ImageFiles | TarShards]):
         real = [os.path.realpath(root) for root in roots]
         if twice := [root for number, root in enumerate(roots) if real[number] in real[:number]]:
             raise UserError(f"{twice[0]} is given twice as a source of images; give it once")
-        self.roots, self.sources = list(roots), list(sources)
+        self.sources = list(sources)
         self.ends = list(itertools.accumulate(map(len, sources)))
         self.kinds = "; ".join(f"{root}: {s.kinds or len(s)}" for root, s in zip(roots, sources, strict=True))
 
@@ -96,7 +96,7 @@ def open_source(
     asked for, see `check_bands`, or need a package to be read.
     """
     reading = Reading(max_pixels, channels, value_range)
-    source = _source(root, images, endings, index)
+    source = _source(root, images, tuple(ending.lower() for ending in endings), index)
     _read_as(source, reading)
     source.bands = check_bands([(source.name(i), source.facts(i)) for i in spread(len(source), PROBES)], channels)
     return source
@@ -135,8 +135,8 @@ def _source(root, images, endings: tuple[str, ...], index):
 def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder | JoinedSources:
     if not roots or not all(isinstance(root, str | os.PathLike) for root in roots):
         raise UserError(f"{roots} is not a list of image sources: give folders, files or patterns, at least one")
-    if index is not None and len(roots) > 1:
-        raise UserError(f"index={index} keeps the list of one source, and {len(roots)} are given: leave it out")
+    _check_index(index, roots)
+    _refuse_nested([os.fspath(root) for root in roots], endings)
     folders = [images] * len(roots) if images is None or isinstance(images, str | os.PathLike) else list(images)
     if len(folders) != len(roots):
         raise UserError(
@@ -148,19 +148,47 @@ def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder
         if os.path.isfile(root) and kind.endswith(endings):
             sources.append(ImageFiles(Path(root).parent, Names.pack([Path(root).name])))
         else:
-            sources.append(open_source(root, folder if kind.endswith((".txt", ".json")) else None, endings, index))
+            sources.append(_source(root, folder if kind.endswith((".txt", ".json")) else None, endings, index))
     return sources[0] if len(sources) == 1 else JoinedSources(list(map(os.fspath, roots)), sources)
 
 
 def _by_pattern(pattern: str, images, endings: tuple[str, ...], index):
-    """All that fits: image files as one source, and each folder; lists and COCO files where there is no image file."""
-    found = sorted(glob.glob(pattern, recursive=True))
-    files = [path for path in found if os.path.isfile(path) and path.lower().endswith(endings)]
-    others = [path for path in found if os.path.isdir(path) or path.lower().endswith((".txt", ".json")) and not files]
+    """All that fits: image files as one source, and each folder; lists and COCO files where there is no image file.
+
+    A folder stands for all that is in it (`photos/**` fits all that, too).
+    """
+    found, folders = sorted(glob.glob(pattern, recursive=True)), set()
+    for path in filter(os.path.isdir, found):
+        if not _is_inside(path, folders):
+            folders.add(os.path.normpath(path))
+    loose = [path for path in found if os.path.isfile(path) and not _is_inside(path, folders)]
+    files = [path for path in loose if path.lower().endswith(endings)]
+    lists = [path for path in loose if path.lower().endswith((".txt", ".json"))] if not files else []
+    others = sorted(folders) + lists
     if not files and not others:
         raise UserError(f"nothing fits {pattern}: give a pattern of folders, image files, .txt or COCO .json")
+    if images is not None and not lists:
+        raise UserError(f"images={images} is for .txt or .json files, and {pattern} fits none: leave it out")
+    _check_index(index, others)
     sources = [ImageFiles(".", Names.pack(files))] if files else []
-    if not others:
-        return sources[0]
-    sources += [open_source(path, images if os.path.isfile(path) else None, endings, index) for path in others]
+    sources += [_source(path, images if path in lists else None, endings, index) for path in others]
     return sources[0] if len(sources) == 1 else JoinedSources([pattern] * bool(files) + others, sources)
+
+
+def _is_inside(path: str, folders: set[str]) -> bool:
+    return any(str(parent) in folders for parent in (Path(path), *Path(path).parents))
+
+
+def _check_index(index, roots: list) -> None:
+    if index is not None and len(roots) > 1:
+        raise UserError(f"index={index} keeps the list of one source, and {len(roots)} are given: leave it out")
+
+
+def _refuse_nested(roots: list[str], endings: tuple[str, ...]) -> None:
+    """Raise UserError for an image or a folder that is also in another folder of `roots`, and would count twice."""
+    folders = {os.path.realpath(root): root for root in roots if os.path.isdir(root)}
+    for root in roots:
+        if os.path.isdir(root) or root.lower().endswith(endings):
+            for parent in Path(os.path.realpath(root)).parents:
+                if str(parent) in folders:
+                    raise UserError(f"{root} is in {folders[str(parent)]}, all of whose images are taken: leave it out")

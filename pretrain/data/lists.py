@@ -19,9 +19,9 @@ IMAGENET_FILE = re.compile(r"(n\d{8})_\d+\.JPEG")
 class ImageList(ImageFiles):
     """Images listed in a text file: one path per line, absolute, or relative to `images` (None: the file's own folder).
 
-    The order is the file's; blank lines are skipped. ImageNet's published subsets (SimCLR's `1percent.txt`) list bare
-    file names: those are found in their class's folder, `n01440764_10026.JPEG` in `images/n01440764`. A listed file
-    that is absent is a `BrokenImage` when its turn comes.
+    The order is the file's; blank lines are skipped, and blanks around a path. ImageNet's published subsets (SimCLR's
+    `1percent.txt`) list bare file names: those are found in their class's folder, `n01440764_10026.JPEG` in
+    `images/n01440764`. A listed file that is absent is a `BrokenImage` when its turn comes.
     Raises `UserError` when the list is missing, is not UTF-8 text, is empty, or when nothing that it lists is there.
     """
 

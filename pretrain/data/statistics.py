@@ -38,7 +38,7 @@ def pixel_statistics_in(source, most: int = MOST) -> tuple[np.ndarray, np.ndarra
 
 def print_statistics(source) -> None:
     mean, std, images = pixel_statistics_in(source)
-    mean, std = (f"[{','.join(f'{value:.2f}' for value in values)}]" for values in (mean, std))
+    mean, std = (f"[{','.join(f'{value:.4g}' for value in values)}]" for values in (mean, std))
     print(f"mean and deviation of {images:,} of {len(source):,} images, as overrides of tools/pretrain_net.py:")
     print(f"  model.image_mean={mean} model.image_std={std}")
     print("of tools/lazyconfig_train_net.py:")

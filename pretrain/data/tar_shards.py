@@ -46,10 +46,11 @@ class TarShards:
     Raises `UserError` when a shard is missing, compressed, damaged or cut off, or when none holds an image.
     """
 
-    reading = AS_RGB
+    reading, kinds = AS_RGB, ""
 
     def __init__(self, pattern: str, endings: tuple[str, ...] = ENDINGS, index: str | os.PathLike | None = None):
         self.shards = expand(os.fspath(pattern))
+        self.root = os.path.commonpath([os.path.dirname(shard) for shard in self.shards])
         endings = tuple(ending.lower() for ending in endings)
         made_from = ("tar", [os.path.realpath(shard) for shard in self.shards], endings)
         found = cached_index(made_from, lambda: _list_shards(self.shards, endings), index)
@@ -60,14 +61,15 @@ class TarShards:
             )
         self._names, self._places = found.names, found.places
         if found.places.shape[1] != 3 or not np.isin(found.places[:, 0], np.arange(len(self.shards))).all():
-            raise UserError(f"{index}: the index is of other shards than {pattern}; delete it")
+            kept = index or "the cache folder"
+            raise UserError(f"the list of images in {kept} is of other shards than {pattern}; delete it")
 
     def __len__(self) -> int:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """The shard's file name and the member's path, such as `train-000001.tar/0042.jpg`."""
-        return f"{os.path.basename(self.shards[self._places[index, 0]])}/{self._names[index]}"
+        """The shard's path below the folder of all, and the member's, such as `train-000001.tar/0042.jpg`."""
+        return f"{os.path.relpath(self.shards[self._places[index, 0]], self.root or '.')}/{self._names[index]}"
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""

@@ -34,6 +34,7 @@ EXHAUSTED = {  # system errors that a worker or the main process may meet in han
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
     errno.ENOMEM: ("memory ran out", "get more memory"),
 }
+GO_ON = "then run the command again, a training with --resume"
 CRASH = "if it happens again, that file crashes its decoder: remove it"
 
 
@@ -161,7 +162,7 @@ def _exhaustion_as_user_error() -> Iterator[None]:
         yield
     except (RuntimeError, OSError) as error:
         if number := _exhausted(error):
-            raise UserError(f"{_of_exhaustion(number)}; then go on with --resume") from error
+            raise UserError(f"{_of_exhaustion(number)}; {GO_ON}") from error
         raise
 
 
@@ -227,10 +228,10 @@ def _sigchld(handler) -> Iterator[None]:
 
 def _cause_of_death(process: int, exitcode: int | None, image: str | None) -> str:
     if exitcode in EXHAUSTED:
-        return f"{_of_exhaustion(exitcode)}; then go on with --resume"
+        return f"{_of_exhaustion(exitcode)}; {GO_ON}"
     number = -(exitcode or 0)
     known = number in set(signal.Signals)
     how = f"was killed by {signal.Signals(number).name}" if known else f"ended with exit code {exitcode}"
     where = f" at image {image}" if image else ""
     cause = LIKELY_CAUSE.get(number, CRASH)
-    return f"a data worker (process {process}) {how}{where}, {cause}; then go on with --resume"
+    return f"a data worker (process {process}) {how}{where}, {cause}; {GO_ON}"

@@ -29,8 +29,9 @@ class BrokenImagesReport(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            self.listed = {name: reason for reason, _, name in (line.partition("\t") for line in lines)}
+            text = self.path.read_bytes().decode("utf-8", "surrogateescape")
+            lines = [line.partition("\t") for line in text.split("\n") if line]  # a name may hold other line breaks
+            self.listed = {name: reason for reason, _, name in lines}
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

@@ -18,6 +18,8 @@ LAST = "last.pth"
 INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
 # What readers of a state stumble on where it is damaged or of something else.
 BAD_STATE = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+SCALARS = {"step", "mu_product", "eta", "mu"}  # in the states of torch's optimizers
+FACTORS = {"row_var", "col_var"}  # Adafactor's, of a matrix; of a vector it has "variance"
 KIND_OPTIONS = {"betas", "momentum", "alpha", "lr_decay", "rho"}  # options by which torch's optimizers differ
 
 logger = logging.getLogger(__name__)
@@ -224,14 +226,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("it was written by another kind of optimizer")
     if not set(state["state"]) <= set(numbers):
         raise ValueError("its optimizer knows parameters that are in no group")
-    if len({frozenset(known) for known in state["state"].values()}) > 1:
+    if len({frozenset(known) - FACTORS - {"variance"} for known in state["state"].values()}) > 1:
         raise ValueError("its optimizer does not know the same of all parameters")
     for new, old in zip(groups, found, strict=True):
         if wrong := [name for name in new if name != "params" and not _alike(new[name], old.get(name))]:
             raise ValueError(f"{wrong[0]} of its optimizer is {old.get(wrong[0])!r}"[:100])
     for number, parameter in zip(numbers, parameters, strict=True):
         for name, value in state["state"].get(number, {}).items():
-            shape = torch.Size() if name == "step" else parameter.shape
+            shape = torch.Size() if name in SCALARS else parameter.shape
+            if name in FACTORS and torch.is_tensor(value) and value.dim() == len(shape) > 1:
+                shape = (*shape[:-1], 1) if name == "row_var" else (*shape[:-2], 1, shape[-1])
             fits = value is None or torch.is_tensor(value) and value.is_floating_point() and value.shape == shape
             if not fits or (name == "exp_avg_sq" and (value < 0).any()):
                 raise ValueError(f"{name} of parameter {number} in its optimizer does not fit {tuple(shape)}")

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.engine.addresses import local_file
 from pretrain.engine.yaml_config import read_config
-from pretrain.errors import UserError
+from pretrain.errors import UserError, printable
 from pretrain.models.export_formats import FORMATS
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
 from pretrain.models.weights import (
@@ -22,6 +22,8 @@ from pretrain.models.weights import (
     write_backbone,
 )
 from pretrain.outputs import refuse_existing, refuse_inputs
+
+RECORDED = ("method", "patch_size", "field_size")  # by every backbone of ours
 
 
 def export(options: argparse.Namespace) -> None:
@@ -40,10 +42,11 @@ def export(options: argparse.Namespace) -> None:
     if options.format and len(options.output) > 1:
         raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
     file = read_backbone(checkpoint)
-    if "method" not in file.metadata:
+    if not all(isinstance(file.metadata.get(name), str) for name in RECORDED):
         file = published(file, options)
+    else:
+        file.metadata.update(run_metadata(options.checkpoint.parent / "config.yaml"))
     state, metadata = file.state, file.metadata
-    metadata |= run_metadata(options.checkpoint.parent / "config.yaml")
     if options.license:
         metadata["license"] = options.license
     if options.fold_layer_scale:
@@ -88,8 +91,7 @@ def card(file: BackboneFile) -> str:
     ]
     said = dict.fromkeys(("method", "iteration", "data", "license"), "not specified") | file.metadata
     lines += [f"{name}: {value}"[:200] for name, value in said.items()] + file.notes
-    lines = [line if line.isprintable() else ascii(line)[1:-1] for line in lines]  # a file may hold anything
-    return "\n  ".join(lines)
+    return "\n  ".join(map(printable, lines))  # a file may hold anything
 
 
 def run_metadata(config: Path) -> dict[str, str]:

@@ -134,7 +134,7 @@ def check_key(cfg: DictConfig, key: str) -> None:
     """Raise UserError unless `key` is in the config, or is an argument of the call that it would be added to."""
     node, inside_call, prefix = cfg, False, ""
     for part in key.split("."):
-        if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+        if isinstance(node, ListConfig) and part.isdecimal() and int(part) < len(node):
             node = value_at(node, int(part), f"{prefix}{part}")
             prefix += f"{part}."
             continue

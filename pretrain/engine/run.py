@@ -36,6 +36,7 @@ from pretrain.ranges import check_schedule
 
 logger = logging.getLogger(__name__)
 WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, "best_detection.pth", LISTED, "detection_probe.json")
+WRITTEN += ("step_*.pth",)
 
 
 def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
@@ -137,7 +138,7 @@ def resolve_length_and_lr(cfg: DictConfig, loader: CropLoader) -> None:
     images, batch_size = len(loader.source), loader.batch_size
     length = lr_rule = "as given"
     if cfg.train.max_iter is None:
-        cfg.train.max_iter = cfg.train.epochs * max(1, images // batch_size)
+        cfg.train.max_iter = max(1, round(cfg.train.epochs * max(1, images // batch_size)))
         length = f"rule: {cfg.train.epochs} epochs * ({images} // {batch_size})"
     if cfg.optimizer.lr is None:
         cfg.optimizer.lr = scaled_lr(cfg.train.base_lr, batch_size)

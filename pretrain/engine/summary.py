@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import shlex
 import time
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Summary(HookBase):
         steps = self.trainer.iter - self.trainer.start_iter
         seconds = time.perf_counter() - self.started
         latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
+        backbone = self.checkpoint.with_name("backbone.safetensors")
+        export = ["tools/export_backbone.py", str(self.checkpoint), "-o", str(backbone)]
         lines = [
             f"done: {steps:,} step{'s' * (steps != 1)} in {datetime.timedelta(seconds=round(seconds))}, "
             f"{steps * latest['images'] / seconds:.1f} images/s",
@@ -42,8 +45,7 @@ class Summary(HookBase):
             f"detection probe: {listed(latest, 'probe/')}",
             f"broken images skipped: {latest['broken_images']:.0f}",
             f"checkpoint: {self.checkpoint}",
-            f"next: tools/export_backbone.py {self.checkpoint} -o {self.checkpoint.with_name('backbone.safetensors')}"
-            " (without a checkout: cropfield-export)",
+            f"next: {shlex.join(export)} (without a checkout: cropfield-export)",
         ]
         logger.info("\n  ".join(line for line in lines if not line.endswith(": ")))
 

@@ -120,3 +120,9 @@ def test_jitter_alone_keeps_edges_and_colour():
     recipe = augment.jitter_photometric()
     assert [(p.grey_prob, p.blur_prob, p.solarize_prob) for p in recipe] == [(0, 0, 0)] * 3
     assert all(p.jitter == (0.4, 0.4, 0.2, 0.05) for p in recipe)
+
+
+def test_an_even_kernel_is_refused():
+    """It would move the image, and its boxes with it."""
+    with pytest.raises(UserError, match="blur_kernel 4 would move the image by half a pixel"):
+        augment.Photometric(blur_kernel=4)

@@ -65,6 +65,32 @@ def test_a_fourth_band_changes_no_other(kind):
     assert np.array_equal(decode(png(values), channels=4), values)
 
 
+def test_one_channel_is_the_luma_of_what_rgb_would_be():
+    """Also of four bands that are no RGB, CMYK and transparent ones."""
+    for mode in ("CMYK", "RGBA"):
+        file = io.BytesIO()
+        Image.fromarray(noise(4), mode).save(file, "TIFF")
+        assert np.array_equal(decode(file.getvalue(), channels=1), bands.luma(decode(file.getvalue())))
+
+
+def test_numbers_without_a_range_are_spread_over_those_that_are_finite():
+    values = np.float32(np.arange(1000, 1256).reshape(16, 16))
+    values[3, 4] = np.nan
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    grey = decode(file.getvalue())[..., 0]
+    expected = np.nan_to_num(values - 1000)
+    assert np.abs(grey - expected).max() <= 1
+
+
+def test_16_bits_are_read_in_either_byte_order():
+    values = noise(1, np.uint16, 65536)
+    for order in "<>":
+        file = io.BytesIO()
+        tifffile.imwrite(file, values[..., 0], byteorder=order)
+        assert np.array_equal(decode(file.getvalue())[..., :1], values >> 8)
+
+
 def test_the_first_bands_are_taken_and_fewer_are_refused():
     data = tiff(noise(6))
     assert np.array_equal(decode(data, channels=5), noise(6)[..., :5])

@@ -80,6 +80,13 @@ def test_a_fault_is_named_by_its_path(tmp_path, where, value, said):
     assert f"labels.json: {where} is {said}" in str(refused.value) and "; write " in str(refused.value)
 
 
+def test_a_name_that_is_there_twice_is_told(tmp_path):
+    """The two readers keep another of the two."""
+    (tmp_path / "labels.json").write_text('{"images": [5], "images": [], "categories": [], "annotations": []}')
+    with pytest.raises(UserError, match=r"images\[0\] is not what belongs there, and images may be there twice"):
+        read_coco(tmp_path / "labels.json")
+
+
 @pytest.mark.parametrize(
     "runs, said",
     [

@@ -2,6 +2,7 @@ import io
 import os
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -177,6 +178,18 @@ def test_bombs_are_stopped_by_their_header():
     header = bytearray(encode(np.zeros((1, 1), np.uint8), "BMP"))
     header[18:26] = (30_000).to_bytes(4, "little") * 2  # claims 900 million pixels, holds one
     assert reason(bytes(header)) == "too many pixels"
+
+
+def test_what_opencv_raises_at_is_left_to_pillow(monkeypatch):
+    """An image larger than OpenCV takes, for instance."""
+    data = encode(scene(), "JPEG")
+    expected = decode_image(data)
+
+    def refuse(*_):
+        raise cv2.error("too large")
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    assert np.abs(decode_image(data).astype(int) - expected).max() <= 8
 
 
 def test_a_file_is_named_for_what_it_is_not_for_its_ending(tmp_path):

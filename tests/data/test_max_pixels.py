@@ -1,6 +1,7 @@
 """The limit of an image's pixels is a key: of sources, mappers, the check of a dataset and `predict`."""
 
 import json
+import warnings
 
 import pytest
 from PIL import Image as Pillow
@@ -8,7 +9,7 @@ from PIL import Image as Pillow
 from cropfield.datasets import check_coco_file
 from cropfield.mapper import ImageMapper
 from cropfield.media import find_media, frames
-from pretrain.data.decode import BrokenImage, lift_pillows_limit
+from pretrain.data.decode import BrokenImage, lift_pillows_limit, read_facts
 from pretrain.data.images import open_source
 from pretrain.data.reading import Reading
 from pretrain.errors import UserError
@@ -57,5 +58,9 @@ def test_pillow_follows_a_higher_limit_and_no_lower_one(monkeypatch, folder):
     with pytest.raises(BrokenImage, match="too many pixels"):  # Pillow's own error, at twice its limit
         open_source(str(folder), max_pixels=50).load(0)
     assert open_source(str(folder), max_pixels=600).load(0).shape == (20, 30, 3)
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings(action="error"):
+        assert read_facts(folder / "a.png", Reading(500))[:2] == (30, 20)
+    lift_pillows_limit(600)
     lift_pillows_limit(1)
     assert Pillow.MAX_IMAGE_PIXELS == 600

@@ -2,10 +2,12 @@
 
 import json
 import os
+import tarfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image, features
 
 from pretrain.data.decode import BrokenImage, extra_endings
@@ -41,7 +43,9 @@ def test_several_sources_are_one_after_the_other(tmp_path):
         source.load(3)
 
 
-@pytest.mark.parametrize("pattern, expected", [("*", 3), ("[ab]", 3), ("b", 1), ("a/*.png", 2), ("**/*.png", 3)])
+@pytest.mark.parametrize(
+    "pattern, expected", [("*", 3), ("[ab]", 3), ("b", 1), ("a/*.png", 2), ("**/*.png", 3), ("**", 3)]
+)
 def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected):
     pictures(tmp_path / "a", "1.png", "2.png"), pictures(tmp_path / "b", "3.png")
     (tmp_path / "a" / "notes.txt").write_text("no list")
@@ -51,6 +55,32 @@ def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected)
     assert len(source) == expected and all(value for _, value in seen(source))
 
 
+def test_a_folder_that_a_pattern_fits_is_taken_once_with_all_that_is_in_it(tmp_path):
+    pictures(tmp_path / "a", "1.png", "b/2.png", "b/c/3.png")
+    assert sorted(seen(open_source(f"{tmp_path}/a/**"))) == [("1.png", 1), ("2.png", 2), ("3.png", 3)]
+    assert sorted(seen(open_source(f"{tmp_path}/a/*"))) == [("1.png", 1), ("2.png", 2), ("3.png", 3)]
+
+
+def test_shards_join_and_their_images_have_names_of_their_own(tmp_path):
+    folder, member = pictures(tmp_path / "a", "1.png"), tmp_path / "a" / "1.png"
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        with tarfile.open(tmp_path / name / "0.tar", "w") as tar:
+            tar.add(member, "1.png")
+    for source in (
+        open_source([str(folder), str(tmp_path / "x" / "0.tar"), str(tmp_path / "y" / "0.tar")]),
+        open_source(str(tmp_path / "*" / "0.tar")),
+    ):
+        assert len({source.name(i) for i in range(len(source))}) == len(source) >= 2
+        assert all(value == 1 for _, value in seen(source))
+
+
+def test_endings_count_in_any_case_and_from_a_config(tmp_path):
+    pictures(tmp_path, "1.png", "2.jpg")
+    for root in (str(tmp_path), f"{tmp_path}/*.*", [str(tmp_path / "1.png")]):
+        assert len(open_source(root, endings=OmegaConf.create([".PNG"]))) == 1
+
+
 @pytest.mark.parametrize(
     "roots, images, words",
     [
@@ -58,6 +88,9 @@ def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected)
         ([], None, "not a list of image sources"),
         (["a", 5], None, "not a list of image sources"),
         (["a", "b/../a"], None, "b/../a is given twice"),
+        (["a", "b/../a/c"], None, "b/../a/c is in a, all of whose images are taken"),
+        (["b/../a/1.png", "a"], None, "b/../a/1.png is in a, all"),
+        ("*/*.png", "b", "images=b is for .txt or .json files"),
         (["a", "b"], ["a"], "2 image sources and 1 folders"),
         ("nothing/*.jpg", None, "nothing fits nothing/"),
         (["a", "x*"], None, "nothing fits x"),
@@ -65,9 +98,16 @@ def test_patterns_of_folders_and_files(tmp_path, monkeypatch, pattern, expected)
 )
 def test_several_sources_that_are_none(tmp_path, monkeypatch, roots, images, words):
     monkeypatch.chdir(tmp_path)
-    pictures(tmp_path / "a", "1.png"), pictures(tmp_path / "b", "3.png")
+    pictures(tmp_path / "a", "1.png", "c/2.png"), pictures(tmp_path / "b", "3.png")
     with pytest.raises(UserError, match=words):
         open_source(roots, images)
+
+
+def test_an_index_is_of_one_source(tmp_path):
+    pictures(tmp_path / "a", "1.png"), pictures(tmp_path / "b", "3.png")
+    for roots in (f"{tmp_path}/*", [str(tmp_path / "a"), str(tmp_path / "b")]):
+        with pytest.raises(UserError, match="keeps the list of one source, and 2 are given"):
+            open_source(roots, index=tmp_path / "kept.npz")
 
 
 def test_what_pillow_reads_is_taken_and_what_is_left_out_is_counted(tmp_path):

@@ -124,6 +124,10 @@ def test_after_a_resume_the_list_goes_on_and_the_limit_starts_anew(tmp_path):
     part(1, [("b\udcff.jpg", "missing"), ("c.jpg", "empty file")])
     text = (tmp_path / "broken_images.txt").read_bytes()
     assert text == b"truncated\ta.jpg\nmissing\tb\xff.jpg\nempty file\tc.jpg\n"
+    part(2, [("e\u2028\r.jpg", "missing")])  # which no line ends at
+    part(3, [])
+    part(4, [("f.jpg", "missing")])
+    assert (tmp_path / "broken_images.txt").read_bytes() == text + "missing\te\u2028\r.jpg\nmissing\tf.jpg\n".encode()
     part(0, [("d.jpg", "missing")])  # a new run in the same folder
     assert (tmp_path / "broken_images.txt").read_bytes() == b"missing\td.jpg\n"
 

@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pretrain.engine.checkpoint import PeriodicCheckpoint, load_checkpoint, restore, resume_step, training_state
+from pretrain.engine.checkpoint import (
+    PeriodicCheckpoint,
+    load_checkpoint,
+    load_optimizer,
+    restore,
+    resume_step,
+    training_state,
+)
 from pretrain.errors import UserError
 from pretrain.files import write_torch_file
 
@@ -122,6 +129,18 @@ def test_a_state_of_nonsense_is_a_sentence(tmp_path, key, value):
         return  # of no process: drawn anew, and said so
     with pytest.raises(UserError, match="last.pth"):
         restore(path, model, optimizer)
+
+
+@pytest.mark.parametrize("kind", "AdamW SGD RMSprop Adagrad Adadelta NAdam RAdam ASGD Rprop Adamax Adafactor".split())
+def test_what_torchs_optimizers_write_is_read_again(kind):
+    model = torch.nn.Linear(3, 2)
+    make = getattr(torch.optim, kind)
+    written = make(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    written.step()
+    read = make(model.parameters(), lr=0.1)
+    load_optimizer(read, written.state_dict())
+    assert str(read.state_dict()["state"]) == str(written.state_dict()["state"])
 
 
 def test_the_state_of_another_optimizer_is_a_sentence(tmp_path):

@@ -9,6 +9,7 @@ from detectron2.config import instantiate
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
+from pretrain.engine.checkpoint import load_checkpoint
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
 from pretrain.engine.trainer import PretrainTrainer
@@ -97,6 +98,20 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(images, tmp_pat
     assert [line["iteration"] for line in lines] == [1, 3]
     assert lines[-1]["loss_position"] > 0 and lines[-1]["broken_images"] == 1
     assert any(name.startswith("events") for name in os.listdir(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("epochs, steps", [(1.5, 2), (0.1, 1)])
+def test_a_part_of_an_epoch_is_whole_steps(images, tmp_path, epochs, steps):
+    """The seven images are one step of four an epoch."""
+    assert load_checkpoint(pretrain(config(images, tmp_path, "train.max_iter=null", f"train.epochs={epochs}")))[
+        "iteration"
+    ] == pytest.approx(steps)
+
+
+def test_checkpoints_of_others_are_not_overwritten(images, tmp_path):
+    (tmp_path / "step_0000001.pth").write_bytes(b"precious")
+    with pytest.raises(UserError, match="step_0000001.pth exists, and would be written over"):
+        pretrain(config(images, tmp_path, "train.max_iter=1"))
 
 
 def test_an_earlier_run_is_not_overwritten(images, tmp_path):

@@ -268,6 +268,18 @@ def test_a_file_says_where_it_comes_from(checkpoint, tmp_path, capsys):
         assert not any("/home/me" in line for line in lines), "folders of the disk are nobody's business"
 
 
+@pytest.mark.parametrize("metadata", [{"method": "another project's", "epoch": 5}, {}])
+def test_a_public_file_is_not_of_the_run_beside_it(tmp_path, metadata):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    torch.save({"model": VisionTransformer(**SHAPE).state_dict(), "metadata": metadata}, tmp_path / "public.pth")
+    out = tmp_path / "b.safetensors"
+    run_tool(str(tmp_path / "public.pth"), "-o", str(out), "--num-heads", "3", "--image-size", "32x64")
+    with safe_open(out, "pt") as file:
+        said = file.metadata()
+    assert said["source"] == "public.pth" and said["field_size"] == "2x4" and "data" not in said
+    assert said["method"] == "not pretrained here"
+
+
 def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):
     state = VisionTransformer(**SHAPE).state_dict()
     torch.save({"model": state, "metadata": {"note": "\x1b[31mred\n"}}, tmp_path / "bare.pth")

@@ -24,14 +24,14 @@ from cropfield.media import Medium, Picture, find_media, frames
 from cropfield.sizes import check_channels, check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.bands import left_out as left_out_bands
-from pretrain.data.broken import printable, summarize
+from pretrain.data.broken import summarize
 from pretrain.data.decode import BrokenImage, read_facts
 from pretrain.data.reading import AS_RGB
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.saved_config import as_yaml
-from pretrain.errors import UserError
+from pretrain.errors import UserError, printable
 from pretrain.files import read_tensors, sha256, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
 from pretrain.progress import progress

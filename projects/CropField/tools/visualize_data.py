@@ -64,8 +64,8 @@ def main() -> None:
     from detectron2.utils.env import seed_all_rng
 
     from cropfield.datasets import check_registered
-    from pretrain.data.broken import printable
     from pretrain.engine.lazy_config import load_config
+    from pretrain.errors import printable
     from pretrain.files import replacing
     from pretrain.outputs import open_output, output_path, refuse_occupied
 
