@@ -1,5 +1,6 @@
 """Errors that the user can fix: one sentence each, no traceback."""
 
+import errno
 import logging
 import os
 import re
@@ -77,6 +78,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"error: {UserError(error.filename)}: too long for a file's name; check the path", file=sys.stderr)
+            sys.exit(2)
         if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):  # `| head`, say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
             sys.exit(128 + signal.SIGPIPE)

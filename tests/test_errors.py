@@ -45,6 +45,13 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_word(unbuffered):
     assert command.returncode == 128 + signal.SIGPIPE
 
 
+def test_a_name_too_long_for_a_file_is_a_sentence(capsys):
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: os.stat("a" * 400))
+    said = f"error: {'a' * 150}...{'a' * 100}: too long for a file's name; check the path\n"
+    assert left.value.code == 2 and capsys.readouterr().err == said
+
+
 def test_another_broken_pipe_is_not_hidden(monkeypatch):
     def main():
         raise BrokenPipeError("a worker's")

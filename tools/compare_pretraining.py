@@ -32,6 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FINE_TUNED = "fine-tuned"
 DETECTORS = {"frozen": "train.freeze_backbone=True", FINE_TUNED: "train.freeze_backbone=False"}
 MODES = (*DETECTORS, "probe")
+FIXED = {"pretrain.train.seed": "--seeds", "detect.train.seed": "--seeds", "detect.train.freeze_backbone": "--modes"}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -71,7 +72,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--jobs", type=int, default=1, metavar="N", help="parallel stages, each with a part of the cores or its own GPU"
     )
     add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    args.modes, args.labels = list(dict.fromkeys(args.modes)), list(dict.fromkeys(args.labels))
+    return args
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -87,7 +90,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def task_name(mode: str, share: float) -> str:
-    return f"{mode}, {share:.0%} of labels" if share < 1 else mode
+    return f"{mode}, {100 * share:g}% of labels" if share < 1 else mode
 
 
 def probe_ap50(file: Path) -> list[float]:
@@ -111,7 +114,7 @@ class Comparison:
         self.args, self.output = args, args.output.resolve()
         self.commands = Commands(REPOSITORY)
         self.detector_config = args.detector.resolve() if args.detector.is_file() else args.detector
-        self.for_pretrain, self.for_detect = split_overrides(args.overrides)
+        self.for_pretrain, self.for_detect = split_overrides(args.overrides, FIXED)
         self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
 
     def train_json(self, share: float) -> Path:

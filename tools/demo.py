@@ -33,7 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def make_stages(output: Path, seed: int) -> list[tuple]:
     """The stages; those in a tuple run in parallel."""
-    from cropfield.commands import Commands
+    from cropfield.commands import Commands, override
     from cropfield.stages import Stage
     from pretrain.engine.checkpoint import INITIAL
 
@@ -48,7 +48,7 @@ def make_stages(output: Path, seed: int) -> list[tuple]:
     threads = max(1, (os.cpu_count() or 2) // 2)  # each detector has half of the cores
 
     def detect(name: str, weights: str):
-        changes = (f"train.init_checkpoint={weights}", f"train.seed={seed + 1}")  # 0 and less: Detectron2 draws one
+        changes = (override("train.init_checkpoint", weights), f"train.seed={seed + 1}")  # of 0 Detectron2 draws one
         return commands.detect(
             "mask_rcnn_cropfield_tiny.py", dataset, output / f"detect_{name}", *changes, threads=threads
         )

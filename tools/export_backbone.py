@@ -22,17 +22,9 @@ timm at another size than the field's, add --image-size HxW: the field is then s
 import argparse
 from pathlib import Path
 
+from pretrain.engine.arguments import height_by_width
 from pretrain.errors import run_main
 from pretrain.progress import say_starting
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """ "800x1024" -> (800, 1024): height, width in pixels."""
-    try:
-        height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, such as 800x1024") from None
-    return height, width
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     formats = ("timm", "hf", "detectron2")  # of pretrain.models.export_formats
     parser.add_argument("--format", choices=formats, help="format of another library; --output is then a single name")
     parser.add_argument("--fold-layer-scale", action="store_true", help="fold gamma into attn.proj and mlp.fc2")
-    parser.add_argument("--image-size", type=image_size, metavar="HxW", help="sample the field for images of this size")
+    parser.add_argument("--image-size", type=height_by_width, metavar="HxW", help="sample the field for such images")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--license", metavar="TEXT", help="license of the weights, recorded in the files")
     args = parser.parse_args(argv)

@@ -12,6 +12,7 @@ skipped and listed in OUTPUT/broken_images.txt. Running the same command again r
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from pretrain.errors import run_main
@@ -30,7 +31,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if not 0 <= args.threshold <= 1:
         parser.error(f"--threshold {args.threshold}: give a score from 0 to 1")
-    args.opts = [word for word in args.inputs if "=" in word and not Path(word).exists()]
+    args.opts = [word for word in args.inputs if "=" in word and not os.path.exists(word)]
     args.inputs = [Path(word) for word in args.inputs if word not in args.opts]
     return args
 

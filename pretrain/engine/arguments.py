@@ -3,6 +3,21 @@
 import argparse
 
 
+def positive(text: str) -> int:
+    """A positive integer, for `type=`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def height_by_width(text: str) -> tuple[int, int]:
+    """ "800x1024" -> (800, 1024) in pixels, for `type=`."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, such as 800x1024")
+    return int(sides[0]), int(sides[1])
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """--num-gpus and the like; `pretrain.engine.distributed.start` takes their values."""
     several = parser.add_argument_group("several processes")

@@ -20,11 +20,11 @@ def bf16_pays() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def check_usable(device: str) -> None:
-    """Raise UserError unless tensors can be made, and read, on `device`."""
+def check_usable(device: str, name: str = "train.device") -> None:
+    """Raise UserError unless tensors can be made, and read, on `device`, given as `name`."""
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # each kind of device has its own
         raise UserError(
-            f"train.device: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
+            f"{name}: {device!r} cannot be used here ({reason(error)}); choose cpu, cuda or cuda:N"
         ) from None

@@ -1,6 +1,9 @@
 """Yaml projects: keys and registered builders."""
 
+import math
+
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
@@ -39,6 +42,14 @@ def test_feature_pyramid(tmp_path):
         "p4": (16, 16),
         "p5": (16, 32),
     }
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+def test_the_top_level_is_half_of_the_last(tmp_path, patch):
+    cfg = yaml_config(tmp_path, "build_cropfield_vit_fpn_backbone")
+    cfg.merge_from_list(["MODEL.CROPFIELD.PATCH_SIZE", patch])
+    *_, last, top = build_backbone(cfg).eval()(torch.zeros(1, 3, 448, 448)).values()
+    assert last.shape[-1] * 2 ** round(math.log2(2 * patch)) == 448 and top.shape[-1] == (last.shape[-1] + 1) // 2
 
 
 def test_every_key_reaches_the_backbone_or_the_pyramid(tmp_path):

@@ -140,5 +140,8 @@ def test_a_registered_dataset_that_is_not_there(tmp_path):
         check_registered("no_such_dataset")
     name = f"absent-{tmp_path.name}"
     register_coco_instances(name, {}, str(tmp_path / "none.json"), str(tmp_path))
-    with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
-        check_registered(name)
+    DatasetCatalog.register(f"there-{tmp_path.name}", list)
+    check_registered([f"there-{tmp_path.name}"])
+    for names in (name, [f"there-{tmp_path.name}", name]):
+        with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
+            check_registered(names)

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, instantiate
+from detectron2.data import transforms as T
 from detectron2.utils.events import EventStorage
 
 from cropfield.feature_cache import SEED, FeatureCache
@@ -127,6 +128,14 @@ def test_what_features_depend_on_has_a_cache_of_its_own(cfg, tmp_path, caplog):
     again.compute = None  # is not called
     again.attach(model)
     assert again.path == first.path and "not used" not in caplog.text
+    flips = []
+    for prob in (0.5, 0.5, 0.6):
+        cfg.dataloader.train.mapper.augmentations.append(
+            LazyCall(T.RandomApply)(tfm_or_aug=LazyCall(T.RandomFlip)(), prob=prob)
+        )
+        flips.append(cache_of(cfg, model, tmp_path, augmentations=1).path)
+        cfg.dataloader.train.mapper.augmentations.pop()
+    assert flips[0] == flips[1] != flips[2]  # Detectron2 describes this one by its address
 
     others = {"precision": cache_of(cfg, model, tmp_path, dtype="float32")}
     others["augmentations"] = cache_of(cfg, model, tmp_path, augmentations=2)

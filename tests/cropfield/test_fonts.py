@@ -1,6 +1,7 @@
 """Names in any script are drawn: with the shipped font, with an installed one, or as boxes and with a warning."""
 
 import pytest
+from fontTools import ttLib
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
@@ -51,6 +52,21 @@ def test_most_names_are_in_the_shipped_font(installed, caplog):
 def test_an_installed_font_that_has_all_characters_is_taken(installed):
     _, both = installed("椅", "椅子 0.9")
     assert font_for("椅子 0.9", 14).path == both
+
+
+def test_a_damaged_font_of_any_kind_is_passed_over(installed, monkeypatch):
+    _, both = installed("椅", "椅子")
+    opened = ttLib.TTFont
+
+    def stumble(path, **options):
+        if path != both:
+            raise IndexError("list index out of range")
+        return opened(path, **options)
+
+    fonts._characters_of.cache_clear()
+    monkeypatch.setattr(ttLib, "TTFont", stumble)
+    assert font_for("椅子", 14).path == both
+    fonts._characters_of.cache_clear()
 
 
 def test_characters_that_no_font_has_are_told_once(installed, caplog):

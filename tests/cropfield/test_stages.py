@@ -56,6 +56,18 @@ def test_files_of_others_stay_as_they_are(tmp_path):
     assert (tmp_path / "result.json").read_text() == "mine"
 
 
+def test_a_full_disk_is_a_sentence_and_ends_the_stage(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "work.log").symlink_to("/dev/full")
+    (tmp_path / "out" / "stages.json").write_text("{}")
+    file = script(tmp_path, "work", "import time\nwhile True: print('x' * 9999)")
+    with pytest.raises(UserError, match="cannot write .*work.log: No space left on device; make room"):
+        chain = Chain(tmp_path / "out")
+        chain.record["other"] = {"command": [], "seconds": 1.0}
+        chain.run(Stage("work", (str(file),)))
+    assert not chain.running
+
+
 def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):
     file = script(tmp_path, "fail", "import sys; print('error: no such thing'); sys.exit(2)")
     good = Stage("good", (str(script(tmp_path, "good", "")),))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from cropfield.forms import Detection
@@ -86,6 +88,18 @@ def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, w
 def test_other_ways_to_measure_are_taken(dataset, override, capsys):
     tried(dataset, f"dataloader.evaluator.{override}")
     assert not capsys.readouterr().out
+
+
+def test_a_dataset_registered_in_python_leaves_nothing_behind(dataset, tmp_path):
+    """Detectron2's evaluator writes its annotations into a file as soon as it is made."""
+    name, folder = f"own-{tmp_path.name}", dataset[1].partition("=")[2]
+    box = {"bbox": [5, 5, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
+    entry = {"file_name": f"{folder}/1.png", "height": 40, "width": 50, "image_id": 1}
+    DatasetCatalog.register(name, lambda: [entry | {"annotations": [box]}])
+    MetadataCatalog.get(name).set(thing_classes=["thing"])
+    given = [f"dataloader.{part}={name}" for part in ("test.dataset.names", "evaluator.dataset_name")]
+    tried(dataset, *given, f"train.output_dir={tmp_path}/out", "dataloader.evaluator.tasks=[bbox]")
+    assert not (tmp_path / "out").exists()
 
 
 def test_masks_cannot_be_measured_of_a_detector_of_boxes(dataset):

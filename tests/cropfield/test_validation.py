@@ -35,6 +35,22 @@ def test_means_are_of_images_and_change_nothing():
     assert torch.equal(state, torch.get_rng_state()) and not model.training
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -1.0, 0.0])
+def test_a_loss_of_any_value_is_told(loss):
+    model = Model()
+    model.forward = lambda batch: {"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(loss)}
+    found = mean_losses(model, [[1]])
+    assert found == pytest.approx({"loss_a": 1.0, "loss_b": loss, "total_loss": 1.0 + loss}, nan_ok=True)
+
+
+def test_averages_of_batch_norm_are_of_training_images_alone():
+    model = Model().train()
+    model.norm = nn.BatchNorm1d(1)
+    model.forward = lambda batch: {"loss_a": model.norm(torch.tensor(batch)[:, None].float()).mean()}
+    mean_losses(model, [[5, 7]])
+    assert model.norm.running_mean == 0 and model.norm.training and model.training
+
+
 @pytest.mark.parametrize(("count", "limit", "told"), [(101, None, True), (100, None, False), (101, 200, False)])
 def test_more_objects_than_detections(tmp_path, caplog, count, limit, told):
     box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25}

@@ -115,6 +115,13 @@ def test_the_probe_alone_trains_no_detector(compare, tmp_path):
     assert "| 42.00 " in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_a_share_given_twice_is_one_and_small_ones_keep_their_names(compare, tmp_path):
+    compare("--seeds", "1", "--labels", "0.002", "0.004", "0.002", "--modes", "frozen", "frozen", "--jobs", "3")
+    assert len(calls(tmp_path)) == 2 + 2 * 2 * 2
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| frozen, 0.2% of labels" in text and "| frozen, 0.4% of labels" in text
+
+
 def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "fail").write_text("")
@@ -192,6 +199,9 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
         (["--labels", "1.5"], "--labels 1.5: give fractions"),
         (["--configs", "a.py", "c/a.py"], "two are called 'a'"),
         (["train.max_iter=5"], "start an override with pretrain. or detect. to say"),
+        (["pretrain.train.seed=7"], "pretrain.train.seed is not to be given here, because --seeds says"),
+        (["detect.train.freeze_backbone=True"], "because --modes says what it is"),
+        (["pretrain.dataloader.train.source.root=x"], "because --images says what it is"),
     ],
 )
 def test_mistakes_are_told_before_any_work(compare, tmp_path, arguments, words):

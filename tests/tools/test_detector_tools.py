@@ -1,6 +1,7 @@
 """visualize_data.py, analyze_model.py and export_onnx.py of projects/CropField/tools."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,12 @@ from detectron2.config import LazyConfig, instantiate
 
 from cropfield import CropFieldViT
 from cropfield.onnx_export import Detections, write_detector
+from cropfield.recipe import build_detector, detector_config
 from pretrain.errors import UserError
 from pretrain.models.weights import write_backbone
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py")
+PRETRAINING = str(Path(__file__).parents[2] / "configs" / "pretrain" / "cropfield_tiny.py")
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
@@ -36,16 +39,55 @@ def test_the_evaluations_images_too(run_tool, dataset, tmp_path, capsys):
     assert len(printed) == 4 and all("0 objects" in line for line in printed)
 
 
-def test_what_these_tools_refuse(run_tool, tmp_path):
+def test_what_these_tools_refuse(run_tool, tmp_path, capsys):
+    unfit = [("visualize_data", "--output", tmp_path / "out"), ("analyze_model",)]
     other = ["--config-file", CONFIG, "--weights", tmp_path / "w.pth", "--output", tmp_path / "out"]
     for tool, options, words in (
         ("visualize_data", ["--config-file", CONFIG, "--output", tmp_path, "--images", "0"], "--images 0: give 1"),
-        ("analyze_model", ["--config-file", CONFIG, "--image-size", "0x0"], "--image-size 0x0: write HEIGHTxWIDTH"),
+        (
+            "visualize_data",
+            ["--config-file", CONFIG, "--output", tmp_path, "--seed", "-1"],
+            "--seed -1: give 0 or more",
+        ),
+        ("analyze_model", ["--config-file", CONFIG, "--image-size", "512x512"], "makes every image 128 x 128 pixels"),
+        ("analyze_model", ["--config-file", CONFIG, "model.backbone.net.num_heads=5"], "model.backbone.net: "),
+        *((tool, ["--config-file", PRETRAINING, *rest], "is no detector's config") for tool, *rest in unfit),
         ("export_bgr", other, "is no yaml config"),
     ):
         with pytest.raises(UserError, match=words):
             run_tool(tool, *options)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        run_tool("analyze_model", "--config-file", CONFIG, "--image-size", "0x0")
+    assert "'0x0' is not HEIGHTxWIDTH in pixels" in capsys.readouterr().err
+
+
+def test_a_detector_of_four_bands_is_analyzed(load_tool):
+    model = build_detector(
+        detector_config(
+            CONFIG,
+            [
+                "model.backbone.net.depth=1",
+                "model.backbone.net.in_chans=4",
+                "model.pixel_mean=[1,2,3,4]",
+                "model.pixel_std=[1,1,1,1]",
+            ],
+        )
+    )
+    assert load_tool("analyze_model").analyze(model, 128, 128)["backbone.net.patch_embed"][1] == 256 * 192 * 4 * 64
+
+
+def test_polygon_masks_are_drawn_too(run_tool, small_coco, tmp_path, capsys):
+    content = json.loads((small_coco / "labels.json").read_text())
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / "polygons.json").write_text(json.dumps(content))
+    options = ["--images", "4", "dataloader.train.mapper.instance_mask_format=polygon"]
+    for split in ("train", "val"):
+        options += [f"dataset.{split}_json={tmp_path}/polygons.json", f"dataset.{split}_images={small_coco}"]
+    run_tool("visualize_data", "--config-file", CONFIG, "--output", tmp_path / "out", *options)
+    assert capsys.readouterr().out.count(", 1 objects") == 4
 
 
 def test_flops_of_the_backbone_are_those_of_the_formula(load_tool):

@@ -66,7 +66,7 @@ def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys, monkeyp
     log = (tmp_path / "log.txt").read_text()
     assert "all 17 tensors of the backbone matched" in log and "2 classes, with masks" in log
     assert (
-        "Adapted to the batch size: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
+        "Adapted: batch of 2 instead of 8 images (train.lr_rule sqrt): " in log
         and "optimizer.lr 0.001 -> 0.0005" in log
     )
     assert f"box AP {result['bbox']['AP']:.2f}, mask AP" in printed.splitlines()[-1]
@@ -85,6 +85,8 @@ def test_train_resume_and_evaluate(train_net, dataset, tmp_path, capsys, monkeyp
     )
     train_net("--resume", *here, "train.max_iter=3")
     assert len(reads) == 1
+    (tmp_path / "backbone.safetensors").unlink()  # a resumed run does not read it
+    train_net("--resume", *here, "train.max_iter=3", f"train.init_checkpoint={tmp_path}/backbone.safetensors")
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
     larger = ["dataloader.train.total_batch_size=4", "train.reference_batch_size=2"]  # max_iter by hand is not halved
     with pytest.raises(UserError, match="nothing is left to train, for 1 steps of 4 images are done .* asks for 1"):

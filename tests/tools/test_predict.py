@@ -50,6 +50,18 @@ def film(small_coco, tmp_path):
     return path
 
 
+def test_a_device_that_is_not_there(run_tool, detector, small_coco, tmp_path):
+    with pytest.raises(UserError, match="train.device: 'gpu0' cannot be used here"):
+        run_tool("predict", small_coco / "0.png", "--output", tmp_path / "out", *detector, "train.device=gpu0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_list_is_an_override(load_tool):
+    override = f"model.pixel_mean=[{','.join(['103.53'] * 60)}]"
+    args = load_tool("predict").parse_args(["a.png", "--config-file", "c", "--weights", "w", "--output", "o", override])
+    assert args.opts == [override] and args.inputs == [Path("a.png")]
+
+
 @pytest.mark.parametrize("threshold", ["50", "nan", "-0.1"])
 def test_a_threshold_is_a_score(load_tool, threshold, capsys):
     with pytest.raises(SystemExit):
@@ -142,6 +154,18 @@ def test_the_same_command_again_computes_nothing(run_tool, detector, small_coco,
     for change in (["--threshold", "0.2"], ["model.roi_heads.box_predictor.test_nms_thresh=0.4"]):
         with pytest.raises(UserError, match="holds predictions.json already"):
             run_tool(*command, *change)
+    content = json.loads((small_coco / "labels.json").read_text())
+    for entry in (*content["categories"], *content["annotations"]):
+        entry["id" if "name" in entry else "category_id"] += 40
+    (tmp_path / "other.json").write_text(json.dumps(content))  # which gives the ids of the classes
+    shutil.copy(small_coco / "labels.json", tmp_path / "labels.json")
+    swapped = ["dataset.train_json", f"{tmp_path}/labels.json"]
+    shutil.rmtree(tmp_path / "out")
+    run_tool(*command, "=".join(swapped))
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    shutil.copy(tmp_path / "other.json", tmp_path / "labels.json")
+    with pytest.raises(UserError, match="holds predictions.json already"):
+        run_tool(*command, "=".join(swapped))
     shutil.copy(small_coco / "1.png", image)
     with pytest.raises(UserError, match="holds predictions.json already"):
         run_tool(*command)
@@ -195,7 +219,7 @@ def test_a_backbone_is_no_detector(run_tool, detector, small_coco, tmp_path):
 
 def test_a_config_of_no_detector(run_tool, detector, small_coco, tmp_path):
     config = Path(CONFIG).resolve().parents[1] / "pretrain" / "cropfield_tiny.py"
-    with pytest.raises(UserError, match="a SelfDistillation, is no detector"):
+    with pytest.raises(UserError, match="cropfield_tiny.py is no detector's config"):
         other = ["--config-file", config, "--weights", detector[3]]
         run_tool("predict", small_coco / "0.png", "--output", tmp_path / "out", *other)
 

@@ -34,12 +34,18 @@ def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys
     run_tool("probe_detection", files[1], *options)  # a file has the same figures alone
     assert [line for line in printed.splitlines() if names[1] in line][0] in capsys.readouterr().out
 
+    four_bands = tmp_path / "4.safetensors"
+    backbone = VisionTransformer(patch_size=8, embed_dim=32, depth=2, num_heads=2, field_size=4, in_chans=4)
+    write_backbone(four_bands, backbone.state_dict(), backbone.metadata)
     for extra, words in (
         ([], "exists, and would be written over"),
         (["--output", tmp_path / "new.json", "--image-size", "60"], "is not a multiple of the backbone's patch, 8"),
         (["--output", tmp_path / "new.json", "--layers", "99"], "--layers 99: .* has 2"),
+        (["--output", tmp_path / "new.json", "--device", "gpu0"], "--device: 'gpu0' cannot be used here"),
         (["--output", tmp_path / "new.json", "--train-json", tmp_path / "no.json"], "cannot be read"),
     ):
         with pytest.raises(UserError, match=words):
             run_tool("probe_detection", *files, *options, "--output", output, *extra)
+    with pytest.raises(UserError, match="4.safetensors takes images of 4 bands"):
+        run_tool("probe_detection", four_bands, *options, "--output", tmp_path / "new.json")
     assert not (tmp_path / "new.json").exists()

@@ -9,7 +9,8 @@ from cropfield.forms import Detection
 from cropfield.hooks import check_best_metric
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, uses_cache
 from cropfield.results import RESULT
-from cropfield.trial import try_detector
+from cropfield.sizes import check_sizes
+from cropfield.trial import evaluator_on_trial, try_detector
 from pretrain.engine.checkpoint import resume_step
 from pretrain.engine.config_values import check_config
 from pretrain.engine.lazy_config import build
@@ -52,12 +53,15 @@ def check(cfg, args) -> dict | None:
         count_passes(cfg, args.num_gpus * args.num_machines)
     model, known = try_detector(cfg, args.eval_only), dataset_categories(cfg, args.eval_only)
     if not args.eval_only:
-        evaluator = build(cfg, "dataloader.evaluator")
-        check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
+        with evaluator_on_trial(cfg) as evaluator:
+            check_best_metric(*best_metric(cfg), cfg.train.max_iter, evaluator, categories.names_of(known or []))
+        if cfg.train.get("validation_loss"):  # which is that of training, with the images of evaluation
+            mapper = build(cfg, "dataloader.test.mapper")
+            check_sizes(model.train(), mapper.augmentations, "train.validation_loss: dataloader.test.mapper")
     check_classes(cfg, model, known)
     resume = getattr(args, "resume", False) and not args.eval_only
     state = check_resume(cfg, model, known) if resume else None
-    if cfg.train.init_checkpoint:
+    if cfg.train.init_checkpoint and state is None:
         fill(cfg, model, args.eval_only)
     if not args.eval_only and uses_cache(cfg):
         cache = feature_cache(cfg, model, build(cfg, "dataloader.train"))

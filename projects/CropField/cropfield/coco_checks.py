@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec import UNSET
 
-from cropfield.mask_checks import Faults, area_of, check_masks, has_mask
+from cropfield.mask_checks import Faults, check_masks, has_mask, polygon_area
 from pretrain.data.coco import Annotation, CocoFile, read_coco, shown
 from pretrain.errors import UserError
 
@@ -231,7 +231,8 @@ def _unmeasurable(json_file: str, annotations: list[Annotation], sizes: dict) ->
 
 def _is_a_line(annotation: Annotation) -> bool:
     """Whether the polygons enclose less than one pixel."""
-    return isinstance(annotation.segmentation, list) and has_mask(annotation) and area_of(annotation) < 1
+    mask = annotation.segmentation
+    return isinstance(mask, list) and has_mask(annotation) and polygon_area(mask) < 1
 
 
 # --- boxes

@@ -93,15 +93,16 @@ def build_cropfield_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None
     """Build the backbone with a simple feature pyramid: "p2" ... "p6" with patches of 16 and the default scale
     factors.
     """
-    from cropfield.backbone import CropFieldFeaturePyramid
+    from cropfield.backbone import CropFieldFeaturePyramid, feature_stride
 
     node = read_keys(cfg)
+    last_stride = feature_stride(node.PATCH_SIZE) / min(node.FPN_SCALE_FACTORS)
     return CropFieldFeaturePyramid(
         net=build_cropfield_vit_backbone(cfg, input_shape),
         in_feature=node.OUT_FEATURE,
         out_channels=node.FPN_CHANNELS,
         scale_factors=node.FPN_SCALE_FACTORS,
-        top_block=_max_pool_over(node.PATCH_SIZE / min(node.FPN_SCALE_FACTORS)) if node.FPN_TOP_LEVEL else None,
+        top_block=_max_pool_over(last_stride) if node.FPN_TOP_LEVEL else None,
         norm=node.FPN_NORM,
         square_pad=node.SQUARE_PAD,
     )

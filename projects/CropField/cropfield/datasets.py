@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -157,8 +158,13 @@ def most_objects(json_file: Paths) -> int:
     return max(_facts(file).most for file in several(json_file))
 
 
-def check_registered(name: str) -> None:
-    """Raise UserError unless `name` is a registered dataset and its annotation file exists."""
+def check_registered(names: str | Sequence[str]) -> None:
+    """Raise UserError unless each of `names` is a registered dataset and its annotation file exists."""
+    for name in [names] if isinstance(names, str) else names:
+        _check_registered(name)
+
+
+def _check_registered(name: str) -> None:
     if name not in DatasetCatalog.list():
         raise UserError(f"Detectron2 knows no dataset {name!r}; register it, or give dataset.train_json and the like")
     json_file = MetadataCatalog.get(name).get("json_file")
@@ -170,7 +176,7 @@ def check_registered(name: str) -> None:
 
 
 def check_same_categories(train_json: Paths, val_json: Paths) -> None:
-    """Raise UserError unless both files have the same category ids and names."""
+    """Raise UserError unless both files have the same category names, in the order of their ids."""
     if class_names(train_json) != class_names(val_json):
         raise UserError(
             f"{val_json} and {train_json} have different categories: a detector trained on one cannot be evaluated on "

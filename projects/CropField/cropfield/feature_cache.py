@@ -121,7 +121,7 @@ class FeatureCache:
         return {
             "weights": f"{fingerprint(model.backbone.net)}, blocks {blocks}",
             "images": images.hexdigest(),
-            "augmentations": f"{self.views} x {self.mapper.augmentations}",
+            "augmentations": f"{self.views} x {described(self.mapper.augmentations)}",
             "pixels": f"{self.mapper.image_format} {statistics}, padded to {padded_side(model)}{stretched}",
             "precision": f"{self.dtype}, computed in {self.precision}",
             "versions": f"{VERSION}, Detectron2 {detectron2.__version__}",
@@ -204,7 +204,7 @@ class FeatureCache:
             with (
                 self.opened("features.bin") as maps,
                 self.opened("views.bin") as sizes,
-                passing_on(idle) as signals,
+                passing_on(lambda: None) as signals,
             ):
                 for batch in progress(views, "views", len(rows), len, logger.info):
                     self.write(maps, sizes, batch, self.maps(model, batch))
@@ -295,5 +295,16 @@ def stamp_or_none(path: str) -> tuple[int, int] | None:
         return None
 
 
-def idle() -> None:
-    """Signal callback that does nothing."""
+def described(value) -> str:
+    """Classes and values of augmentations, whole and the same in every process; Detectron2 shortens long ones, and
+    writes addresses for some.
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(described, value))}]"
+    if isinstance(value, np.ndarray):
+        return described(value.tolist())
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if not isinstance(value, T.Augmentation | T.Transform):
+        return repr(value)
+    return f"{type(value).__qualname__}({', '.join(f'{k}={described(v)}' for k, v in sorted(vars(value).items()))})"

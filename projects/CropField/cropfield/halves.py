@@ -21,6 +21,7 @@ from pretrain.errors import UserError
 
 # Keys that join the stages to each other or are checked before the first, and what gives each.
 FIXED = {
+    "pretrain.dataloader.train.source.root": "--images",
     "pretrain.train.output_dir": "--output",
     "detect.train.output_dir": "--output",
     "detect.train.init_checkpoint": "the pretraining",
@@ -31,15 +32,20 @@ FIXED = {
 }
 
 
-def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Split overrides into those of the pretraining config and of the detection config, without their prefixes."""
+def split_overrides(overrides: list[str], fixed: dict[str, str] | None = None) -> tuple[list[str], list[str]]:
+    """Split overrides into those of the pretraining config and of the detection config, without their prefixes.
+
+    Args:
+        fixed: keys that a tool sets itself besides `FIXED`, and what gives each.
+    """
+    fixed = FIXED | (fixed or {})
     halves = {"pretrain": [], "detect": []}
     for override in overrides:
         half, _, rest = override.partition(".")
         if half not in halves or not rest:
             raise UserError(f"{override!r}: start an override with pretrain. or detect. to say which config it is for")
-        if (key := override.partition("=")[0]) in FIXED:
-            raise UserError(f"{key} is not to be given here, because {FIXED[key]} says what it is; leave it out")
+        if (key := override.partition("=")[0]) in fixed:
+            raise UserError(f"{key} is not to be given here, because {fixed[key]} says what it is; leave it out")
         halves[half].append(rest)
     return halves["pretrain"], halves["detect"]
 

@@ -175,6 +175,8 @@ class Picture:
                 raise UserError(f"cannot write {self.path}: {error.strerror}; choose another output folder") from None
             with _in_utf8(self.draft) as draft:
                 self.video = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), rate, bgr.shape[1::-1])
+            if not self.video.isOpened():
+                raise UserError(f"cannot write {self.path}: OpenCV makes no video of {bgr.shape[1::-1]} pixels here")
         self.video.write(bgr)
 
     def close(self, keep: bool) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
@@ -21,6 +20,7 @@ from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
 from cropfield.mapper import in_format
 from cropfield.media import Medium, Picture, find_media, frames
+from cropfield.recipe import build_detector, detector_config
 from cropfield.sizes import check_channels, check_sizes
 from cropfield.weights import load_weights
 from pretrain.data.bands import left_out as left_out_bands
@@ -29,7 +29,7 @@ from pretrain.data.decode import BrokenImage, read_facts
 from pretrain.data.reading import AS_RGB
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, write_list
-from pretrain.engine.lazy_config import load_config
+from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError, printable
 from pretrain.files import read_tensors, sha256, write_text
@@ -46,13 +46,13 @@ def predict(args: argparse.Namespace) -> None:
         UserError: an input, config, weight file or output folder cannot be used.
     """
     media, left_out, again = find_media(args.inputs, output_path(args.output))
-    cfg = load_config(args.config_file, args.opts)
-    request = digest_of(args, media, cfg)
+    cfg = detector_config(args.config_file, args.opts)
+    labels = args.names or cfg.get("dataset", {}).get("train_json")
+    request = digest_of(args, media, cfg, labels)
     if (done := finished(args.output, request)) is not None:
         print(f"done before, with the same inputs, weights and options: {done}")
         return
     refuse_occupied(args.output)
-    labels = args.names or cfg.get("dataset", {}).get("train_json")
     content = read_coco_file(labels) if labels else None
     weights = read_tensors(local_file(args.weights))
     known = choose_categories(args.weights, weights[1], content)
@@ -80,11 +80,11 @@ def predict(args: argparse.Namespace) -> None:
     print(summary(output, found))
 
 
-def digest_of(args: argparse.Namespace, media: list[Medium], cfg) -> str:
+def digest_of(args: argparse.Namespace, media: list[Medium], cfg, labels: str | None) -> str:
     """Digest of everything that the predictions depend on: config, options, and paths and contents of the files
     read.
     """
-    files = [medium.path for medium in media] + [Path(path) for path in (args.weights, args.names) if path]
+    files = [medium.path for medium in media] + [Path(path) for path in (args.weights, labels) if path]
     facts = [
         args.threshold,
         args.no_pictures,
@@ -124,9 +124,9 @@ class Detector:
     """
 
     def __init__(self, cfg, weights: Path, content: tuple[dict, dict], threshold: float, known: list[dict] | None):
-        self.model = instantiate(cfg.model).to(cfg.train.device).eval()
+        self.model = build_detector(cfg)
         number = getattr(getattr(self.model, "roi_heads", self.model), "num_classes", None)
-        if number is None or "test" not in cfg.dataloader:
+        if number is None:
             kind = type(self.model).__name__
             raise UserError(f"the config's model, a {kind}, is no detector; give a detector's config")
         self.categories = known or [{"id": n, "name": str(n)} for n in range(number)]
@@ -135,7 +135,7 @@ class Detector:
                 f"the file names {len(self.categories)} classes and the detector has {number}; give its own file"
             )
         load_weights(self.model, weights, whole=True, content=content)
-        mapper = instantiate(cfg.dataloader.test.mapper)
+        mapper = build(cfg, "dataloader.test.mapper")
         check_sizes(self.model, mapper.augmentations, "dataloader.test.mapper")
         check_channels(self.model, mapper)
         self.resize, self.image_format = mapper.augmentations, mapper.image_format

@@ -1,14 +1,33 @@
 """Derived settings of a detection run: schedule, precision, weights, classes, feature cache."""
 
+from pathlib import Path
+
 import torch
 from detectron2.config import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from cropfield import categories
 from cropfield.feature_cache import FeatureCache
 from cropfield.schedule import BatchRule, passes
 from cropfield.weights import load_weights
+from pretrain.engine.devices import check_usable
+from pretrain.engine.lazy_config import build, load_config
 from pretrain.errors import UserError
+
+
+def detector_config(path: str | Path, overrides: list[str]) -> DictConfig:
+    """`load_config` of a detector. Raises UserError where it is another's."""
+    cfg = load_config(path, overrides)
+    if "test" not in cfg.get("dataloader", {}) or "model" not in cfg:
+        raise UserError(f"{path} is no detector's config; give one, such as those in configs/COCO")
+    return cfg
+
+
+def build_detector(cfg: DictConfig) -> nn.Module:
+    """The config's model on its device, in eval mode. Raises UserError."""
+    check_usable(cfg.train.device)
+    return build(cfg, "model").to(cfg.train.device).eval()
 
 
 def fit_schedule(cfg, overrides: list[str]) -> list[str]:

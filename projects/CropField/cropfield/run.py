@@ -51,7 +51,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
 
     Args:
         args: the command line of tools/lazyconfig_train_net.py.
-        changes: descriptions of what `fit_schedule` changed in `cfg`.
+        changes: what a preset of a card and `fit_schedule` changed in `cfg`.
         seed: of the run to resume.
         states: see `train`.
     """
@@ -64,7 +64,7 @@ def run(cfg, args, changes: list[str], seed: int | None, states: list[dict]) -> 
         cfg.train.seed = comm.shared_random_seed() if seed is None else seed
     set_up(cfg, args)
     for change in changes:
-        logger.info("Adapted to the batch size: %s", change)
+        logger.info("Adapted: %s", change)
     if "dataset" in cfg and cfg.dataset.get("train_json"):
         masks = instantiate(cfg.dataloader.train.mapper.get("use_instance_mask", False))
         kind = "with masks" if masks else "boxes only"

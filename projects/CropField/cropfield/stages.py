@@ -129,13 +129,19 @@ class Chain:
             self.running.add(process)
             if self.signals:  # received while this stage was starting
                 process.terminate()
-            for line in process.stdout:
-                log.write(line)
-                last = line.strip() or last
-                if re.search(stage.show, line):
-                    print(f"{stage.name} | {line.rstrip()}", flush=True)
-        code = process.wait()
-        self.running.remove(process)
+            try:
+                for line in process.stdout:
+                    log.write(line)
+                    last = line.strip() or last
+                    if re.search(stage.show, line):
+                        print(f"{stage.name} | {line.rstrip()}", flush=True)
+                log.flush()
+            except OSError as error:
+                process.terminate()
+                raise UserError(f"cannot write {log.name}: {error.strerror}; make room, and start again") from error
+            finally:
+                code = process.wait()
+                self.running.remove(process)
         if code:
             return code, last.removeprefix("error: ") or f"exit code {code}"
         self._note(stage, time.monotonic() - start)

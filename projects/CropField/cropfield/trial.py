@@ -14,7 +14,7 @@ import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -46,9 +46,8 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
     """
     check_config(cfg, Detection)
     check_usable(cfg.train.device)
-    evaluator = build(cfg, "dataloader.evaluator")
     model = build(cfg, "model").to(cfg.train.device)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, evaluator_on_trial(cfg) as evaluator:
         entry = made_up_entry(Path(folder))
         if not eval_only:
             if cfg.dataloader.get("feature_cache", {}).get("folder"):
@@ -58,8 +57,26 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
             check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", zero=False)
             try_image(cfg, "train", model.train(), entry)
         found = try_image(cfg, "test", model.eval(), entry)
-        try_evaluators(evaluator, found[0], folder)
+        try_evaluators(evaluator, found[0])
     return model.cpu()
+
+
+@contextlib.contextmanager
+def evaluator_on_trial(cfg: DictConfig) -> Iterator:
+    """The config's evaluator, or list of them, which writes into a folder that does not stay.
+
+    Already when it is built Detectron2's may write annotations there, of a dataset that has no file of them.
+    """
+    cfg = copy.deepcopy(cfg)
+    evaluators = cfg.dataloader.evaluator
+    with TemporaryDirectory() as folder:
+        for evaluator in evaluators if OmegaConf.is_list(evaluators) else [evaluators]:
+            output = evaluator.get("output_dir")
+            if not isinstance(output, str | None):
+                raise UserError(f"dataloader.evaluator.output_dir is {output!r}; give the path of a folder, or null")
+            if output:
+                evaluator.output_dir = folder
+        yield build(cfg, "dataloader.evaluator")
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -89,18 +106,14 @@ def try_image(cfg: DictConfig, part: str, model: nn.Module, entry: dict):
     return found
 
 
-def try_evaluators(evaluators, found: dict, folder: str) -> None:
+def try_evaluators(evaluators, found: dict) -> None:
     """Evaluate a made-up detection in one of the dataset's images with each COCO evaluator.
 
     Args:
         evaluators: one or a list.
         found: the model's output for an image; decides whether the detection has a mask.
-        folder: for the evaluators' output.
     """
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        output = getattr(evaluator, "_output_dir", None)
-        if not isinstance(output, str | None):
-            raise UserError(f"dataloader.evaluator.output_dir is {output!r}; give the path of a folder, or null")
         if isinstance(evaluator, COCOEvaluator) and "instances" in found:
             limit = evaluator._max_dets_per_image[-1]
             if type(limit) is not int or limit < MOST_DETECTIONS:
@@ -108,7 +121,6 @@ def try_evaluators(evaluators, found: dict, folder: str) -> None:
                     f"dataloader.evaluator.max_dets_per_image is {limit!r}; give a whole number of at least "
                     f"{MOST_DETECTIONS}, or null for COCO's 100"
                 )
-            evaluator._output_dir = output and folder
             image = min(evaluator._coco_api.imgs.values(), key=lambda image: image["height"] * image["width"])
             evaluator.reset()
             evaluator.process([{"image_id": image["id"]}], [{"instances": made_up_detection(image, found)}])

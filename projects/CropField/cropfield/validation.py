@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from cropfield.datasets import most_objects
@@ -33,12 +34,14 @@ def validation_loader(cfg):
 def mean_losses(model: nn.Module, loader) -> dict[str, float]:
     """Mean of each training loss, and of `total_loss`, over the images of all processes.
 
-    The backbone is in eval mode, without drop path; the heads sample the same regions each time.
+    The backbone is in eval mode, without drop path, and so is any BatchNorm; the heads sample the same regions each
+    time.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
-    sums, training = Counter(), model.training
+    sums, modes = Counter(), [(module, module.training) for module in model.modules()]
     model.train()
-    model.backbone.eval()
+    for module in (model.backbone, *(module for module in model.modules() if isinstance(module, _BatchNorm))):
+        module.eval()
     try:
         with torch.random.fork_rng(), EventStorage():  # heads log their own metrics
             torch.manual_seed(0)
@@ -46,8 +49,11 @@ def mean_losses(model: nn.Module, loader) -> dict[str, float]:
                 sums.update({name: float(loss) * len(batch) for name, loss in model(batch).items()})
                 sums["images"] += len(batch)
     finally:
-        model.train(training)
-    everywhere = sum(comm.all_gather(sums), Counter())
+        for module, training in modes:
+            module.training = training
+    everywhere = Counter()
+    for part in comm.all_gather(sums):
+        everywhere.update(part)  # `+` would leave out what is not above zero, NaN too
     images = everywhere.pop("images")
     means = {name: total / images for name, total in everywhere.items()}
     return means | {"total_loss": sum(means.values())}

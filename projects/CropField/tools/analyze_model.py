@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Parameters, multiply-adds and activations of each part of a detector, for one image of a given size.
+"""Parameters, multiply-adds and activations of each part of a detector, for one image.
 
     projects/CropField/tools/analyze_model.py --config-file configs/COCO/mask_rcnn_cropfield_vits_12ep.py \\
         --image-size 1024x1024
@@ -13,13 +13,14 @@ import warnings
 
 from tabulate import tabulate
 
+from pretrain.engine.arguments import height_by_width
 from pretrain.errors import UserError, run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
+    parser.add_argument("--image-size", type=height_by_width, metavar="HxW", help="default: the config's, or 1024x1024")
     parser.add_argument("--weights", help="a checkpoint; random weights if omitted")
     parser.add_argument("--depth", type=int, default=2, help="levels of modules to show (default 2)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
@@ -46,7 +47,8 @@ def analyze(model, height: int, width: int) -> dict[str, tuple[int, float, float
     from detectron2.utils.analysis import FlopCountAnalysis
     from fvcore.nn import ActivationCountAnalysis
 
-    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    bands = getattr(getattr(model.backbone, "net", model.backbone), "in_chans", 3)
+    image = torch.randint(0, 256, (bands, height, width), dtype=torch.uint8)
     inputs = [{"image": image, "height": height, "width": width}]
     flops = FlopCountAnalysis(model, inputs).set_op_handle("aten::scaled_dot_product_attention", attention_flops)
     adapter = TracingAdapter(model, inputs, allow_non_tensor=True)
@@ -61,21 +63,20 @@ def analyze(model, height: int, width: int) -> dict[str, tuple[int, float, float
 
 def main() -> None:
     args = parse_args()
-    try:
-        height, width = (int(side) for side in args.image_size.lower().split("x"))
-        if min(height, width) < 1:
-            raise ValueError
-    except ValueError:
-        raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
-    from detectron2.config import instantiate
-
+    from cropfield.recipe import build_detector, detector_config
     from cropfield.weights import load_weights
-    from pretrain.engine.lazy_config import load_config
 
     warnings.filterwarnings("ignore")  # torch's tracer emits dozens
-    cfg = load_config(args.config_file, args.opts)
+    cfg = detector_config(args.config_file, args.opts)
     cfg.train.device = "cpu"
-    model = instantiate(cfg.model).eval()
+    model = build_detector(cfg)
+    square = model.backbone.padding_constraints.get("square_size", 0)
+    height, width = args.image_size or (square or 1024,) * 2
+    if square and (height, width) != (square, square):
+        raise UserError(
+            f"--image-size {height}x{width}: this detector makes every image {square} x {square} pixels; "
+            "set dataloader.image_size, or model.backbone.square_pad=0"
+        )
     if args.weights:
         load_weights(model, args.weights)
     counts = analyze(model, height, width)

@@ -17,6 +17,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from pretrain.engine.arguments import height_by_width
 from pretrain.errors import UserError, run_main
 
 
@@ -25,7 +26,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--weights", required=True, help="a backbone file, or a detector's checkpoint")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
-    parser.add_argument("--image-size", default="1024x1024", metavar="HxW", help="pixels (default 1024x1024)")
+    parser.add_argument(
+        "--image-size", type=height_by_width, default=(1024, 1024), metavar="HxW", help="pixels (default 1024x1024)"
+    )
     parser.add_argument("--pyramid", action="store_true", help="include the simple feature pyramid")
     parser.add_argument("--detector", action="store_true", help="the whole detector, for images of any size")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
@@ -41,19 +44,14 @@ def check_packages() -> None:
 def main() -> None:
     args = parse_args()
     check_packages()
-    try:
-        height, width = (int(side) for side in args.image_size.lower().split("x"))
-    except ValueError:
-        raise UserError(f"--image-size {args.image_size}: write HEIGHTxWIDTH in pixels, such as 800x1024") from None
-    from detectron2.config import instantiate
-
+    height, width = args.image_size
     from cropfield.onnx_export import Detections, Maps, bands_of, write_detector, write_onnx
+    from cropfield.recipe import build_detector, detector_config
     from cropfield.weights import load_weights
-    from pretrain.engine.lazy_config import load_config
     from pretrain.outputs import refuse_existing
 
     refuse_existing(args.output)
-    detector = instantiate(load_config(args.config_file, args.opts).model).eval()
+    detector = build_detector(detector_config(args.config_file, args.opts))
     load_weights(detector, args.weights, whole=args.detector)
     if args.detector:
         difference = write_detector(Detections(detector).eval(), args.output)
@@ -62,7 +60,7 @@ def main() -> None:
     backbone = detector.backbone if args.pyramid else detector.backbone.net
     divisor = backbone.size_divisibility
     if height % divisor or width % divisor:
-        raise UserError(f"--image-size {args.image_size}: both sides must be multiples of {divisor} pixels")
+        raise UserError(f"--image-size {height}x{width}: both sides must be multiples of {divisor} pixels")
     model = Maps(backbone)
     difference = write_onnx(model, height, width, args.output)
     shape = f"(B, {bands_of(backbone)}, {height}, {width})"

@@ -14,13 +14,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from pretrain.engine.arguments import positive
 from pretrain.errors import UserError, run_main
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -52,17 +47,20 @@ def main() -> None:
     args = parse_args()
     from cropfield.probe import FIGURES, DetectionProbe, backbone_features, positions_and_colours
     from cropfield.probe_images import probe_images
-    from pretrain.engine.devices import default_device
+    from pretrain.engine.devices import check_usable, default_device
     from pretrain.files import write_json
     from pretrain.models.weights import open_backbone
     from pretrain.outputs import refuse_existing
 
     args.device = args.device or default_device()
+    check_usable(args.device, "--device")
     if not args.overwrite:
         refuse_existing(args.output)
     backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
         raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")
+    if other := next((path for path, found in backbones.items() if found.in_chans != 3), None):
+        raise UserError(f"{other} takes images of {backbones[other].in_chans} bands, and the probe reads RGB")
     files = (args.train_json, args.train_images), (args.val_json, args.val_images)
     limits = args.train_limit, args.val_limit
     probes = {

@@ -38,6 +38,8 @@ def fed_images(loader, count: int):
 
 def draw(fed: dict, names: list[str], channels: str):
     """Draw a mapper's output -> RGB picture, uint8 array (H, W, 3)."""
+    from detectron2.structures import BitMasks, PolygonMasks
+
     from cropfield.canvas import as_rgb
     from cropfield.drawing import Instance, draw_instances
 
@@ -46,7 +48,11 @@ def draw(fed: dict, names: list[str], channels: str):
     instances = []
     if "instances" in fed:
         objects = fed["instances"]
-        masks = objects.gt_masks.tensor.numpy() if objects.has("gt_masks") else [None] * len(objects)
+        masks = [None] * len(objects)
+        if objects.has("gt_masks"):
+            polygons = isinstance(objects.gt_masks, PolygonMasks)
+            bits = BitMasks.from_polygon_masks(objects.gt_masks, *pixels.shape[:2]) if polygons else objects.gt_masks
+            masks = bits.tensor.numpy()
         for box, category, mask in zip(
             objects.gt_boxes.tensor.tolist(), objects.gt_classes.tolist(), masks, strict=True
         ):
@@ -58,26 +64,27 @@ def main() -> None:
     args = parse_args()
     if args.images < 1:
         raise UserError(f"--images {args.images}: give 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: give 0 or more")
     import cv2
-    from detectron2.config import instantiate
     from detectron2.data import MetadataCatalog
     from detectron2.utils.env import seed_all_rng
 
     from cropfield.datasets import check_registered
-    from pretrain.engine.lazy_config import load_config
+    from cropfield.recipe import detector_config
+    from pretrain.engine.lazy_config import build
     from pretrain.errors import printable
     from pretrain.files import replacing
     from pretrain.outputs import open_output, output_path, refuse_occupied
 
     refuse_occupied(output_path(args.output))
-    cfg = load_config(args.config_file, args.opts)
-    part = cfg.dataloader[args.split]
-    part.num_workers = 0
-    name = instantiate(part.dataset.names)
-    check_registered(name)
+    cfg = detector_config(args.config_file, args.opts)
+    cfg.dataloader[args.split].num_workers = 0
+    datasets = build(cfg, f"dataloader.{args.split}.dataset.names")
+    check_registered(datasets)
     seed_all_rng(args.seed)
-    loader = instantiate(part)
-    names = MetadataCatalog.get(name).thing_classes
+    loader = build(cfg, f"dataloader.{args.split}")
+    names = MetadataCatalog.get(datasets if isinstance(datasets, str) else datasets[0]).thing_classes
     open_output(args.output)
     for number, fed in enumerate(fed_images(loader, args.images)):
         path = args.output / f"{number:03d}_{Path(fed['file_name']).stem}.png"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.engine.devices import default_device
+from pretrain.engine.devices import check_usable, default_device
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
@@ -26,6 +26,7 @@ def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> Visi
     Without --device `args.device` becomes the default one.
     """
     args.device = args.device or default_device()
+    check_usable(args.device, "--device")
     torch.manual_seed(args.seed)  # for an untrained backbone
     backbone = open_backbone(args.weights, args.num_heads, drop_path_rate, args.untrained)
     return backbone.to(args.device)

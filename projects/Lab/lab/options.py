@@ -3,17 +3,12 @@
 import argparse
 from pathlib import Path
 
+from pretrain.engine.arguments import positive
+
 
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help is the tool's docstring, unwrapped."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-def positive(text: str) -> int:
-    """Parse a positive integer, for `type=`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True) -> None:

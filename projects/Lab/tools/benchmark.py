@@ -17,6 +17,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from lab.options import new_parser
+from pretrain.engine.arguments import height_by_width
 from pretrain.errors import UserError, run_main
 
 COMMANDS = {
@@ -42,7 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--pairs", type=int, metavar="N", help="pairs of runs (default: the command's own)")
     add("--images", type=int, metavar="N", help="images in a step, or to evaluate (default: the command's own)")
     add("--backbone", choices=("vits", "vitb"), help="default vits; gpu measures both")
-    add("--image-size", metavar="HxW", help="of detection (default 1024x1024), operations (256x256) or probe (96x96)")
+    add("--image-size", type=height_by_width, metavar="HxW", help="of images (default: the command's own)")
     add("--frozen", action="store_true", help="detection: the backbone frozen against trained, and cached features")
     add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(argv)
@@ -54,19 +55,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: give a number of at least 1")
-    if options.image_size:
-        options.image_size = image_size(options.image_size)
     if options.json and options.json.is_dir():
         raise UserError(f"--json {options.json} is a folder: give the file to write")
     return options
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """ "800x1024" -> (800, 1024)"""
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UserError(f"--image-size {text}: write HEIGHTxWIDTH in pixels, such as 800x1024")
-    return int(sides[0]), int(sides[1])
 
 
 def as_tables(comparisons: list) -> str:

@@ -13,12 +13,14 @@ Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+FIXED = {"detect.train.seed": "--seed", "detect.train.freeze_backbone": "this tool"}
 MODES = {"frozen AP": "train.freeze_backbone=True", "fine-tuned AP": "train.freeze_backbone=False"}
 
 
@@ -35,7 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--image-size", type=int, default=128, metavar="PX", help="longer side for the probe (default 128)")
     add("--crop-size", type=int, default=96, metavar="PX", help="size of object crops for k-NN and rank (default 96)")
     args = parser.parse_intermixed_args(argv)
-    args.overrides = [word for word in args.backbones if "=" in word and not Path(word).exists()]
+    args.overrides = [word for word in args.backbones if "=" in word and not os.path.exists(word)]
     args.backbones = [Path(word) for word in args.backbones if word not in args.overrides]
     if args.seed < 1:
         parser.error("--seed: give 1 or more; with 0 or less Detectron2 uses a random seed")
@@ -76,7 +78,7 @@ def main() -> None:
     from pretrain.files import write_json, write_text
     from pretrain.models.weights import open_backbone
 
-    output, (_, overrides) = args.output.resolve(), split_overrides(args.overrides)
+    output, (_, overrides) = args.output.resolve(), split_overrides(args.overrides, FIXED)
     backbones = {name: open_backbone(path) for name, path in named.items()}
     patches = {backbone.patch_size for backbone in backbones.values()}
     if len(patches) > 1:

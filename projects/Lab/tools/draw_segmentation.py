@@ -33,10 +33,11 @@ def predictions(cfg, weights: str, entries: list[dict]) -> list:
     import torch
     from detectron2.config import instantiate
 
+    from cropfield.recipe import build_detector
     from cropfield.weights import load_weights
 
     cfg.train.init_checkpoint = weights
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    model = build_detector(cfg)
     load_weights(model, weights)
     mapper = instantiate(cfg.dataloader.test.mapper)
     with torch.no_grad():
