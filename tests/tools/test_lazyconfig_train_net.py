@@ -34,6 +34,7 @@ TINY = [
     "model.backbone.net.depth=1",
     "model.roi_heads.box_predictor.test_score_thresh=0.0",
 ]
+NO_RESIZE = "dataloader.test.mapper.augmentations=[]"
 BOXES_ONLY = [  # as in configs/common/faster_rcnn_cropfield.py
     "model.roi_heads.mask_in_features=null",
     "dataloader.train.mapper.use_instance_mask=False",
@@ -376,6 +377,10 @@ def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
         (["train.lr_rule=cubic", "dataloader.train.total_batch_size=4"], "choose sqrt, linear or none"),
         (["--num-gpus", "99"], "--num-gpus 99"),
         (["--eval-only"], "add train.init_checkpoint"),
+        (
+            ["train.validation_loss=True", "model._target_=cropfield.tiles.TiledRCNN", NO_RESIZE],
+            "train.validation_loss: dataloader.test.mapper.augmentations make images of up to",
+        ),
         (["train.freeze_backbone=last"], "train.freeze_backbone is 'last'; give true or false"),
         (["model.backbone.net.out_features={last_feat: [3, 6]}"], "0 to 5, or a list"),
     ],

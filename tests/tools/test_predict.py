@@ -154,22 +154,30 @@ def test_the_same_command_again_computes_nothing(run_tool, detector, small_coco,
     for change in (["--threshold", "0.2"], ["model.roi_heads.box_predictor.test_nms_thresh=0.4"]):
         with pytest.raises(UserError, match="holds predictions.json already"):
             run_tool(*command, *change)
-    content = json.loads((small_coco / "labels.json").read_text())
-    for entry in (*content["categories"], *content["annotations"]):
-        entry["id" if "name" in entry else "category_id"] += 40
-    (tmp_path / "other.json").write_text(json.dumps(content))  # which gives the ids of the classes
-    shutil.copy(small_coco / "labels.json", tmp_path / "labels.json")
-    swapped = ["dataset.train_json", f"{tmp_path}/labels.json"]
-    shutil.rmtree(tmp_path / "out")
-    run_tool(*command, "=".join(swapped))
-    before = (tmp_path / "out" / "predictions.json").read_bytes()
-    shutil.copy(tmp_path / "other.json", tmp_path / "labels.json")
-    with pytest.raises(UserError, match="holds predictions.json already"):
-        run_tool(*command, "=".join(swapped))
     shutil.copy(small_coco / "1.png", image)
     with pytest.raises(UserError, match="holds predictions.json already"):
         run_tool(*command)
     assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_other_ids_in_the_same_annotation_file_are_another_request(run_tool, detector, small_coco, tmp_path):
+    labels = tmp_path / "labels.json"
+    shutil.copy(small_coco / "labels.json", labels)
+    output = ["--output", tmp_path / "out", "--no-pictures"]
+    command = ["predict", small_coco / "0.png", *output, *detector, f"dataset.train_json={labels}"]
+    run_tool(*command)
+    content = json.loads(labels.read_text())
+    for entry in (*content["categories"], *content["annotations"]):
+        entry["id" if "name" in entry else "category_id"] += 40
+    labels.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="holds predictions.json already"):
+        run_tool(*command)
+
+
+def test_a_video_that_cannot_be_written_is_told(run_tool, detector, film, tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *_: 0)  # a codec that is not there
+    with pytest.raises(UserError, match="film.mp4: OpenCV makes no video of .* pixels here"):
+        run_tool("predict", film, "--output", tmp_path / "out", *detector)
 
 
 def test_what_cannot_be_detected_in(run_tool, detector, tmp_path):
