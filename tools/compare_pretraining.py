@@ -176,13 +176,13 @@ class Comparison:
             return load_config(config, self.for_detect, Detection).dataloader.image_size
 
     def waves(self) -> Iterator[tuple]:
-        """Stages in the order in which they run, seed by seed; those in a tuple run in parallel."""
-        for seed in range(1, self.args.seeds + 1):
-            configs = self.args.configs
-            yield from self.together(self.pretraining(config, seed) for config in configs)
-            detectors = [self.detectors(config, seed) for config in configs] + [self.scratch_detectors(seed)]
-            probes = [self.probe(config, seed)[1] for config in configs if "probe" in self.args.modes]
-            yield from self.together([*(stage for *_, stage in itertools.chain(*detectors)), *probes])
+        """Stages in the order in which they run, all pretrainings first; those in a tuple run in parallel."""
+        seeds = range(1, self.args.seeds + 1)
+        runs = [(config, seed) for seed in seeds for config in self.args.configs]
+        yield from self.together(self.pretraining(*run) for run in runs)
+        detectors = [*(self.detectors(*run) for run in runs), *map(self.scratch_detectors, seeds)]
+        probes = [self.probe(*run)[1] for run in runs if "probe" in self.args.modes]
+        yield from self.together([*(stage for *_, stage in itertools.chain(*detectors)), *probes])
 
     def together(self, stages) -> Iterator[tuple]:
         """Groups of `jobs` stages, each with a part of the cores, and its own GPU if there are several."""

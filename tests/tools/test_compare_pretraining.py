@@ -81,7 +81,7 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     compare("--seeds", "2", "--labels", "0.5", "1", "--jobs", "2")
     done = calls(tmp_path)
     assert len(done) == len(set(done)) == 2 * (2 * (1 + 2 * 2 * 2 + 1) + 2)
-    assert sorted(done[:2]) == ["a_seed1", "b_seed1"]
+    assert sorted(done[:4]) == ["a_seed1", "a_seed2", "b_seed1", "b_seed2"]
     assert len(compare.checked) == 2 and all("train_0.5" not in str(stage) for _, stage, *_ in compare.checked)
     half = json.loads((tmp_path / "out" / "train_0.5.json").read_text())
     assert len(half["images"]) == 2
