@@ -32,15 +32,16 @@ def test_names_are_printed_in_one_line(name, shown, capsys):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_enough_ends_a_command_without_a_word(unbuffered):
+@pytest.mark.parametrize("lines", [b"1\n", b"100000\n"])
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(unbuffered, lines):
     """As in `tool | head -1`."""
-    code = "from pretrain.errors import run_main\ndef main():\n  for n in range(10**6): print(n)\nrun_main(main)"
+    code = "from pretrain.errors import run_main\ndef main():\n  for n in range(int(input())): print(n)\nrun_main(main)"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as command:
-        assert command.stdout.readline() == b"0\n"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as command:
         command.stdout.close()
+        command.stdin.write(lines)
+        command.stdin.close()
         assert not command.stderr.read()
     assert command.returncode == 128 + signal.SIGPIPE
 
