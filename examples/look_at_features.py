@@ -15,17 +15,22 @@ import torch
 from PIL import Image
 
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.decode import decode_image
 from pretrain.models.weights import read_backbone, resize_field
 
-weights, photo, output = sys.argv[1:4]
+if len(sys.argv) != 4:
+    sys.exit("usage: python look_at_features.py backbone.safetensors photo.jpg features.png")
+weights, photo, output = sys.argv[1:]
 file = read_backbone(weights)
 print(*(f"{name}: {value}" for name, value in file.metadata.items()), sep="\n")
 if "patch_size" not in file.metadata:
     sys.exit(f"error: {weights} does not record its shape; give a file that tools/export_backbone.py has written")
+if "cls_token" not in file.state:
+    sys.exit(f"error: {weights} has no class token, whose attention is shown here")
 patch, width = (int(file.metadata[name]) for name in ("patch_size", "embed_dim"))
 depth, heads = (int(file.metadata[name]) for name in ("depth", "num_heads"))
 
-image = Image.open(photo).convert("RGB")
+image = Image.fromarray(decode_image(photo))  # upright
 scale = 512 / max(image.size)
 columns, rows = (max(1, round(side * scale / patch)) for side in image.size)
 image = image.resize((columns * patch, rows * patch))

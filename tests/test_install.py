@@ -67,6 +67,7 @@ def test_commands_know_configs_by_name_and_prefer_files(tmp_path, monkeypatch):
     words = ["--config-file", "COCO/mask_rcnn_cropfield_tiny.py", "COCO/mask_rcnn_cropfield_tiny.py"]
     found = with_files(words)
     assert found == ["--config-file", str(ROOT / "configs" / words[1]), words[2]], "only what is a config's name"
+    assert with_files([f"--config-file={words[1]}", f"a={words[1]}"]) == [f"--config-file={found[1]}", f"a={words[1]}"]
     own = tmp_path / words[1]
     own.parent.mkdir()
     own.touch()

@@ -49,24 +49,29 @@ def environment(name: str, packages: str) -> tuple[Path, str]:
 
 
 def main() -> int:
-    failed = []
-    for name in sys.argv[1:] or CLIENTS:
+    failed, skipped, names = [], [], sys.argv[1:] or [*CLIENTS]
+    if unknown := set(names) - CLIENTS.keys():
+        sys.exit(f"error: no client is called {', '.join(unknown)}; there are {', '.join(CLIENTS)}")
+    for name in names:
         packages, arguments = CLIENTS[name]
         python, fault = environment(name, packages)
         if fault:
             print(f"{name}: skipped, cannot be installed: {fault}", flush=True)
+            skipped.append(name)
             continue
         (site,) = python.parents[1].glob("lib/python*/site-packages")
         found = {d.name: d.version for d in importlib.metadata.distributions(path=[str(site)])}
-        names = [package.partition("<")[0] for package in packages.split()]
-        versions = ", ".join(f"{package} {found.get(package, '(of .venv)')}" for package in names)
+        wanted = [package.partition("<")[0] for package in packages.split()]
+        versions = ", ".join(f"{package} {found.get(package, '(of .venv)')}" for package in wanted)
         print(f"{name}: {versions}", flush=True)
         path = os.pathsep.join([str(ROOT), str(ROOT / "projects" / "CropField"), os.environ.get("PYTHONPATH", "")])
         command = [python, "-m", "pytest", "-q", "-W", "ignore", *arguments]
         if subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode:
             failed.append(name)
-    print(f"failed: {', '.join(failed)}" if failed else "all right")
-    return bool(failed)
+    print(
+        f"failed: {', '.join(failed)}" if failed else f"{len(names) - len(skipped)} all right, {len(skipped)} skipped"
+    )
+    return bool(failed) or len(skipped) == len(names)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,15 @@ def test_attention_statistics_and_their_plot(weights, small_coco, tmp_path, run_
     assert "different images" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tool, name", [("attention_stats", "heads.csv"), ("field_stats", "field.png")])
+def test_files_of_others_stay_as_they_are(weights, small_coco, tmp_path, run_tool, tool, name):
+    (tmp_path / name).write_text("mine")
+    given = ["--weights", weights / "ours.safetensors", "--images", small_coco, "--image-size", "32"]
+    with pytest.raises(UserError, match=f"{name} exists, and would be written over"):
+        run_tool(tool, *(given if tool == "attention_stats" else given[1:2]), "--output", tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_results_of_other_sizes_are_not_drawn_together(weights, small_coco, tmp_path, run_tool):
     for size in ("16", "32"):
         run_tool(

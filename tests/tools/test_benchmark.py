@@ -55,6 +55,12 @@ def test_bad_options_are_refused_before_anything_is_measured(run_tool, arguments
     assert not capsys.readouterr().out
 
 
+def test_a_file_that_exists_is_not_written_over(run_tool, tmp_path):
+    (tmp_path / "mine.json").write_text("mine")
+    with pytest.raises(UserError, match="mine.json exists, and would be written over"):
+        run_tool("data", "--json", tmp_path / "mine.json")
+
+
 def test_an_unknown_command_is_refused(run_tool, capsys):
     with pytest.raises(SystemExit) as left:
         run_tool("speed")

@@ -58,6 +58,14 @@ def test_each_row_is_its_images_features(embed, backbone, small_coco, tmp_path):
     torch.testing.assert_close(found["patches"].mean((1, 2)), found["mean"])
 
 
+def test_other_images_under_the_same_names_are_other_images(embed, small_coco, tmp_path):
+    shutil.copytree(small_coco, tmp_path / "in")
+    embed(tmp_path / "in")
+    shutil.copy(tmp_path / "in" / "0.png", tmp_path / "in" / "1.png")
+    with pytest.raises(UserError, match="holds embeddings with other images"):
+        embed(tmp_path / "in")
+
+
 def test_patches_lie_where_they_do_in_the_image(backbone):
     """A change of pixels in one patch, before the first block, is seen at its row and column."""
     backbone.blocks = backbone.blocks[:0]

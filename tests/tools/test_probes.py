@@ -94,6 +94,27 @@ def test_fine_tuning_writes_its_result_and_can_go_on(run_tool, weights, data, tm
     assert torch.load(tmp_path / "last.pth", weights_only=True)["epoch"] == 2
 
 
+@pytest.mark.parametrize(
+    "tool, option, value",
+    [
+        ("knn", "--temperature", "0"),
+        ("knn", "--num-workers", "-1"),
+        ("knn", "--seed", "99999999999999999999"),
+        ("linear_probe", "--lr", "nan"),
+        ("linear_probe", "--l2", "-1"),
+        ("linear_probe", "--batch-size", "1"),
+        ("finetune", "--label-smoothing", "2"),
+        ("finetune", "--drop-path", "1.0"),
+        ("finetune", "--weight-decay", "-5"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_with_their_option(load_tool, capsys, tool, option, value):
+    start = ["--weights", "w", "--dataset", "imagenet", "--data", "d", "--output", "o"]
+    with pytest.raises(SystemExit):
+        load_tool(tool).parse_args([*start, option, value])
+    assert option in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_bad_input_is_told(run_tool, weights, data, tmp_path):
     start = ["--weights", weights / "stop.safetensors", *options(data, "imagenet"), "--output", tmp_path]
     with pytest.raises(UserError, match="30 is not a multiple of the backbone's patch, 8"):

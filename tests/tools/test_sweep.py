@@ -93,6 +93,9 @@ def test_a_failed_run_stops_it_and_the_next_call_goes_on_from_there(sweep, tmp_p
         (["--grid", "optimizer.lr"], "write KEY=VALUE,VALUE"),
         (["--grid", "optimizer.lrr=1"], "did you mean optimizer.lr"),
         (["--runs", "0"], "at least one run"),
+        (["--grid", "train.seed=5,6"], "train.seed is not to be given here, because --runs says"),
+        (["train.seed=5"], "train.seed is not to be given here, because --runs says"),
+        (["--grid", "train.init_checkpoint=a/b.pth,a-b.pth"], "two runs would be called init_checkpoint_a-b.pth_run1"),
         (["dataset.rot=x"], "did you mean dataset.root"),
     ],
 )

@@ -1,5 +1,6 @@
 """Write the result of an evaluation: a small JSON file for each protocol, dataset and backbone."""
 
+import math
 from pathlib import Path
 
 from pretrain.files import write_json
@@ -23,6 +24,12 @@ def write_result(
     Raises:
         UserError: the file cannot be written.
     """
-    content = {"protocol": protocol, "dataset": dataset, "model": model, "metrics": metrics}
+    undefined = [name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+    content = {
+        "protocol": protocol,
+        "dataset": dataset,
+        "model": model,
+        "metrics": metrics | nothing,
+    }  # JSON has no NaN
     write_json(Path(folder) / RESULT, content | {"settings": settings or {}})
     return Path(folder) / RESULT

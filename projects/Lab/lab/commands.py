@@ -5,6 +5,7 @@ import contextlib
 import resource
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pretrain.data.decode import safe_formats
 from pretrain.engine.devices import check_usable, default_device
-from pretrain.errors import UserError
+from pretrain.errors import UserError, in_a_line
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import open_backbone
@@ -30,6 +32,18 @@ def load_backbone(args: argparse.Namespace, drop_path_rate: float = 0.0) -> Visi
     torch.manual_seed(args.seed)  # for an untrained backbone
     backbone = open_backbone(args.weights, args.num_heads, drop_path_rate, args.untrained)
     return backbone.to(args.device)
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture that is no photograph, labels say, read whole. Raises UserError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path, formats=safe_formats())
+            image.load()
+            return image
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles on
+        raise UserError(f"cannot read {path} ({in_a_line(error)}); get it again") from None
 
 
 def write_picture(path: Path, pixels: np.ndarray, palette: bool = False) -> str:
@@ -61,6 +75,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: `path` exists and is not empty, cannot be written, or is in use by another process.
     """
+    path = path.resolve()  # a link stays, and what it points to is replaced
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is not empty; remove it to replace it, or give another --output")
     draft = open_output(path.with_name(f".{path.name}.partial"))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pretrain.engine.arguments import positive
+from pretrain.engine.arguments import positive, whole
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
@@ -22,5 +22,5 @@ def add_backbone_options(parser: argparse.ArgumentParser, required: bool = True)
         help="only if --weights does not record it (default: as in published ViTs of that width)",
     )
     add("--untrained", action="store_true", help="use the file's architecture with initial weights, as a baseline")
-    add("--seed", type=int, default=0, help="seed of initial weights and sampling (default 0)")
+    add("--seed", type=whole, default=0, help="seed of initial weights and sampling (default 0)")
     add("--device", help="default: cuda if available")

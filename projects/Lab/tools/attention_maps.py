@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lab.attention.points import check_points, point
 from lab.options import new_parser
+from pretrain.engine.arguments import positive
 from pretrain.errors import UserError, run_main
 
 
@@ -33,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--names", nargs="+", metavar="NAME", help="titles of the columns (default: the files' and timm's names)")
     add("--images", nargs="+", required=True, type=Path, metavar="FILE")
     add("--points", nargs="+", required=True, type=point, metavar="X,Y")
-    add("--image-size", type=int, default=480, metavar="PIXELS", help="side of the square (default: 480)")
+    add("--image-size", type=positive, default=480, metavar="PIXELS", help="side of the square (default: 480)")
     add("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args(argv)
     if not args.weights and not args.timm:

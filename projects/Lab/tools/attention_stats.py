@@ -20,7 +20,8 @@ import logging
 import time
 from pathlib import Path
 
-from lab.options import add_backbone_options, new_parser, positive
+from lab.options import add_backbone_options, new_parser
+from pretrain.engine.arguments import positive
 from pretrain.errors import run_main
 
 
@@ -65,11 +66,10 @@ def main() -> None:
     from pretrain.progress import progress
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("pretrain").setLevel(logging.INFO)
     images = MiddleSquares(open_source(args.images), args.image_size, args.limit)
     backbone = load_timm(args) if args.timm else load_backbone(args)
     check_size(args.image_size, backbone.patch_size, args.name)
-    open_output(args.output, [RESULT])
+    open_output(args.output, [RESULT], written=["heads.csv", "layers.png"])
     start = time.perf_counter()
     stats = attention_stats(backbone, progress(images, "images", len(images)))
     seconds, memory = time.perf_counter() - start, peak_memory()

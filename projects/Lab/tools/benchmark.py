@@ -28,7 +28,6 @@ COMMANDS = {
     "detection": "training and inference at 1024 x 1024, against Detectron2's parts",
     "operations": "what proposals and heads ask of a GPU's host, against Detectron2's; needs no GPU",
     "evaluate": "COCO AP by hotcoco, against pycocotools",
-    "probe": "a linear probe with cached features, against running the backbone in each epoch",
     "gpu": "images a second and fraction of the card's peak; needs a GPU",
 }
 
@@ -55,8 +54,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: give a number of at least 1")
-    if options.json and options.json.is_dir():
-        raise UserError(f"--json {options.json} is a folder: give the file to write")
+    if options.json and (options.json.is_dir() or options.json.suffix == ".png"):
+        raise UserError(f"--json {options.json}: give the name of a .json file")
     return options
 
 
@@ -82,6 +81,9 @@ def main() -> None:
 
     from lab.benchmarks.comparison import machine
     from pretrain.files import write_json
+    from pretrain.outputs import refuse_existing
+
+    refuse_existing(options.json, options.json and options.command == "growth" and options.json.with_suffix(".png"))
 
     if options.threads:
         torch.set_num_threads(options.threads)

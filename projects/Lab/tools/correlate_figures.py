@@ -39,6 +39,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     args.overrides = [word for word in args.backbones if "=" in word and not os.path.exists(word)]
     args.backbones = [Path(word) for word in args.backbones if word not in args.overrides]
+    if not args.backbones:
+        parser.error("give weight files of backbones")
     if args.seed < 1:
         parser.error("--seed: give 1 or more; with 0 or less Detectron2 uses a random seed")
     return args

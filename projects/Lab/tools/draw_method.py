@@ -10,6 +10,7 @@ The default image is a photograph shipped with scikit-image (NASA's, of Eileen C
 from pathlib import Path
 
 from lab.options import new_parser
+from pretrain.engine.arguments import whole
 from pretrain.errors import UserError, run_main
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="the PNG to write")
     add("--image", type=Path, help="an image file (default: scikit-image's astronaut)")
-    add("--seed", type=int, default=1, help="seed of crops and masks (default: 1)")
+    add("--seed", type=whole, default=1, help="seed of crops and masks (default: 1)")
     add("--scales", action="store_true", help="plot the three distributions of s in Table 4a")
     args = parser.parse_args()
     from lab.commands import write_picture

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from lab.options import new_parser
+from pretrain.engine.arguments import positive
 from pretrain.errors import UserError, run_main
 
 
@@ -22,8 +23,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--config-file", required=True, metavar="FILE")
     add("--output", type=Path, required=True, metavar="PNG")
     add("--weights", nargs="+", required=True, metavar="TITLE=FILE", help="checkpoints of segmentors")
-    add("--images", type=int, default=4, help="how many (default: 4)")
-    add("--width", type=int, default=256, help="width of a tile in pixels (default: 256)")
+    add("--images", type=positive, default=4, help="how many (default: 4)")
+    add("--width", type=positive, default=256, help="width of a tile in pixels (default: 256)")
     add("--set", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     return parser.parse_args(argv)
 
@@ -66,8 +67,8 @@ def draw(entries: list[dict], columns: dict[str, list], classes: list[str], widt
 def main() -> None:
     args = parse_args()
     models = dict(text.split("=", 1) for text in args.weights if "=" in text)
-    if len(models) < len(args.weights):
-        raise UserError("--weights: write TITLE=FILE for each, with different titles")
+    if len(models) < len(args.weights) or "truth" in models:
+        raise UserError("--weights: write TITLE=FILE for each, with different titles, none of them truth")
     import numpy as np
     from detectron2.config import instantiate
     from detectron2.data import DatasetCatalog, MetadataCatalog

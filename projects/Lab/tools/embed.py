@@ -16,8 +16,9 @@ Run the same command again to continue after an interruption.
 import argparse
 from pathlib import Path
 
-from lab.options import add_backbone_options, new_parser, positive
+from lab.options import add_backbone_options, new_parser
 from lab.wanted import DTYPES, KINDS, Wanted
+from pretrain.engine.arguments import positive
 from pretrain.errors import UserError, run_main
 
 

@@ -54,7 +54,7 @@ def main() -> None:
         if "relative_distance" in comparison:
             ours, other = on_finer_grid(*fields.values())
             fields["difference"] = ours - other
-    open_output(args.output, [RESULT])
+    open_output(args.output, [RESULT], written=["field.png"])
     stats = {label: field_stats(field) for label, field in fields.items()}
     references = reference_stats(tuple(first.shape[:2]), first.shape[2])
     beside = references | {key: found for key, found in stats.items() if key == "difference"}

@@ -13,9 +13,9 @@ below those of a full recipe. One process. OUTPUT/last.pth is written after each
 import argparse
 from dataclasses import asdict
 
-from lab.options import positive
 from lab.probes.arguments import evaluation_parser
 from lab.probes.recipes import Recipe
+from pretrain.engine.arguments import above_zero, not_negative, positive, share
 from pretrain.errors import UserError, run_main
 
 CHOICES = ("epochs", "lr", "layer_decay", "weight_decay", "label_smoothing", "warmup_epochs", "image_size", "seed")
@@ -25,13 +25,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = evaluation_parser(__doc__)
     add = parser.add_argument
     add("--epochs", type=positive, default=Recipe.epochs, help="default 100")
-    add("--lr", type=float, default=Recipe.lr, help="for 256 images a step (default 5e-4)")
-    add("--layer-decay", type=float, default=Recipe.layer_decay, help="default 0.65; MAE uses 0.75 for ViT-L and H")
-    add("--weight-decay", type=float, default=Recipe.weight_decay, help="default 0.05")
+    add("--lr", type=above_zero, default=Recipe.lr, help="for 256 images a step (default 5e-4)")
     add(
-        "--drop-path", type=float, default=0.1, help="rate of the last block (default 0.1; MAE: 0.2 or 0.3 above ViT-B)"
+        "--layer-decay", type=above_zero, default=Recipe.layer_decay, help="default 0.65; MAE uses 0.75 for ViT-L and H"
     )
-    add("--label-smoothing", type=float, default=Recipe.label_smoothing, help="default 0.1")
+    add("--weight-decay", type=not_negative, default=Recipe.weight_decay, help="default 0.05")
+    add(
+        "--drop-path", type=share, default=0.1, help="rate of the last block (default 0.1; MAE: 0.2 or 0.3 above ViT-B)"
+    )
+    add("--label-smoothing", type=share, default=Recipe.label_smoothing, help="default 0.1")
     add("--warmup-epochs", type=float, default=Recipe.warmup_epochs, help="default 5")
     add("--resume", action="store_true", help="resume from OUTPUT/last.pth, if it exists")
     args = parser.parse_args(argv)
@@ -64,7 +66,8 @@ def main() -> None:
     if args.resume:
         tuning.resume()
     metrics = tuning.run()
-    report(args, "finetune", metrics, asdict(recipe) | {"drop_path": args.drop_path, "images": [len(train), len(val)]})
+    about = {"drop_path": args.drop_path, "images": [len(train), len(val)]}
+    report(args, "finetune", metrics, asdict(tuning.recipe) | about)
 
 
 if __name__ == "__main__":

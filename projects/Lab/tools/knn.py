@@ -8,8 +8,8 @@ Shares its feature cache with linear_probe.py. See docs/reproduce/probes.md.
 
 import argparse
 
-from lab.options import positive
 from lab.probes.arguments import add_cache, evaluation_parser
+from pretrain.engine.arguments import above_zero, positive
 from pretrain.errors import run_main
 
 NEIGHBOURS = [10, 20, 100, 200]
@@ -20,7 +20,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pool", choices=("cls", "patch"), help="default: class token if the backbone has one")
     add("--k", type=positive, nargs="+", default=NEIGHBOURS, help="neighbours (default 10 20 100 200)")
-    add("--temperature", type=float, default=0.07, help="temperature of the votes (default 0.07)")
+    add("--temperature", type=above_zero, default=0.07, help="temperature of the votes (default 0.07)")
     add_cache(parser)
     return parser.parse_args(argv)
 

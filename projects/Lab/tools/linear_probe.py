@@ -14,9 +14,9 @@ import time
 
 from tabulate import tabulate
 
-from lab.options import positive
 from lab.probes.arguments import add_cache, evaluation_parser
 from lab.probes.recipes import PROBE_EPOCHS
+from pretrain.engine.arguments import above_zero, not_negative, positive
 from pretrain.errors import run_main
 
 
@@ -38,11 +38,17 @@ def parse_args(argv=None):
         help="last layers to concatenate (default 1 4)",
     )
     add("--batch-norm", nargs="+", choices=("yes", "no"), default=["yes", "no"], help="before the linear layer")
-    add("--lr", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
-    add("--weight-decay", type=float, nargs="+", default=[0.0, 0.0005])
+    add("--lr", type=above_zero, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="for 256 images a step")
+    add("--weight-decay", type=not_negative, nargs="+", default=[0.0, 0.0005])
     add("--epochs", type=positive, help="default: VISSL's for the dataset, 14 to 100")
     add("--logistic", action="store_true", help="logistic regression on standardised features; sweeps only --l2")
-    add("--l2", type=float, nargs="+", default=[2.5e-4], help="its penalty for one image (default: StoP's 2.5e-4)")
+    add(
+        "--l2",
+        type=not_negative,
+        nargs="+",
+        default=[2.5e-4],
+        help="its penalty for one image (default: StoP's 2.5e-4)",
+    )
     add(
         "--views",
         type=positive,
@@ -50,7 +56,10 @@ def parse_args(argv=None):
         help="views of each training image, used in turn; VISSL uses a new one in each epoch",
     )
     add_cache(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.batch_size == 1 and "yes" in args.batch_norm and not args.logistic:
+        parser.error("--batch-size 1: batch norm needs two; give more, or --batch-norm no")
+    return args
 
 
 def table(results: list) -> str:

@@ -17,7 +17,8 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from lab.options import new_parser, positive
+from lab.options import new_parser
+from pretrain.engine.arguments import positive
 from pretrain.errors import UserError, run_main
 
 DETECTED = (

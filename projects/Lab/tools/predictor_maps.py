@@ -74,7 +74,7 @@ def main() -> None:
     first = next(iter(methods.values()))
     patch = first.student["backbone"].patch_size
     marked_images = load_points(args.images, args.points, min(first.predictor.field_size) * patch)
-    open_output(args.output, [RESULT])
+    open_output(args.output, [RESULT], written=["positions.png", "predictions.png"])
     torch.manual_seed(args.seed)
     pictures = {"positions.png": positions_picture({name: method.predictor for name, method in methods.items()})}
     cosines = {  # one draw of the noise

@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ from pretrain.errors import UserError, run_main
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 TOOL = REPOSITORY / "tools" / "lazyconfig_train_net.py"
+FIXED = {"train.seed": "--runs", "train.output_dir": "--output"}
 GRID = ("optimizer.lr=8e-5,3e-5,1e-5,8e-6", "optimizer.weight_decay=1e-2,1e-4")
 
 
@@ -65,7 +67,8 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list]:
 
     stages, output = {}, args.output.resolve()
     for setting in settings_of(args.grid or list(GRID)):
-        words = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in (text.partition("=") for text in setting)]
+        parts = [text.partition("=") for text in setting]
+        words = [re.sub(r"[^\w.+-]", "-", f"{key.rpartition('.')[2]}_{value}") for key, _, value in parts]
         stages[setting] = []
         for seed in range(1, args.runs + 1):
             name = "_".join([*words, f"run{seed}"])
@@ -77,12 +80,18 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list]:
     return stages
 
 
-def check(args: argparse.Namespace, settings: Iterable[tuple[str, ...]]) -> None:
+def check(args: argparse.Namespace, settings: Iterable[tuple[str, ...]], stages: list) -> None:
     """Raise UserError before the first run for anything that would fail in a later one."""
     from pretrain.engine.lazy_config import load_config
 
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
+    for text in (*args.overrides, *(entry for entry in args.grid or ())):
+        if (key := text.partition("=")[0]) in FIXED:
+            raise UserError(f"{key} is not to be given here, because {FIXED[key]} says what it is; leave it out")
+    names = [stage.name for stage in stages]
+    if again := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two runs would be called {again}; give other values")
     for setting in settings:
         load_config(args.config_file, [*args.overrides, *setting])
 
@@ -135,8 +144,9 @@ def main() -> None:
     from cropfield.stages import Chain
 
     stages = make_stages(args)
-    check(args, stages)
-    chain, runs_in_order = Chain(args.output, "sweep.md"), [stage for runs in stages.values() for stage in runs]
+    runs_in_order = [stage for runs in stages.values() for stage in runs]
+    check(args, stages, runs_in_order)
+    chain = Chain(args.output, "sweep.md")
     chain.plan(runs_in_order)
     for stage in runs_in_order:
         chain.run(stage)

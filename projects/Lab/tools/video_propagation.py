@@ -53,7 +53,7 @@ def main() -> None:
     from pretrain.outputs import open_output, refuse_inputs
 
     videos, backbone = find_videos(args.davis, args.split), load_backbone(args)
-    results = open_output(args.output, [RESULT]) / "masks"
+    results = open_output(args.output, [RESULT], written=["masks", "pictures"]) / "masks"
     refuse_inputs([results / video.name for video in videos], {video.masks[0].parent for video in videos})
     propagation = Propagation(args.context, args.radius, args.top_k, args.temperature)
     scores, start = [], time.perf_counter()

@@ -99,6 +99,22 @@ def test_resumed_equals_uninterrupted_to_the_bit(images, tmp_path):
     other = FineTuning(classifier(class_token=False), *images, RECIPE, tmp_path / "half.pth")
     with pytest.raises(UserError, match="half.pth is of another run"):
         other.resume()
+    other = FineTuning(classifier(), *images, replace(RECIPE, layer_decay=0.7), tmp_path / "half.pth")
+    with pytest.raises(UserError, match=r"half.pth is of another run \(with another layer_decay\)"):
+        other.resume()
+
+
+def test_a_batch_is_no_larger_than_the_dataset_and_the_recipe_says_so(images):
+    assert FineTuning(classifier(), *images, replace(RECIPE, batch_size=1024)).recipe.batch_size == len(images[0])
+
+
+def test_an_epoch_without_an_image_ends_it(tmp_path):
+    for name in ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"broken")
+    train = labelled_folder(tmp_path)
+    with pytest.raises(UserError, match="none of its images can be read"):
+        FineTuning(classifier(), train, train, RECIPE).run()
 
 
 def test_the_rate_warms_up_and_falls_and_the_batch_sets_it(images):

@@ -22,6 +22,12 @@ def test_planted_clusters_are_found_without_a_mistake():
     assert knn_accuracy(train[:3], labels[:3], val, val_labels, k=20) == pytest.approx(3 / 5)  # fewer than k
 
 
+def test_a_low_temperature_leaves_the_nearest():
+    train, labels = clusters(30, seed=0)
+    val, val_labels = clusters(10, seed=1)
+    assert knn_accuracy(train, labels, val, val_labels, temperature=1e-4) == 1
+
+
 def test_the_vote_is_the_formula_written_out():
     g = torch.Generator().manual_seed(3)
     train, val = torch.randn(40, 6, generator=g), torch.randn(25, 6, generator=g)

@@ -114,4 +114,30 @@ def test_what_cannot_be_converted(coco, tmp_path):
         convert_coco({"training": coco, "validation": (other, folder)}, tmp_path / "out")
     with pytest.raises(UserError, match=r"there is no \.jpg .*a\.jpg"):
         convert_coco({"training": (content, tmp_path / "nowhere")}, tmp_path / "out")
+    boxes = [annotation | {"id": 5, "segmentation": []} for annotation in content["annotations"]]
+    with pytest.raises(UserError, match="annotation 5 of training has no mask, and would be taught as background"):
+        convert_coco({"training": (content | {"annotations": boxes}, folder)}, tmp_path / "out")
+    for names, words in (
+        (map(str, range(255)), "255 categories and the background do not fit"),
+        (["a", " a\n"], "need different names"),
+        (["background", "a"], "need different names"),
+        ([" ", "a"], "need different names"),
+    ):
+        categories = [{"id": n, "name": name} for n, name in enumerate(names)]
+        with pytest.raises(UserError, match=words):
+            convert_coco({"training": (content | {"categories": categories}, folder)}, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_name_in_two_lines_is_one_name(coco, tmp_path):
+    content, folder = coco
+    content["categories"][1]["name"] = "red\nant"
+    convert_coco({"training": coco}, tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text().splitlines() == ["background", "red ant", "cat"]
+
+
+def test_a_link_to_an_empty_folder_is_written_to(coco, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    convert_coco({"training": coco}, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "classes.txt").is_file()

@@ -63,11 +63,20 @@ def test_a_sweep_stands_for_its_runs(tmp_path):
     for run in ("sweep/lr1", "sweep/lr2"):
         detector(tmp_path / run)
         write_result(tmp_path / run, "semantic_seg", "ade20k", "vits16", {"mIoU": 40.0})
-    write_result(tmp_path / "sweep", "semantic_seg", "ade20k", "vits16", {"mIoU": 41.0}, {"runs": [40.0, 42.0]})
+    write_result(tmp_path / "sweep", "semantic_seg", "ade20k", "vits16", {"mIoU": 41.0}, {"settings_tried": 2})
+    for name in ("probe", "probe/patch"):  # no sweep
+        write_result(tmp_path / name, "knn", "imagenet", "vits16", {"top1": 50.0})
     write_result(tmp_path / "sweep" / "other", "semantic_seg", "ade20k", "vitb16", {"mIoU": 45.0})
     results, _ = gather(tmp_path)
-    assert [result.file.as_posix() for result in results] == ["sweep/other/result.json", "sweep/result.json"]
-    assert results[1].metrics == {"mIoU": 41.0} and results[1].settings["backbone"] == "ViT-S/16"
+    folders = ["probe/patch", "probe", "sweep/other", "sweep"]
+    assert [result.file.as_posix() for result in results] == [f"{folder}/result.json" for folder in folders]
+    assert results[3].metrics == {"mIoU": 41.0} and results[3].settings["backbone"] == "ViT-S/16"
+
+
+def test_json_has_no_nan(tmp_path):
+    file = write_result(tmp_path, "field", "none", "m", {"a": float("nan"), "b": 1.5, "c": None})
+    assert json.loads(file.read_text(), parse_constant=None)["metrics"] == {"a": None, "b": 1.5, "c": None}
+    assert "NaN" not in file.read_text()
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """DAVIS's files: read, written and refused."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,8 +74,12 @@ def test_what_is_refused(davis, tmp_path):
     with pytest.raises(UserError, match="colour mode RGB"):
         read_mask(tmp_path / "colour.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="not a readable annotation"):
-        read_mask(tmp_path / "broken.png")
+    whole = io.BytesIO()
+    Image.new("L", (4, 4)).save(whole, "PNG")
+    for data in (b"no image", whole.getvalue()[:20], whole.getvalue()[:45]):  # the decoder has an error for each
+        (tmp_path / "broken.png").write_bytes(data)
+        with pytest.raises(UserError, match="cannot read .*broken.png .*get it again"):
+            read_mask(tmp_path / "broken.png")
     with pytest.raises(UserError, match="get the frame again"):
         read_frame(tmp_path / "broken.png")
     for name in ("gone", "n" * 300):  # no folder can be called so

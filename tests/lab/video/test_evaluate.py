@@ -20,6 +20,12 @@ def video(tmp_path):
     return find_videos(tmp_path / "davis")[0]
 
 
+def test_an_annotation_of_another_size_is_told(video, backbone, tmp_path):
+    write_mask(video.masks[2], np.zeros((64, 90), np.uint8), davis_palette())
+    with pytest.raises(UserError, match="00002.png has another size than the first annotation"):
+        evaluate_video(backbone, video, tmp_path / "masks", Propagation())
+
+
 @pytest.fixture
 def backbone():
     torch.manual_seed(0)

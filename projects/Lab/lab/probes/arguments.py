@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lab.options import add_backbone_options, new_parser, positive
+from lab.options import add_backbone_options, new_parser
 from lab.probes.recipes import DATASETS
+from pretrain.engine.arguments import positive, whole
 
 
 def evaluation_parser(description: str) -> argparse.ArgumentParser:
@@ -17,7 +18,7 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="DIR", help="for result.json")
     add("--image-size", type=positive, default=224, metavar="PX", help="pixels a side (default 224)")
     add("--batch-size", type=positive, metavar="B", help="images in a step")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that read images (default 0)")
+    add("--num-workers", type=whole, default=0, metavar="N", help="processes that read images (default 0)")
     return parser
 
 

@@ -50,7 +50,7 @@ def features_of(
         pools=pools or (own_pool(backbone),),
         amp=str(args.device).startswith("cuda"),
     )
-    loading = dict(folder=args.cache, num_workers=args.num_workers)
+    loading = dict(folder=args.cache, batch_size=min(args.batch_size or 64, 64), num_workers=args.num_workers)
     if "cls" in common["pools"] and backbone.cls_token is None:
         raise UserError(f"{args.weights} has no class token; leave out --pool, or use --pool patch")
     train_features = cached_features(backbone, train, Extraction(views=views, **common), **loading)

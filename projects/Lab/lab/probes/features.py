@@ -87,4 +87,4 @@ def extract_features(
         pooled = pooled_layers(backbone, pixels[readable.to(pixels.device)], 1, [own_pool(backbone)])
         features.append(pooled[:, 0, 0].float().cpu())
         kept.append(found[readable])
-    return torch.cat(features), images.labels[torch.as_tensor(list(indices))[torch.cat(kept)]]
+    return torch.cat(features), images.labels[torch.as_tensor(list(indices), dtype=torch.int64)[torch.cat(kept)]]

@@ -7,6 +7,7 @@ MAE's.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -79,17 +80,18 @@ class FineTuning:
         state: Path | None = None,
         num_workers: int = 0,
     ):
-        self.model, self.train, self.val, self.recipe = model.requires_grad_(True), train, val, recipe
+        self.model, self.train, self.val = model.requires_grad_(True), train, val
+        self.recipe = recipe = replace(recipe, batch_size=min(recipe.batch_size, len(train)))
         self.state, self.num_workers, self.epoch = state, num_workers, 0
         self.device = model.head.weight.device
-        self.batch_size = min(recipe.batch_size, len(train))
+        self.batch_size = recipe.batch_size
         self.steps = len(train) // self.batch_size
         self.lr = warmup_cosine(recipe.lr * self.batch_size / 256, 0.0, recipe.warmup_epochs / recipe.epochs)
         groups = layer_groups(model, recipe.layer_decay, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
 
     def resume(self) -> None:
-        """Load `state` if it exists. Raises UserError if it belongs to another model."""
+        """Load `state` if it exists. Raises UserError if it belongs to another model or recipe."""
         if self.state is None or not self.state.is_file():
             return
         kept = read_torch_file(self.state)
@@ -97,6 +99,8 @@ class FineTuning:
             self.model.load_state_dict(kept["model"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.epoch = kept["epoch"]
+            if other := [name for name, value in asdict(self.recipe).items() if kept["recipe"][name] != value]:
+                raise ValueError(f"with another {', '.join(other)}")
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.state} is of another run ({reason}); choose another --output") from None
@@ -109,8 +113,8 @@ class FineTuning:
             loss = self.train_epoch()
             self.epoch += 1
             if self.state:
-                kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch}
-                write_torch_file(self.state, kept)
+                kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+                write_torch_file(self.state, kept | {"epoch": self.epoch, "recipe": asdict(self.recipe)})
             logger.info(f"epoch {self.epoch} of {self.recipe.epochs}: loss {loss:.4f}")
         return self.evaluate()
 
@@ -120,11 +124,13 @@ class FineTuning:
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.epoch)  # order of the images, stochastic depth
         first = (self.epoch + 1) * len(self.train)
         order = (first + torch.randperm(len(self.train))).split(self.batch_size)[: self.steps]
-        batches, total = [items.tolist() for items in order], 0.0
+        batches, total, seen = [items.tolist() for items in order], 0.0, 0
         views = dict(views=self.recipe.epochs + 1, seed=self.recipe.seed, batches=batches)
         for step, (images, labels) in enumerate(self.readable(self.train, **views)):
             self.set_lr((self.epoch + step / self.steps) / self.recipe.epochs)
-            total += self.step(images, labels)
+            total, seen = total + self.step(images, labels), seen + len(images)
+        if not seen:
+            raise UserError(f"{self.train.source.root}: none of its images can be read; copy them again")
         return total / self.steps
 
     def set_lr(self, progress: float) -> None:

@@ -23,6 +23,6 @@ def knn_accuracy(
     for features, labels in zip(val.split(chunk), val_labels.split(chunk), strict=True):
         cosines, nearest = (features @ train.T).topk(min(k, len(train)))
         votes = features.new_zeros(len(features), num_classes)
-        votes.scatter_add_(1, train_labels[nearest], (cosines / temperature).exp())
+        votes.scatter_add_(1, train_labels[nearest], ((cosines - cosines[:, :1]) / temperature).exp())
         correct += (votes.argmax(1) == labels).sum().item()
     return correct / len(val_labels)

@@ -86,4 +86,6 @@ class OnlineKnn(HookBase):
         share = range(comm.get_rank(), len(folder), comm.get_world_size())
         parts = comm.all_gather(extract_features(backbone, folder, share, **self.reading))
         features, labels = zip(*parts, strict=True)
+        if not sum(map(len, labels)):
+            raise UserError(f"train.knn: none of the images in {folder.source.root} can be read; copy them again")
         return torch.cat(features), torch.cat(labels)

@@ -8,10 +8,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
+from lab.commands import open_picture
 from lab.semantic.layout import IGNORE, IMAGES, LABELS, RAW_LABELS, SPLITS
-from pretrain.data.decode import safe_formats
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
@@ -73,8 +73,7 @@ def has_class_token(weights: str, otherwise: bool = True) -> bool:
 
 def read_labels(path: str, dtype: type = np.uint8, copy: bool = True) -> np.ndarray:
     """Read labels (H, W) for `SemSegEvaluator`, whose own reader fails with numpy 2 (`np.array(..., copy=False)`)."""
-    with Image.open(path, formats=safe_formats()) as truth:
-        return np.array(truth, dtype=dtype)
+    return np.array(open_picture(path), dtype=dtype)
 
 
 def check_layout(images: Path, labels: Path, num_classes: int) -> None:
@@ -109,13 +108,8 @@ def check_layout(images: Path, labels: Path, num_classes: int) -> None:
 
 
 def _check_labels(image: Path, labels: Path, num_classes: int) -> None:
-    try:
-        safe = safe_formats()
-        with Image.open(image, formats=safe) as picture, Image.open(labels, formats=safe) as truth:
-            size = ImageOps.exif_transpose(picture).size  # as Detectron2 reads it
-            mode, label_size, found = truth.mode, truth.size, np.unique(np.asarray(truth))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(f"cannot read {image} or {labels} ({error}); copy them again") from None
+    size, truth = ImageOps.exif_transpose(open_picture(image)).size, open_picture(labels)  # as Detectron2 reads it
+    mode, label_size, found = truth.mode, truth.size, np.unique(np.asarray(truth))
     if mode != "L":
         raise UserError(f"{labels} is of mode {mode}, and labels are grey 8-bit (mode L): write the class as the value")
     if size != label_size:

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cropfield.coco_files import decode_mask
-from lab.commands import new_folder
-from pretrain.data.decode import safe_formats
+from lab.commands import new_folder, open_picture
 from pretrain.errors import UserError
 from pretrain.outputs import UniqueNames
 from pretrain.progress import progress
@@ -47,12 +46,9 @@ def convert_raw_labels(root: Path) -> dict[str, int]:
 
 def _convert_file(folder: Path, file: Path) -> None:
     """Convert raw labels 1 to 150 to 0 to 149, and 0 ("other") to 255."""
-    try:
-        with Image.open(file, formats=safe_formats()) as picture:
-            mode, raw = picture.mode, np.asarray(picture)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"cannot read {file} ({error}); get it again") from None
-    if mode != "L" or raw.max() > RAW_CLASSES:
+    picture = open_picture(file)
+    raw = np.asarray(picture)
+    if picture.mode != "L" or raw.max() > RAW_CLASSES:
         raise UserError(f"{file} holds no raw labels of ADE20K, grey and 0 to {RAW_CLASSES}; is it converted already?")
     Image.fromarray(raw - np.uint8(1)).save(folder / file.name)  # 0 wraps around
 
@@ -67,14 +63,22 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
         Number of images by split.
 
     Raises:
-        UserError: the splits' categories differ, an image is missing or not a .jpg, or `root` exists.
+        UserError: the splits' categories differ, or are too many, an object has no mask, an image is missing or not a
+            .jpg, or `root` exists.
     """
     (names, *others) = (
-        {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
+        {
+            entry["id"]: " ".join(entry["name"].split())
+            for entry in sorted(content["categories"], key=lambda entry: entry["id"])
+        }
         for content, _ in splits.values()
     )
     if any(other != names for other in others):
         raise UserError("the two COCO files have different categories; write the same `categories` into both")
+    if len(names) >= IGNORE:
+        raise UserError(f"{len(names)} categories and the background do not fit into labels below {IGNORE}")
+    if len({BACKGROUND, *names.values()} - {""}) <= len(names):
+        raise UserError(f"categories need different names, none of them {BACKGROUND!r} or empty; rename one")
     class_of, counts = {category: number for number, category in enumerate(names, 1)}, {}
     with new_folder(root) as draft:
         for split, (content, folder) in splits.items():
@@ -82,6 +86,11 @@ def convert_coco(splits: dict[str, tuple[dict, Path]], root: Path) -> dict[str, 
                 (draft / part / split).mkdir(parents=True)
             annotations = {entry["id"]: [] for entry in content["images"]}
             for annotation in content["annotations"]:
+                if not annotation.get("segmentation"):
+                    raise UserError(
+                        f"annotation {annotation['id']} of {split} has no mask, and would be taught as background: "
+                        "give masks to all objects, or leave such images out"
+                    )
                 annotations[annotation["image_id"]].append(annotation)
             free = UniqueNames()  # keeps a/b.jpg and a_b.jpg apart
             for entry in progress(content["images"], f"images of {split}", len(content["images"])):

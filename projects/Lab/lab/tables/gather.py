@@ -46,7 +46,7 @@ def fold(results: list[Result]) -> list[Result]:
     kept = []
     for run in results:
         same = [r for r in results if (r.model, r.protocol, r.dataset) == (run.model, run.protocol, run.dataset)]
-        above = [r for r in same if r.file.parent in run.file.parent.parents]
+        above = [r for r in same if r.file.parent in run.file.parent.parents and "settings_tried" in r.settings]
         for result in above:  # only a run has the config, which names its backbone
             result.settings.update({"backbone": run.settings["backbone"]} if "backbone" in run.settings else {})
         kept += [] if above else [run]

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pretrain.data.decode import BrokenImage, decode_image, safe_formats
+from lab.commands import open_picture
+from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
 from pretrain.files import replacing
 
@@ -89,11 +90,8 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[int]]:
     Raises:
         UserError: not a readable indexed or grey image.
     """
-    try:
-        image = Image.open(path, formats=safe_formats())
-        mode, mask = image.mode, np.array(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} is not a readable annotation ({error}); get it again") from None
+    image = open_picture(path)
+    mode, mask = image.mode, np.array(image)
     if mode not in ("P", "L"):
         raise UserError(f"{path} has the colour mode {mode}; an annotation is an indexed PNG whose pixels are numbers")
     mask[mask == VOID] = 0

@@ -98,6 +98,8 @@ def evaluate_video(
         write_mask(results / video.name / video.masks[index].name, found, palette)
         if 0 < index < len(video.masks) - 1:
             truth, _ = read_mask(video.masks[index])
+            if truth.shape != found.shape:
+                raise UserError(f"{video.masks[index]} has another size than the first annotation; get it again")
             for number, (region, boundary) in enumerate(zip(regions, boundaries, strict=True), 1):
                 region.append(region_similarity(found == number, truth == number))
                 boundary.append(boundary_measure(found == number, truth == number))
