@@ -15,6 +15,15 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE CITATION.cff
 # Somebody's own Detectron2, built from source (its distribution is called detectron2), stays as it is.
 OWN_DETECTRON2 = $(PY) -W ignore -c 'import importlib.metadata as m; m.version("detectron2"); import detectron2.engine'
 
+VERSION_OF = $(shell $(1) -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)
+ifeq ($(origin PYTHON)-$(filter clean help,$(MAKECMDGOALS)),command line-)
+ifneq ($(wildcard $(PY)),)
+ifneq ($(call VERSION_OF,$(PYTHON)),$(call VERSION_OF,$(PY)))
+$(error $(VENV) is of another Python than $(PYTHON): make clean first)
+endif
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help .venv demo test test-clients mutate lint docs doctor repair lock clean
 

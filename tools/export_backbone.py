@@ -22,7 +22,7 @@ timm at another size than the field's, add --image-size HxW: the field is then s
 import argparse
 from pathlib import Path
 
-from pretrain.engine.arguments import height_by_width
+from pretrain.engine.arguments import height_by_width, positive
 from pretrain.errors import run_main
 from pretrain.progress import say_starting
 
@@ -30,7 +30,7 @@ from pretrain.progress import say_starting
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a training state, an export or a public ViT: a file or URL")
-    parser.add_argument("--num-heads", type=int, metavar="N", help="of public weights of an unusual width")
+    parser.add_argument("--num-heads", type=positive, metavar="N", help="of public weights of an unusual width")
     parser.add_argument("-o", "--output", type=Path, nargs="+", help="files to write: .safetensors or .pth")
     formats = ("timm", "hf", "detectron2")  # of pretrain.models.export_formats
     parser.add_argument("--format", choices=formats, help="format of another library; --output is then a single name")

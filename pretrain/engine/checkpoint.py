@@ -112,8 +112,10 @@ def training_state(
 
 
 def backbone_metadata(model: nn.Module, iteration: int) -> dict[str, str]:
-    """Metadata of files that hold the backbone."""
-    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.metadata}
+    """Metadata of files that hold the backbone: whose it is, its architecture, and how its pixels were normalised."""
+    statistics = {name: getattr(model, name) for name in ("image_mean", "image_std") if hasattr(model, name)}
+    pixels = {name: ",".join(f"{v:.6g}" for v in values.flatten().tolist()) for name, values in statistics.items()}
+    return {"method": type(model).__name__, "iteration": str(iteration), **model.backbone.metadata, **pixels}
 
 
 def check_finite(state: dict, done: int) -> None:

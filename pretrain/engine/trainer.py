@@ -107,7 +107,7 @@ class PretrainTrainer(TrainingLoop):
         suspects = suspects or self.names_on_all_ranks([index for _, index in parts])
         raise UserError(
             f"step {self.iter}: the {what} is not finite ({', '.join(f'{k} {v:.4g}' for k, v in scalars.items())}); "
-            "stopped before the weights changed. The last saved checkpoint is good: try a lower learning rate. "
+            "stopped before the weights changed. What was saved before is good: try a lower learning rate. "
             f"Images of the step: {', '.join(suspects)}"
         )
 

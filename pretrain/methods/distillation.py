@@ -171,7 +171,7 @@ class SelfDistillation(StudentTeacher):
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by sub-module: gradients are clipped for each on its own, as in DINOv2."""
-        groups = {name: list(module.parameters()) for name, module in self.student.items()}
+        groups = {n: [p for p in module.parameters() if p.requires_grad] for n, module in self.student.items()}
         groups["backbone"] += [token for token in (self.mask_token, self.pos_mask_token) if token is not None]
         return groups
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
@@ -24,7 +25,6 @@ _TRANSFORMERS = (
     ("blocks.", "encoder.layer."),
     (".attn.proj.", ".attention.output.dense."),
 )
-_TIMM_STATISTICS = ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"
 _DINOV2 = ((".ls1.gamma", ".layer_scale1.lambda1"), (".ls2.gamma", ".layer_scale2.lambda1"))
 _IJEPA = (
     (".norm1.", ".layernorm_before."),
@@ -46,6 +46,12 @@ class Shape:
     image_height: int
     image_width: int
     bands: int
+
+    @property
+    def mlp_ratio(self) -> float:
+        """A number r for which int(width * r), as others compute it, is the MLP's width."""
+        ratio = self.mlp / self.width
+        return ratio if int(self.width * ratio) == self.mlp else (self.mlp + 0.5) / self.width
 
     @property
     def in_chans(self) -> str:
@@ -88,11 +94,19 @@ def write_timm(path: Path, file: BackboneFile) -> str:
     return (
         "import timm\n"
         f"model = timm.create_model(\n    'vit_base_patch16_224', patch_size={shape.patch}, embed_dim={shape.width}, "
-        f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
+        f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp_ratio:.17g}, "
         f"img_size=({shape.image_height}, {shape.image_width}), num_classes=0, pretrained=True{shape.in_chans},\n"
-        f"    pretrained_cfg_overlay=dict(file={str(path)!r}{_TIMM_STATISTICS if shape.bands == 3 else ''}),\n"
+        f"    pretrained_cfg_overlay=dict(file={str(path)!r}{_timm_statistics(file) if shape.bands == 3 else ''}),\n"
         ")  # features_only=True gives maps of its blocks"
     )
+
+
+def _timm_statistics(file: BackboneFile) -> str:
+    """Mean and deviation of pixels from 0 to 1: the recorded ones, else ImageNet's."""
+    recorded = [file.metadata.get(name) for name in ("image_mean", "image_std")]
+    values = [text.split(",") for text in recorded] if all(recorded) else [IMAGE_MEAN, IMAGE_STD]
+    mean, std = (tuple(round(float(value) / 255, 6) for value in part) for part in values)
+    return f", mean={mean}, std={std}"
 
 
 def write_transformers(folder: Path, file: BackboneFile) -> str:
@@ -117,7 +131,7 @@ def _dinov2(file: BackboneFile, shape: Shape) -> tuple[dict[str, Tensor], dict]:
     positions = state["pos_embed"]
     state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     state["embeddings.mask_token"] = torch.zeros(1, shape.width)
-    ratio = shape.mlp / shape.width
+    ratio = shape.mlp_ratio
     extra = {"mlp_ratio": int(ratio) if ratio.is_integer() else ratio, "layerscale_value": 1.0}
     return _renamed(state, _DINOV2), _config("dinov2", "Dinov2Model", shape) | extra
 
@@ -166,7 +180,7 @@ def write_detectron2(path: Path, file: BackboneFile) -> str:
     return (
         "from detectron2.config import LazyCall as L\nfrom detectron2.modeling import ViT\n"
         f"model.backbone.net = L(ViT)(\n    img_size={side}, patch_size={shape.patch}, embed_dim={shape.width}, "
-        f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp / shape.width:g}, "
+        f"depth={shape.depth}, num_heads={shape.heads},\n    mlp_ratio={shape.mlp_ratio:.17g}, "
         f"pretrain_img_size={side}, pretrain_use_cls_token=False, use_rel_pos=False,\n"
         f"    window_size=0, out_feature='last_feat'{shape.in_chans},\n)\ntrain.init_checkpoint = {str(path)!r}"
     )

@@ -11,6 +11,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from pretrain.errors import UserError
+
 # The cubic convolution coefficient of torch's (non-antialiased) bicubic interpolation.
 _CUBIC_A = -0.75
 
@@ -102,7 +104,12 @@ def sincos_pos_embed(points: Tensor, dim: int) -> Tensor:
 
 
 def sincos_field(height: int, width: int, dim: int) -> Tensor:
-    """A field (1, height*width, D) that begins as sine-cosine embeddings of its cells' centres."""
+    """A field (1, height*width, D) that begins as sine-cosine embeddings of its cells' centres.
+
+    Raises UserError unless D is a multiple of four: sine and cosine of x and y.
+    """
+    if dim % 4:
+        raise UserError(f"sine-cosine positions need a width that is a multiple of 4, and it is {dim}")
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return sincos_pos_embed(torch.stack([columns, rows], dim=-1).flatten(0, 1), dim)[None]
 

@@ -209,7 +209,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = ScaledMlp(dim, round(dim * mlp_ratio))
+        self.mlp = ScaledMlp(dim, max(1, round(dim * mlp_ratio)))
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
 

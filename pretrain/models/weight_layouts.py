@@ -253,6 +253,12 @@ def _check_tensors(path, state: dict[str, Tensor]) -> None:
         if not value.is_floating_point() or not value.numel() or value.dim() != dims:
             kind = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
             raise UserError(f"{path}: {name} is {kind}, which is not a weight of a ViT; take the original release")
+    width = len(state[PATCH_WEIGHT])
+    if not any(name.startswith("blocks.") for name in state):
+        raise UserError(f"{path} has no transformer blocks; take the original release")
+    for name, value in state.items():
+        if (name in ("pos_embed", "cls_token") or name.endswith(".gamma")) and value.shape[-1:] != (width,):
+            raise UserError(f"{path}: {name} is of shape {tuple(value.shape)}, and the backbone has {width} channels")
 
 
 def _is_gated(state: dict[str, Tensor]) -> bool:

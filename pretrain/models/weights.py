@@ -79,7 +79,11 @@ def build_backbone(file: BackboneFile, num_heads: int | None = None, drop_path_r
     if num_heads is None:
         raise UserError(
             f"{file.path} does not record its number of heads, and no published ViT is {shape['width']} channels wide; "
-            "say it with --num-heads"
+            "give it (--num-heads, num_heads)"
+        )
+    if num_heads < 1 or shape["width"] % num_heads:
+        raise UserError(
+            f"{num_heads} heads cannot share {shape['width']} channels, of {file.path}; give another number"
         )
     backbone = VisionTransformer(
         patch_size=file.state[PATCH_WEIGHT].shape[-1],
@@ -269,9 +273,9 @@ def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for scale, linear in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
         for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
             block = name.removesuffix(f"{scale}.gamma")
-            gamma = state[name]
-            folded[f"{block}{linear}.weight"] = gamma[:, None] * state[f"{block}{linear}.weight"]
-            folded[f"{block}{linear}.bias"] = gamma * state[f"{block}{linear}.bias"]
+            weight, bias, gamma = f"{block}{linear}.weight", f"{block}{linear}.bias", state[name]
+            folded |= {weight: gamma[:, None] * state[weight]} if weight in state else {}
+            folded |= {bias: gamma * state[bias]} if bias in state else {}
     return folded
 
 

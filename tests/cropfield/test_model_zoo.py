@@ -35,6 +35,15 @@ def test_a_detectors_backbone_is_without_class_token_and_norm(tmp_path):
     assert loaded.cls_token is None and set(loaded.output_shape()) == {"a", "b"}
 
 
+def test_heads_that_are_not_recorded_can_be_given(tmp_path):
+    backbone = VisionTransformer(8, 40, 1, 4, field_size=3)
+    torch.save(backbone.state_dict(), tmp_path / "b.pth")
+    assert load_pretrained(tmp_path / "b.pth", num_heads=4).blocks[0].attn.num_heads == 4
+    for heads in (-4, 3):
+        with pytest.raises(UserError, match=f"{heads} heads cannot share 40 channels"):
+            load_pretrained(tmp_path / "b.pth", num_heads=heads)
+
+
 def test_configs_by_name():
     assert get_config("COCO/mask_rcnn_cropfield_tiny.py", ["train.max_iter=7"]).train.max_iter == 7
     assert get_config("projects/CropField/configs/faster_rcnn_cropfield_vits.yaml").MODEL.CROPFIELD.DEPTH == 12

@@ -262,6 +262,14 @@ def test_a_damaged_record_is_told(scenes, tmp_path, text):
         hook.read_record(2)
 
 
+def test_another_metric_starts_a_record_of_its_own(scenes, tmp_path, told):
+    """The best weights that are kept are those of the former metric."""
+    run(scenes, tmp_path)
+    run(scenes, tmp_path, "train.max_iter=6", "train.detection_probe.metric=patch_class_accuracy", resume=True)
+    found = record(tmp_path)
+    assert found["settings"]["metric"] == "patch_class_accuracy" and [p["step"] for p in found["probes"]][0] > 2
+
+
 def test_values_of_other_images_are_not_gone_on_with(scenes, tmp_path, told):
     run(scenes, tmp_path, "train.max_iter=2")
     run(scenes, tmp_path, "train.detection_probe.train_limit=4", resume=True)

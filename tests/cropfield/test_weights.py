@@ -115,6 +115,20 @@ def test_a_detectors_backbone_is_found(tmp_path, reference):
     assert torch.equal(features(detector.backbone.net), reference)
 
 
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("mean, warned", [("1,2,3", False), ("1,2,4", True), ("1,2,3,4", True)])
+def test_pixels_normalised_in_another_way_than_in_pretraining_are_told(tmp_path, caplog, input_format, mean, warned):
+    model = nn.Module()
+    model.backbone = CropFieldViT(**SHAPE)
+    model.input_format, order = input_format, slice(None, None, -1 if input_format == "BGR" else 1)
+    model.pixel_mean = torch.tensor([1.0, 2.0, 3.0][order]).view(3, 1, 1)
+    state = {"num_heads": "2", "image_mean": mean, "image_std": "1,1,1"}
+    write_backbone(tmp_path / "b.safetensors", model.backbone.state_dict(), state)
+    with caplog.at_level("WARNING", "cropfield"):
+        load_weights(model, tmp_path / "b.safetensors")
+    assert ("pretrained with image_mean" in caplog.text) == warned
+
+
 def test_a_detectors_checkpoint_goes_to_all_of_it(tmp_path):
     detector = nn.Module()
     detector.backbone, detector.roi_heads = CropFieldViT(**SHAPE), nn.Linear(2, 2)

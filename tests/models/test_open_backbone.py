@@ -79,7 +79,7 @@ def test_known_widths_have_timms_heads():
 def test_unknown_heads_are_asked_for(tmp_path):
     backbone = VisionTransformer(8, 40, 1, 5, field_size=3)
     write_backbone(tmp_path / "backbone.pth", backbone.state_dict(), {})
-    with pytest.raises(UserError, match=r"backbone.pth .* 40 channels wide; say it with --num-heads"):
+    with pytest.raises(UserError, match=r"backbone.pth .* 40 channels wide; give it .--num-heads, num_heads."):
         open_backbone(tmp_path / "backbone.pth")
     assert open_backbone(tmp_path / "backbone.pth", num_heads=5).num_heads == 5
     write_backbone(tmp_path / "recorded.pth", backbone.state_dict(), {"num_heads": "4"})

@@ -13,7 +13,7 @@ from torch import nn
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weight_layouts import PUBLISHED_HEADS
-from pretrain.models.weights import load_backbone, read_backbone
+from pretrain.models.weights import load_backbone, open_backbone, read_backbone
 
 DIM, DEPTH, HEADS = 48, 2, 3
 NARROW = dict(embed_dim=DIM, depth=DEPTH, num_heads=HEADS, num_classes=0)
@@ -333,6 +333,31 @@ def test_tensors_of_no_vit_are_named(tmp_path, name, change):
     path = saved(tmp_path, state | {"register_tokens": torch.zeros(1, 4, DIM), name: change(state[name])})
     with pytest.raises(UserError, match=f"published.pth: {name} is .* of shape .*, which is not a weight of a ViT"):
         read_backbone(path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: [state.pop(name) for name in [*state] if name.startswith("blocks.")], "no transformer blocks"),
+        (lambda state: state.update(pos_embed=torch.zeros(1, 9, 5)), "pos_embed is of shape .* has 32 channels"),
+        (lambda state: state.update(cls_token=torch.zeros(1, 1, 5)), "cls_token is of shape"),
+        (lambda state: state.update({"blocks.0.ls1.gamma": torch.ones(1)}), "blocks.0.ls1.gamma is of shape"),
+    ],
+)
+def test_parts_that_do_not_belong_to_the_backbone_are_named(tmp_path, change, words):
+    state = VisionTransformer(8, 32, 2, 4, field_size=3, layer_scale=1.0).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "b.pth")
+    with pytest.raises(UserError, match=words):
+        open_backbone(tmp_path / "b.pth", num_heads=4)
+
+
+def test_a_bias_that_a_file_lacks_is_named_where_gamma_is_folded(tmp_path):
+    state = VisionTransformer(8, 32, 2, 4, field_size=3, layer_scale=1.0).state_dict()
+    del state["blocks.0.attn.proj.bias"]
+    torch.save(state, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="lacks blocks.0.attn.proj.bias"):
+        load_backbone(VisionTransformer(8, 32, 2, 4, field_size=3, layer_scale=None), tmp_path / "b.pth")
 
 
 def test_recorded_heads_divide_the_width(tmp_path):

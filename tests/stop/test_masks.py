@@ -3,7 +3,14 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from stop.masks import MultiBlockMasks, multi_block_masks
+from stop.masks import MultiBlockMasks, block_sizes, group_masks
+
+
+def multi_block_masks(grid, num_images, rng, off_by_one=False, one_number=False):
+    """Contexts (num_images, N_c) and targets (num_images, 4, h, w) of one group, with the default ranges."""
+    ranges = ((0.15, 0.2), (0.75, 1.5)), ((0.85, 1.0), (1.0, 1.0))
+    sizes = block_sizes(grid, ranges, 10, off_by_one, one_number, rng)
+    return group_masks(grid, num_images, 4, sizes, 10, off_by_one, rng)
 
 
 def flags(patches, size):

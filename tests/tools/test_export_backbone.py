@@ -17,6 +17,7 @@ from torch import nn
 
 from cropfield import CropFieldViT, load_backbone, load_pretrained
 from pretrain.errors import UserError
+from pretrain.models.export_formats import Shape
 from pretrain.models.vit import VisionTransformer
 
 ROOT = Path(__file__).parents[2]
@@ -278,6 +279,23 @@ def test_a_public_file_is_not_of_the_run_beside_it(tmp_path, metadata):
         said = file.metadata()
     assert said["source"] == "public.pth" and said["field_size"] == "2x4" and "data" not in said
     assert said["method"] == "not pretrained here"
+
+
+def test_pixel_statistics_go_along_and_timm_is_told_them(checkpoint, tmp_path, capsys):
+    state = torch.load(checkpoint, weights_only=True)
+    state["metadata"] |= {"image_mean": "51,102,127.5", "image_std": "25.5,51,255"}
+    torch.save(state, tmp_path / "last.pth")
+    run_tool(str(tmp_path / "last.pth"), "-o", str(tmp_path / "b.safetensors"))
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        assert file.metadata()["image_mean"] == "51,102,127.5"
+    run_tool(str(tmp_path / "last.pth"), "-o", str(tmp_path / "t.safetensors"), "--format", "timm")
+    assert "mean=(0.2, 0.4, 0.5), std=(0.1, 0.2, 1.0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width, mlp", [(48, 130), (96, 260), (1408, 1414), (48, 192)])
+def test_the_mlps_width_survives_others_arithmetic(width, mlp):
+    ratio = Shape(16, width, 1, 1, mlp, 16, 16, 3).mlp_ratio
+    assert int(width * float(f"{ratio:.17g}")) == mlp
 
 
 def test_a_file_that_says_nothing_is_shown_by_its_tensors(tmp_path, capsys):

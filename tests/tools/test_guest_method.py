@@ -21,11 +21,13 @@ class SimSiam(nn.Module):
     def __init__(self, backbone):
         super().__init__()
         self.backbone, dim = backbone, backbone.embed_dim
+        for name, values in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.predictor = nn.Sequential(nn.Linear(dim, 16), nn.GELU(), nn.Linear(16, dim))
 
     def forward(self, batch, step):
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-        features, _ = self.backbone((batch["global_crops"] - mean) / std, batch["global_boxes"])
+        pixels = (batch["global_crops"] - self.image_mean) / self.image_std
+        features, _ = self.backbone(pixels, batch["global_boxes"])
         targets = features.detach().roll(len(features) // 2, 0)
         return {"loss_similarity": -F.cosine_similarity(self.predictor(features), targets).mean()}
 

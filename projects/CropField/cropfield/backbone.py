@@ -19,7 +19,7 @@ SCALES = (4.0, 2.0, 1.0, 0.5)  # supported by Detectron2's simple feature pyrami
 
 
 def feature_stride(patch_size: int) -> int:
-    """The power of two nearest to the patch size in pixels; pyramids, anchors and poolers need such a stride."""
+    """The power of two nearest, in ratio, to a patch's pixels; pyramids, anchors and poolers need such a stride."""
     return 2 ** round(math.log2(patch_size))
 
 

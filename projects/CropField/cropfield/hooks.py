@@ -113,7 +113,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
     def before_train(self) -> None:
         super().before_train()
-        self.recent_checkpoints = sorted(map(str, Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_0*.pth")))
+        numbered = Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_[0-9]*.pth")
+        self.recent_checkpoints = sorted(map(str, numbered))
 
     def after_step(self) -> None:
         self.max_iter = self.trainer.max_iter

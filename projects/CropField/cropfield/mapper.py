@@ -114,12 +114,15 @@ def check_size(entry: dict, image: np.ndarray) -> None:
 
 
 def read_labels(path: str) -> np.ndarray:
-    """Read a label map -> uint8 (H, W). Raises `BrokenImage`."""
+    """Read a label map, grey of 8 bits or a palette's indices -> uint8 (H, W). Raises `BrokenImage`."""
     try:
         with Image.open(path, formats=safe_formats()) as labels:
-            return np.array(labels.convert("L"))
+            mode, values = labels.mode, np.array(labels)
     except Exception as error:  # decoders may raise anything
         raise BrokenImage(path, "cannot be read") from error
+    if mode not in ("L", "P"):
+        raise BrokenImage(path, f"labels of mode {mode}, not L or P")
+    return values
 
 
 class ResizeBands(T.ResizeTransform):

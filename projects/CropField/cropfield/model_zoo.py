@@ -57,12 +57,13 @@ def get_config(name: str, overrides: list[str] | None = None) -> DictConfig | Cf
     return cfg
 
 
-def load_pretrained(path: str | Path, **arguments) -> CropFieldViT:
+def load_pretrained(path: str | Path, num_heads: int | None = None, **arguments) -> CropFieldViT:
     """Build a backbone with the architecture of a weight file and load its weights, in eval mode.
 
     Args:
         path: an export of tools/export_backbone.py, a training state, published ViT weights, or their URL (`https://`,
             `detectron2://`, `hf://OWNER/NAME/FILE`).
+        num_heads: for files that do not record it; None takes that of published ViTs of that width.
         arguments: further arguments of `CropFieldViT`; `class_token=True, final_norm=True` keep what detectors drop.
 
     Raises:
@@ -72,7 +73,7 @@ def load_pretrained(path: str | Path, **arguments) -> CropFieldViT:
 
     file = read_backbone(local_file(path))
     with torch.device("meta"):
-        shape = build_backbone(file)
+        shape = build_backbone(file, num_heads)
     backbone = CropFieldViT(
         patch_size=shape.patch_size,
         in_chans=shape.in_chans,

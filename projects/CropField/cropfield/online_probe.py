@@ -75,6 +75,7 @@ class OnlineDetectionProbe(HookBase):
         )
         self.metric, self.patience, self.folder = metric, patience, Path(output_dir)
         self.settings = files | {"image_size": image_size, "limits": [train_limit, val_limit], "layers": layers}
+        self.settings["metric"] = metric  # which says what best_detection.pth is
 
     def before_train(self) -> None:
         if not self.period:

@@ -25,11 +25,7 @@ def write_result(
         UserError: the file cannot be written.
     """
     undefined = [name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
-    content = {
-        "protocol": protocol,
-        "dataset": dataset,
-        "model": model,
-        "metrics": metrics | nothing,
-    }  # JSON has no NaN
+    metrics = metrics | dict.fromkeys(undefined)  # JSON has no NaN
+    content = {"protocol": protocol, "dataset": dataset, "model": model, "metrics": metrics}
     write_json(Path(folder) / RESULT, content | {"settings": settings or {}})
     return Path(folder) / RESULT

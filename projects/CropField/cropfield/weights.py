@@ -1,6 +1,7 @@
 """Load weights into detectors: a backbone's, ours or public, or a whole detector's checkpoint."""
 
 import logging
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -56,6 +57,7 @@ def load_weights(
                 f"{path} contains only a backbone, and the detector's heads would stay random; give a detector's "
                 "checkpoint (model_final.pth)"
             )
+        warn_of_other_pixels(model, path, metadata)
         return fill_backbone(find_backbone(model), backbone_file(path, tensors, metadata), partial)
     wanted = model.state_dict()
     state = in_our_order(state, wanted, categories, in_metadata(metadata, path), path, partial)
@@ -77,6 +79,19 @@ def load_weights(
     kept = by_part([name for name in wanted if name in state])
     logger.info("%s: %d of %d tensors of the detector loaded: %s", path, len(wanted) - len(wrong), len(wanted), kept)
     return None
+
+
+def warn_of_other_pixels(model: nn.Module, path: str | Path, metadata: dict[str, str]) -> None:
+    """Log a warning if a detector normalises its pixels in another way than the backbone's pretraining did."""
+    for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
+        if theirs not in metadata or not hasattr(model, ours):
+            continue
+        mine = getattr(model, ours).flatten().tolist()
+        mine = mine[::-1] if getattr(model, "input_format", "RGB") == "BGR" else mine
+        known = [float(value) for value in metadata[theirs].split(",")]
+        pairs = zip(mine, known, strict=True) if len(mine) == len(known) else [(0, 1)]
+        if not all(math.isclose(*pair, rel_tol=1e-3) for pair in pairs):
+            logger.warning("%s: pretrained with %s %s, and model.%s is %s; set that", path, theirs, known, ours, mine)
 
 
 def check_bands(path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

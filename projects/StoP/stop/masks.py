@@ -12,47 +12,6 @@ from pretrain.ranges import Count, Patches, Positive, Range, Share, Whole
 MAX_DRAWS = 100  # of a block's size, or of an image's block positions, before the ranges are refused
 
 
-def multi_block_masks(
-    grid: tuple[int, int],
-    num_images: int,
-    rng: np.random.Generator,
-    *,
-    num_targets: int = 4,
-    target_area: tuple[float, float] = (0.15, 0.2),
-    target_aspect: tuple[float, float] = (0.75, 1.5),
-    context_area: tuple[float, float] = (0.85, 1.0),
-    context_aspect: tuple[float, float] = (1.0, 1.0),
-    min_keep: int = 10,
-    off_by_one: bool = False,
-    one_number: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the patches that the context encoder sees, and the blocks to predict from them.
-
-    One size of target blocks and one of context blocks are drawn for all images, and positions for each. The context is
-    its block without the image's targets, so they are disjoint. Larger contexts are cut to the size of the smallest by
-    dropping random patches.
-
-    Args:
-        grid: (H, W) in patches.
-        target_area, context_area: ranges of a block's area as a fraction of the grid, uniform.
-        target_aspect, context_aspect: ranges of height / width, uniform.
-        min_keep: targets and contexts have more patches than this.
-        off_by_one: draw positions as I-JEPA's release does: blocks are never as long as the grid and never touch its
-            last row and column, whose patches are then neither context nor target.
-        one_number: draw a block's area and aspect from one random number, as in the releases: small blocks are wide,
-            large ones high.
-
-    Returns:
-        context (num_images, N_c) and targets (num_images, num_targets, h, w), int64 patch indices in row-major order.
-
-    Raises:
-        UserError: the ranges leave no target or no context of more than `min_keep` patches.
-    """
-    ranges = (target_area, target_aspect), (context_area, context_aspect)
-    sizes = block_sizes(grid, ranges, min_keep, off_by_one, one_number, rng)
-    return group_masks(grid, num_images, num_targets, sizes, min_keep, off_by_one, rng)
-
-
 def block_sizes(grid, ranges, min_keep: int, off_by_one: bool, one_number: bool, rng: np.random.Generator):
     """(h, w) of a step's target blocks and of its context blocks. ranges: (area, aspect) of each."""
     limit = (grid[0] - off_by_one, grid[1] - off_by_one)
@@ -60,7 +19,7 @@ def block_sizes(grid, ranges, min_keep: int, off_by_one: bool, one_number: bool,
 
 
 def group_masks(grid, num_images: int, num_targets: int, sizes, min_keep: int, off_by_one: bool, rng):
-    """Masks of a group of images, with contexts of equal length; see `multi_block_masks`. sizes: from `block_sizes`."""
+    """Masks of a group of images, with contexts of equal length; see `MultiBlockMasks`. sizes: from `block_sizes`."""
     limit, (target_size, context_size) = (grid[0] - off_by_one, grid[1] - off_by_one), sizes
     targets = np.empty((num_images, num_targets, *target_size), dtype=np.int64)
     visible = np.zeros((num_images, grid[0] * grid[1]), dtype=bool)
@@ -116,14 +75,28 @@ def _equal_lengths(visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class MultiBlockMasks:
-    """Multi-block masks for a loader's batches; the other arguments are those of `multi_block_masks`.
+    """The patches that the context encoder sees, and the blocks to predict from them, for a loader's batches.
 
-    group_size: number of crops whose contexts are cut to one length; block sizes are those of the whole step. Larger
-    groups have smaller contexts: on 14 x 14 patches 59.5 patches remain with groups of 64, 56.7 with 128, 48.9 with
-    2,048 (200 batches of 2,048). StoP's release uses groups of 64, I-JEPA's of 128, which are a process's part of the
-    batch; here they do not depend on the number of processes.
+    One size of target blocks and one of context blocks are drawn for all images of a step, and positions for each. The
+    context is its block without the image's targets, so they are disjoint. Larger contexts are cut to the size of the
+    smallest by dropping random patches.
 
-    Raises `UserError` if the ranges leave no target or no context.
+    Args:
+        grid: (H, W) in patches.
+        target_area, context_area: ranges of a block's area as a fraction of the grid, uniform.
+        target_aspect, context_aspect: ranges of height / width, uniform.
+        min_keep: targets and contexts have more patches than this.
+        group_size: number of crops whose contexts are cut to one length; larger groups have smaller contexts: on 14 x
+            14 patches 59.5 patches remain with groups of 64, 56.7 with 128, 48.9 with 2,048 (200 batches of 2,048).
+            StoP's release uses groups of 64, I-JEPA's of 128, which are a process's part of the batch; here they do not
+            depend on the number of processes.
+        off_by_one: draw positions as I-JEPA's release does: blocks are never as long as the grid and never touch its
+            last row and column, whose patches are then neither context nor target.
+        one_number: draw a block's area and aspect from one random number, as in the releases: small blocks are wide,
+            large ones high.
+
+    Raises:
+        UserError: the ranges leave no target or no context of more than `min_keep` patches.
     """
 
     def __init__(

@@ -10,8 +10,10 @@ from detectron2.data.datasets import load_sem_seg
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from PIL import ImageOps
 
+from cropfield import mapper
 from lab.commands import open_picture
 from lab.semantic.layout import IGNORE, IMAGES, LABELS, RAW_LABELS, SPLITS
+from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
 
@@ -73,7 +75,10 @@ def has_class_token(weights: str, otherwise: bool = True) -> bool:
 
 def read_labels(path: str, dtype: type = np.uint8, copy: bool = True) -> np.ndarray:
     """Read labels (H, W) for `SemSegEvaluator`, whose own reader fails with numpy 2 (`np.array(..., copy=False)`)."""
-    return np.array(open_picture(path), dtype=dtype)
+    try:
+        return mapper.read_labels(path).astype(dtype)
+    except BrokenImage as error:
+        raise UserError(f"{error}; get it again") from None
 
 
 def check_layout(images: Path, labels: Path, num_classes: int) -> None:
