@@ -108,6 +108,14 @@ def test_a_part_of_an_epoch_is_whole_steps(images, tmp_path, epochs, steps):
     ] == pytest.approx(steps)
 
 
+def test_a_state_says_how_pixels_were_normalised(images, tmp_path):
+    last = pretrain(
+        config(images, tmp_path, "train.max_iter=1", "model.image_mean=[1,2,3.5]", "model.image_std=[4,5,6]")
+    )
+    said = read_backbone(last).metadata
+    assert (said["image_mean"], said["image_std"]) == ("1,2,3.5", "4,5,6")
+
+
 def test_checkpoints_of_others_are_not_overwritten(images, tmp_path):
     (tmp_path / "step_0000001.pth").write_bytes(b"precious")
     with pytest.raises(UserError, match="step_0000001.pth exists, and would be written over"):

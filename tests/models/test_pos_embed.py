@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.errors import UserError
 from pretrain.models.pos_embed import interpolation_matrix, sample_pos_embed, sincos_field, sincos_pos_embed
 
 FIELD = torch.randn(1, 50 * 50, 8, generator=torch.Generator().manual_seed(0))
@@ -97,6 +98,11 @@ def test_sincos_is_the_formula_with_wavelengths_up_to_10000():
     rates = [1 / 10000 ** (4 * i / dim) for i in range(dim // 4)]
     expected = [f(v * rate) for v in (x, y) for f in (math.sin, math.cos) for rate in rates]
     torch.testing.assert_close(sincos_pos_embed(torch.tensor([x, y]), dim), torch.tensor(expected))
+
+
+def test_sincos_needs_sine_and_cosine_of_both_axes():
+    with pytest.raises(UserError, match="a multiple of 4, and it is 198"):
+        sincos_field(2, 3, 198)
 
 
 def test_sincos_field_holds_its_cells_centres():

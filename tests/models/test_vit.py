@@ -213,6 +213,10 @@ def test_the_last_block_is_compiled_once_more_whatever_the_number_of_kept_tokens
     assert len(graphs) <= 3  # all other blocks; the last, with its first number, and with any
 
 
+def test_the_narrowest_mlp_has_one_channel():
+    assert VisionTransformer(8, 8, 1, 2, field_size=2, mlp_ratio=0.001).blocks[0].mlp.fc1.out_features == 1
+
+
 def test_a_new_backbone_begins_as_the_papers_and_dinov2s():
     """Linear weights and field: normal of std .02, cut at two units as torch does; no bias; a LayerScale of 1e-5."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from cropfield import CropFieldViT
+from cropfield import CropFieldViT, mapper
 from lab.semantic.datasets import (
     check_layout,
     class_names,
@@ -15,6 +15,7 @@ from lab.semantic.datasets import (
     read_labels,
     semantic_dataset,
 )
+from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
 from pretrain.models.weights import write_backbone
 
@@ -47,6 +48,21 @@ def test_a_folder_becomes_a_dataset(layout):
     labels = read_labels(entries[1]["sem_seg_file_name"], dtype=int)
     assert labels.dtype == int and labels.max() == 255 and labels[1:].max() == 1
     labels[0] = 7  # the evaluator writes into it
+
+
+def test_training_and_evaluation_read_the_same_labels(tmp_path):
+    """Those of a palette are its indices; of 16 bits neither takes a part."""
+    values, file = np.array([[0, 1], [2, 255]], np.uint8), str(tmp_path / "labels.png")
+    picture = Image.fromarray(values, "P")
+    picture.putpalette([5, 50, 250] * 256)
+    picture.save(file)
+    for read in (mapper.read_labels, read_labels):
+        assert np.array_equal(read(file), values)
+    Image.fromarray(values.astype(np.uint16) + 256).save(file)
+    with pytest.raises(BrokenImage, match="labels of mode I;16"):
+        mapper.read_labels(file)
+    with pytest.raises(UserError, match="labels of mode I;16, not L or P; get it again"):
+        read_labels(file)
 
 
 def test_both_splits_and_other_classes_are_other_datasets(layout):
