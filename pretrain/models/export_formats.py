@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
@@ -103,9 +102,10 @@ def write_timm(path: Path, file: BackboneFile) -> str:
 
 def _timm_statistics(file: BackboneFile) -> str:
     """Mean and deviation of pixels from 0 to 1: the recorded ones, else ImageNet's."""
-    recorded = [file.metadata.get(name) for name in ("image_mean", "image_std")]
-    values = [text.split(",") for text in recorded] if all(recorded) else [IMAGE_MEAN, IMAGE_STD]
-    mean, std = (tuple(round(float(value) / 255, 6) for value in part) for part in values)
+    if not {"image_mean", "image_std"} <= file.metadata.keys():
+        return ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"
+    recorded = (file.metadata[name].split(",") for name in ("image_mean", "image_std"))
+    mean, std = (tuple(round(float(value) / 255, 6) for value in values) for values in recorded)
     return f", mean={mean}, std={std}"
 
 
