@@ -114,7 +114,7 @@ def test_an_epoch_without_an_image_ends_it(tmp_path):
         (tmp_path / name).write_bytes(b"broken")
     train = labelled_folder(tmp_path)
     with pytest.raises(UserError, match="none of its images can be read"):
-        FineTuning(classifier(), train, train, RECIPE).run()
+        FineTuning(classifier(), train, train, RECIPE).train_epoch()
 
 
 def test_the_rate_warms_up_and_falls_and_the_batch_sets_it(images):

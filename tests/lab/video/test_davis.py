@@ -1,6 +1,7 @@
 """DAVIS's files: read, written and refused."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -74,9 +75,10 @@ def test_what_is_refused(davis, tmp_path):
     with pytest.raises(UserError, match="colour mode RGB"):
         read_mask(tmp_path / "colour.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    whole = io.BytesIO()
+    whole, start = io.BytesIO(), b"\x89PNG\r\n\x1a\n\0\0\0\5IHDR\0\0\0\4\0"
     Image.new("L", (4, 4)).save(whole, "PNG")
-    for data in (b"no image", whole.getvalue()[:20], whole.getvalue()[:45]):  # the decoder has an error for each
+    short = start + zlib.crc32(start[12:]).to_bytes(4, "big")
+    for data in (b"no image", whole.getvalue()[:45], short):  # the decoder has an error for each
         (tmp_path / "broken.png").write_bytes(data)
         with pytest.raises(UserError, match="cannot read .*broken.png .*get it again"):
             read_mask(tmp_path / "broken.png")
