@@ -101,6 +101,7 @@ def test_fine_tuning_writes_its_result_and_can_go_on(run_tool, weights, data, tm
         ("knn", "--num-workers", "-1"),
         ("knn", "--seed", "99999999999999999999"),
         ("linear_probe", "--lr", "nan"),
+        ("linear_probe", "--lr", "inf"),
         ("linear_probe", "--l2", "-1"),
         ("linear_probe", "--batch-size", "1"),
         ("finetune", "--label-smoothing", "2"),
