@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 
+LONGEST_NAME = 230  # bytes; of the 255 that a file's name may have a draft's takes some
 SHARING = 8  # times a file's size: what its tensors may have in all, where some are the same
 MAX_CONTAINERS, MAX_VALUES = 100_000, 10_000_000  # of a checkpoint
 FOLDER = 0x10  # of a zip record's attributes
@@ -32,7 +33,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         UserError: it could not be written (a full disk, say). What was at `path` before is untouched.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else checksum({}, {"name": path.name})
+    draft = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft

@@ -201,3 +201,9 @@ def test_a_safetensors_file_that_was_changed_says_so(tmp_path):
     save_file({"w": torch.zeros(3)}, path, metadata)
     with pytest.raises(UserError, match=f"does not fit its checksum.*or take {CHECKSUM} out of its metadata"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".jpg", "\u732b" * 84 + ".md"])
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

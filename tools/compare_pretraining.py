@@ -21,6 +21,8 @@ import functools
 import itertools
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,7 +74,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--jobs", type=int, default=1, metavar="N", help="parallel stages, each with a part of the cores or its own GPU"
     )
     add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
-    args = parser.parse_intermixed_args(argv)
+    # Behind an option that takes several values they would be some of these.
+    given = sys.argv[1:] if argv is None else argv
+    overrides = [word for word in given if re.match(r"(pretrain|detect)\.[\w.]+=", word)]
+    args = parser.parse_intermixed_args([word for word in given if word not in overrides])
+    args.overrides += overrides
     args.modes, args.labels = list(dict.fromkeys(args.modes)), list(dict.fromkeys(args.labels))
     return args
 

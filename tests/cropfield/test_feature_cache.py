@@ -157,6 +157,18 @@ def test_what_features_depend_on_has_a_cache_of_its_own(cfg, tmp_path, caplog):
         assert f"{first.path} is of other {what} and is not used" in caplog.text
 
 
+def test_what_a_cut_off_file_has_lost_is_computed_again(cfg, tmp_path):
+    model = detector(cfg)
+    cache = cache_of(cfg, model, tmp_path)
+    cache.attach(model)
+    file = cache.path / "features.bin"
+    whole = file.read_bytes()
+    for size in (0, len(whole) // 2):
+        os.truncate(file, size)
+        cache_of(cfg, detector(cfg), tmp_path).attach(detector(cfg))
+        assert file.read_bytes() == whole
+
+
 @pytest.mark.parametrize("end", ["killed", "told to stop"])
 def test_an_interrupted_cache_is_not_used_and_goes_on(cfg, tmp_path, end):
     model, rows = detector(cfg), []

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from cropfield.stages import Chain, Stage
+from cropfield.stages import Chain, Stage, digest
 from pretrain.errors import UserError
 
 
@@ -33,6 +35,32 @@ def test_planned_stages_are_counted(tmp_path, capsys):
     assert told[2].startswith("== one (stage 1 of 2): done already")
     with pytest.raises(UserError, match="of another command"):
         chain.plan([Stage("one", ("other.py",))])
+
+
+def test_what_differs_in_a_begun_stages_command_is_named(tmp_path):
+    file = str(script(tmp_path, "ok", ""))
+    Chain(tmp_path).run(Stage("work", (file, "a=1", "b=2")))
+    with pytest.raises(UserError, match="holds a work stage of another command: with b=2, and not 'b=3 4'; choose"):
+        Chain(tmp_path).plan([Stage("work", (file, "a=1", "b=3 4"))])
+
+
+def test_a_begun_stage_is_not_gone_on_with_where_an_input_has_changed(tmp_path):
+    data, file = tmp_path / "labels.json", str(script(tmp_path, "ok", ""))
+    data.write_text("before")
+    stage = Stage("work", (file,), inputs=(data,))
+    Chain(tmp_path).run(stage)
+    digest.cache_clear()  # as in another process
+    Chain(tmp_path).run(stage)
+    data.write_text("after")
+    digest.cache_clear()
+    with pytest.raises(
+        UserError, match="holds a work stage of before .*labels.json was changed; choose another --output"
+    ):
+        Chain(tmp_path).run(stage)
+    record = json.loads((tmp_path / "stages.json").read_text())
+    del record["work"]["inputs"]  # of an earlier version
+    (tmp_path / "stages.json").write_text(json.dumps(record))
+    Chain(tmp_path).run(stage)
 
 
 def test_another_command_for_a_begun_stage_is_refused(tmp_path):

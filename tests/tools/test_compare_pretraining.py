@@ -115,6 +115,24 @@ def test_the_probe_alone_trains_no_detector(compare, tmp_path):
     assert "| 42.00 " in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_overrides_may_stand_behind_a_list(load_tool):
+    words = [
+        "--configs",
+        "a.py",
+        "pretrain.train.max_iter=4",
+        "--images",
+        "I",
+        "--train-json",
+        "T",
+        "--train-images",
+        "T",
+    ]
+    words += ["--val-json", "V", "--val-images", "V", "--output", "O", "--labels", "0.5", "detect.train.max_iter=5"]
+    args = load_tool("compare_pretraining").parse_args(words)
+    assert args.overrides == ["pretrain.train.max_iter=4", "detect.train.max_iter=5"]
+    assert args.labels == [0.5] and args.configs == [Path("a.py")]
+
+
 def test_a_share_given_twice_is_one_and_small_ones_keep_their_names(compare, tmp_path):
     compare("--seeds", "1", "--labels", "0.002", "0.004", "0.002", "--modes", "frozen", "frozen", "--jobs", "3")
     assert len(calls(tmp_path)) == 2 + 2 * 2 * 2

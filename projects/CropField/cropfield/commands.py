@@ -22,7 +22,8 @@ class Commands:
         """Pretrain on a folder of images; `config` is relative to configs/pretrain, or an absolute path."""
         data = override("dataloader.train.source.root", images)
         command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
-        return Stage(output.name, command, show=r"pretrain\.|^error")
+        inputs = (self.repository / "configs" / "pretrain" / config,)
+        return Stage(output.name, command, show=r"pretrain\.|^error", inputs=inputs)
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
         """Export the backbone from a pretraining's output folder, also as .pth for Detectron2's own tools."""
@@ -41,16 +42,16 @@ class Commands:
         data = (override(f"dataset.{name}", path) for name, path in dataset.items())
         command = self._with_config("lazyconfig_train_net.py", Path("COCO", config), output, *data, *overrides)
         environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return Stage(output.name, command, r"iter: |Inference done|\bbox AP|matched|^error", environment)
+        inputs = (self.repository / "configs" / "COCO" / config, *annotations_of(dataset))
+        return Stage(output.name, command, r"iter: |Inference done|\bbox AP|matched|^error", environment, inputs)
 
     def probe(self, backbones: Iterable[Path], dataset: dict[str, Path], output: Path, image_size: int) -> Stage:
         """Measure the detection probe of `backbones` on images of `image_size` pixels; results go to a .json file."""
         tool = self.repository / "projects" / "CropField" / "tools" / "probe_detection.py"
         data = (word for name, path in dataset.items() for word in (f"--{name.replace('_', '-')}", str(path)))
         size = ("--image-size", str(image_size))
-        return Stage(
-            output.stem, (str(tool), *map(str, backbones), *data, *size, "--overwrite", "--output", str(output))
-        )
+        command = (str(tool), *map(str, backbones), *data, *size, "--overwrite", "--output", str(output))
+        return Stage(output.stem, command, inputs=annotations_of(dataset))
 
     def _with_config(self, tool: str, config: Path, output: Path, *overrides: str) -> tuple[str, ...]:
         config = str(self.repository / "configs" / config)
@@ -59,6 +60,10 @@ class Commands:
 
     def _tool(self, name: str) -> str:
         return str(self.repository / "tools" / name)
+
+
+def annotations_of(dataset: dict[str, Path]) -> tuple[Path, ...]:
+    return tuple(Path(path) for name, path in dataset.items() if name.endswith("_json"))
 
 
 def override(key: str, text: str | Path) -> str:

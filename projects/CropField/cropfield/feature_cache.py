@@ -155,9 +155,14 @@ class FeatureCache:
     def is_whole(self) -> bool:
         return (self.path / "cache.json").is_file() and self.size_on_disk() == len(self) * self.row_bytes
 
+    def missing(self) -> np.ndarray:
+        """Rows that are not computed, or that a file which was cut off has lost."""
+        present = np.arange(len(self)) < self.size_on_disk() // self.row_bytes
+        return np.flatnonzero((self.read_views()[:, 0] == 0) | ~present)
+
     def check_disk(self) -> None:
         """Log the size of the cache; raise UserError if the disk has not enough space left."""
-        absent = 0 if self.is_whole() else int((self.read_views()[:, 0] == 0).sum())
+        absent = 0 if self.is_whole() else len(self.missing())
         need, where = absent * self.row_bytes, self.path.parent.absolute()
         while not where.exists():
             where = where.parent
@@ -195,7 +200,7 @@ class FeatureCache:
     def compute(self, model: nn.Module) -> None:
         """Compute the missing rows, split over the processes. A stop signal ends the process with EXIT_STOPPED."""
         start, done = time.monotonic(), 0
-        rows = np.flatnonzero(self.read_views()[:, 0] == 0)[comm.get_rank() :: comm.get_world_size()]
+        rows = self.missing()[comm.get_rank() :: comm.get_world_size()]
         comm.synchronize()  # every process has read the files before one writes
         sizes = self.loader.batch_size, self.loader.num_workers, self.loader.broken.max_share
         views = EvaluationLoader(ReadEntries(self, self.view), rows, *sizes)

@@ -59,6 +59,8 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
     configs = []
     for half, stage, form in (("pretrain", pretrain, Pretraining), ("detect", detect, Detection)):
         config, *overrides = stage.command[stage.command.index("--config-file") + 1 :]
+        if half == "pretrain" and "source" not in (load_config(config, []).get("dataloader") or {}).get("train", {}):
+            raise UserError(f"{config} is no pretraining's config; give one, such as those in configs/pretrain")
         with naming_half(half, form):
             configs.append(load_config(config, overrides, form))
     nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]

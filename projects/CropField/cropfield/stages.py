@@ -6,17 +6,19 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import msgspec
 
 from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
-from pretrain.files import write_json
+from pretrain.files import sha256, write_json
 from pretrain.outputs import open_output
 from pretrain.parent import with_parent
 
@@ -33,12 +35,14 @@ class Stage:
         command: a Python script of the project and its arguments; must resume if interrupted.
         show: regular expression for output lines to print; all lines go to the stage's log.
         environment: environment variables to set.
+        inputs: files that determine its results; once begun, it is not gone on with if one of them has changed.
     """
 
     name: str
     command: tuple[str, ...]
     show: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[Path, ...] = ()
 
 
 class Chain:
@@ -73,13 +77,17 @@ class Chain:
         self.check(stages)
 
     def check(self, stages: list[Stage]) -> None:
-        """Raise UserError for stages that were started with another command."""
+        """Raise UserError for stages that were started with another command or with other inputs."""
         for stage in stages:
-            begun = self.record.get(stage.name)
+            begun, fault = self.record.get(stage.name), ""
             if begun and begun["command"] != list(stage.command):
+                theirs, ours = Counter(begun["command"]), Counter(stage.command)
+                fault = f"of another command: with {words(theirs - ours)}, and not {words(ours - theirs)}"
+            elif begun and (changed := [path for path, was in begun.get("inputs", {}).items() if digest(path) != was]):
+                fault = f"of before {changed[0]} was changed"
+            if fault:
                 raise UserError(
-                    f"{self.output} holds a {stage.name} stage of another command ({shlex.join(begun['command'])}); "
-                    "choose another --output, or remove that folder"
+                    f"{self.output} holds a {stage.name} stage {fault}; choose another --output, or remove that folder"
                 )
 
     def open(self) -> None:
@@ -156,15 +164,30 @@ class Chain:
 
     def _note(self, stage: Stage, seconds: float | None) -> None:
         with self.recording:
-            self.record[stage.name] = {"command": list(stage.command), "seconds": seconds}
+            inputs = {str(path): digest(path) for path in stage.inputs}
+            self.record[stage.name] = {"command": list(stage.command), "seconds": seconds, "inputs": inputs}
             write_json(self.record_file, self.record)
 
 
 class Entry(TypedDict):
-    """What the record says of a stage. seconds: None until it is done."""
+    """What the record says of a stage. seconds: None until it is done. inputs: digest of each."""
 
     command: list[str]
     seconds: float | None
+    inputs: NotRequired[dict[str, str | None]]
+
+
+def words(counts: Counter) -> str:
+    return shlex.join(counts.elements()) or "more"
+
+
+@cache
+def digest(path: str | Path) -> str | None:
+    """Hash of a file, read once; None if it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
 
 
 def read_record(file: Path) -> dict[str, Entry]:

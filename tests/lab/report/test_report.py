@@ -312,7 +312,7 @@ def test_an_empty_page_is_no_report(tmp_path):
     write(tmp_path / "metrics.json", {"iteration": 1, "total_loss": 1.0})
     write(tmp_path / "result.json", AP["scratch"])
     (tmp_path / "pretrain").mkdir()
-    with pytest.raises(UserError, match="which is the folder of one training: holds nothing"):
+    with pytest.raises(UserError, match="which is the folder of one training, holds nothing"):
         render(tmp_path)
     assert not (tmp_path / "report.html").exists()
     write(tmp_path / "detect" / "metrics.json", {"iteration": 1, "total_loss": 1.0})

@@ -84,11 +84,11 @@ def refuse_nothing(folder: Path, run: RunFiles, pretraining: Pretraining | None,
     parts = (run.pretrain, *run.detectors.values())
     if pretraining or any(part.metrics or part.result or part.predictions for part in parts):
         return
-    one = ", which is the folder of one training" if (folder / "metrics.json").is_file() else ""
+    one = ", which is the folder of one training," if (folder / "metrics.json").is_file() else ""
     damaged = f" ({notes[0]})" if notes else ""
     raise UserError(
-        f"{folder}{one}: holds nothing to report on, neither in pretrain/ nor in detect/{damaged}; give the "
-        "--output of tools/pretrain_then_detect.py or tools/demo.py"
+        f"{folder}{one} holds nothing to report on, neither in pretrain/ nor in detect/{damaged}; give the --output of "
+        "tools/pretrain_then_detect.py or tools/demo.py, or a folder that has a training in pretrain/"
     )
 
 
