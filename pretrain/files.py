@@ -33,7 +33,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         UserError: it could not be written (a full disk, say). What was at `path` before is untouched.
     """
     path = Path(path)
-    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else checksum({}, {"name": path.name})
+    encoded = os.fsencode(path.name)
+    name = path.name if len(encoded) <= LONGEST_NAME else hashlib.sha256(encoded).hexdigest()
     draft = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +156,12 @@ def sha256(path: str | Path) -> str:
     """Of a file's bytes, in hexadecimal. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_or_none(path: str | Path) -> str | None:
+    """`sha256`; None of what cannot be read, or is a pipe, which can be read only once."""
+    with contextlib.suppress(OSError):
+        return sha256(path) if os.path.isfile(path) else None
 
 
 def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -98,6 +98,18 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+def files_digest(files: Iterable[tuple[str, str | os.PathLike]]) -> str:
+    """Hash of files (name, path): of names, dates and sizes. One that cannot be read has only its name."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        try:
+            known = stamp(path)
+        except (OSError, ValueError):  # ValueError: a null character in the path
+            known = None
+        digest.update(f"{name}\0{known}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def cached_index(made_from: Sequence, make: Callable[[], Index], path: str | os.PathLike | None = None) -> Index:
     """Read the index from `path` if it is there and current; otherwise make it with `make` and save it.
 

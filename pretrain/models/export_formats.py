@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
-from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
+from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile, recorded_numbers
 from pretrain.models.weights import architecture, fold_layer_scale, write_backbone
 
 # Ours -> the names that transformers publishes, of DINOv2 and of I-JEPA, as (part of a name, what replaces it).
@@ -102,10 +102,10 @@ def write_timm(path: Path, file: BackboneFile) -> str:
 
 def _timm_statistics(file: BackboneFile) -> str:
     """Mean and deviation of pixels from 0 to 1: the recorded ones, else ImageNet's."""
-    if not {"image_mean", "image_std"} <= file.metadata.keys():
+    recorded = [recorded_numbers(file.metadata, name) for name in ("image_mean", "image_std")]
+    if None in recorded:
         return ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"
-    recorded = (file.metadata[name].split(",") for name in ("image_mean", "image_std"))
-    mean, std = (tuple(round(float(value) / 255, 6) for value in values) for values in recorded)
+    mean, std = (tuple(round(value / 255, 6) for value in values) for values in recorded)
     return f", mean={mean}, std={std}"
 
 

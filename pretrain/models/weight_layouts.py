@@ -8,6 +8,7 @@ the same to four digits) and, except some of timm's and transformers' own, image
 What computes something else (CLIP's second norm, relative or rotary positions, SwiGLU, norms of q and k) is refused.
 """
 
+import contextlib
 import math
 import re
 from dataclasses import dataclass
@@ -173,6 +174,12 @@ def _check_metadata(path, metadata: dict[str, str]) -> None:
                 f"{path} records {name} as {str(metadata[name])[:40]!r}, which is not valid (an example is {example}); "
                 "export it again with tools/export_backbone.py"
             )
+
+
+def recorded_numbers(metadata: dict[str, str], name: str) -> list[float] | None:
+    """Numbers that a file of ours records, such as "51,102,127.5"; None where there are none, or in another form."""
+    with contextlib.suppress(KeyError, AttributeError, ValueError):
+        return [float(value) for value in metadata[name].split(",")]
 
 
 def abbreviated(names: list[str], most: int = 3) -> str:

@@ -272,10 +272,10 @@ def fold_layer_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
     folded = {name: value for name, value in state.items() if not name.endswith(".gamma")}
     for scale, linear in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
         for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
-            block = name.removesuffix(f"{scale}.gamma")
-            weight, bias, gamma = f"{block}{linear}.weight", f"{block}{linear}.bias", state[name]
-            folded |= {weight: gamma[:, None] * state[weight]} if weight in state else {}
-            folded |= {bias: gamma * state[bias]} if bias in state else {}
+            layer, gamma = name.removesuffix(f"{scale}.gamma") + linear, state[name]
+            for part, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
+                if part in state:
+                    folded[part] = factor * state[part]
     return folded
 
 

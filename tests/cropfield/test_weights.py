@@ -116,7 +116,7 @@ def test_a_detectors_backbone_is_found(tmp_path, reference):
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-@pytest.mark.parametrize("mean, warned", [("1,2,3", False), ("1,2,4", True), ("1,2,3,4", True)])
+@pytest.mark.parametrize("mean, warned", [("1,2,3", False), ("1,2,4", True), ("1,2,3,4", True), ("[9, 9, 9]", False)])
 def test_pixels_normalised_in_another_way_than_in_pretraining_are_told(tmp_path, caplog, input_format, mean, warned):
     model = nn.Module()
     model.backbone = CropFieldViT(**SHAPE)

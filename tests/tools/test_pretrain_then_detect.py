@@ -61,6 +61,13 @@ def test_another_pretraining_config_of_the_presets_size(pipeline):
         check_chain(pretrain, detect, Path("I"), {})
 
 
+def test_a_detectors_config_is_no_pretrainings(pipeline):
+    config = str(TOOLS.parent / "configs" / "COCO" / "mask_rcnn_cropfield_tiny.py")
+    pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
+    with pytest.raises(UserError, match="mask_rcnn_cropfield_tiny.py is no pretraining's config"):
+        check_chain(pretrain, detect, Path("I"), {})
+
+
 def test_overrides_reach_the_half_that_they_name(pipeline):
     stages = pipeline["make_stages"](arguments(pipeline, "pretrain.train.max_iter=7", "detect.train.max_iter=9"))
     assert config_of(stages[0]).train.max_iter == 7 and config_of(stages[-1]).train.max_iter == 9

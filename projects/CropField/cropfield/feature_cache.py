@@ -33,7 +33,7 @@ from cropfield.loading import EvaluationLoader, ReadEntries, TrainLoader
 from cropfield.mapper import ImageMapper
 from cropfield.random_numbers import augmenting
 from pretrain.data.decode import BrokenImage
-from pretrain.data.index import stamp
+from pretrain.data.index import files_digest
 from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
 from pretrain.files import write_json
@@ -111,16 +111,13 @@ class FeatureCache:
 
     def depends_on(self, model: nn.Module) -> dict[str, str]:
         """Everything that determines the features, as text or hashes."""
-        images = hashlib.sha256()
-        for name in self.first:
-            images.update(f"{name}\0{stamp_or_none(name)}\n".encode(errors="surrogateescape"))
         statistics = [model.pixel_mean.flatten().tolist(), model.pixel_std.flatten().tolist()]
         value_range = self.mapper.reading.value_range
         stretched = f", values {value_range}" if value_range else ""
         blocks = model.backbone.net.out_blocks[model.backbone.in_feature]
         return {
             "weights": f"{fingerprint(model.backbone.net)}, blocks {blocks}",
-            "images": images.hexdigest(),
+            "images": files_digest((name, name) for name in self.first),
             "augmentations": f"{self.views} x {described(self.mapper.augmentations)}",
             "pixels": f"{self.mapper.image_format} {statistics}, padded to {padded_side(model)}{stretched}",
             "precision": f"{self.dtype}, computed in {self.precision}",
@@ -290,14 +287,6 @@ def images_or_features(model: nn.Module, batch: list[dict]) -> ImageList:
 
 def padded_side(model: nn.Module) -> int:
     return model.backbone.padding_constraints["square_size"]
-
-
-def stamp_or_none(path: str) -> tuple[int, int] | None:
-    """Modification time and size; None if the file cannot be read, which makes it a broken image."""
-    try:
-        return stamp(path)
-    except (OSError, ValueError):
-        return None
 
 
 def described(value) -> str:

@@ -44,10 +44,15 @@ def split_overrides(overrides: list[str], fixed: dict[str, str] | None = None) -
         half, _, rest = override.partition(".")
         if half not in halves or not rest:
             raise UserError(f"{override!r}: start an override with pretrain. or detect. to say which config it is for")
-        if (key := override.partition("=")[0]) in fixed:
-            raise UserError(f"{key} is not to be given here, because {fixed[key]} says what it is; leave it out")
+        refuse_fixed(override, fixed)
         halves[half].append(rest)
     return halves["pretrain"], halves["detect"]
+
+
+def refuse_fixed(override: str, fixed: dict[str, str]) -> None:
+    """Raise UserError for an override of a key in `fixed`, which says what gives it."""
+    if (key := override.partition("=")[0]) in fixed:
+        raise UserError(f"{key} is not to be given here, because {fixed[key]} says what it is; leave it out")
 
 
 def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str, str | Path]) -> None:

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError, printable
-from pretrain.files import read_tensors, sha256, write_text
+from pretrain.files import read_tensors, sha256_or_none, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
 from pretrain.progress import progress
 
@@ -89,15 +88,9 @@ def digest_of(args: argparse.Namespace, media: list[Medium], cfg, labels: str | 
         args.threshold,
         args.no_pictures,
         as_yaml(cfg),
-        [(os.path.abspath(path), bytes_of(path)) for path in files],
+        [(os.path.abspath(path), sha256_or_none(path)) for path in files],
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def bytes_of(path: Path) -> str | None:
-    """Digest of a file; None if it cannot be read, or is a pipe, which can be read only once."""
-    with suppress(OSError):
-        return sha256(path) if path.is_file() else None
 
 
 def finished(folder: Path, request: str) -> str | None:

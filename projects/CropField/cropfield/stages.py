@@ -18,7 +18,7 @@ import msgspec
 
 from pretrain.engine.signals import EXIT_STOPPED, passing_on
 from pretrain.errors import UserError
-from pretrain.files import sha256, write_json
+from pretrain.files import sha256_or_none, write_json
 from pretrain.outputs import open_output
 from pretrain.parent import with_parent
 
@@ -82,7 +82,9 @@ class Chain:
             begun, fault = self.record.get(stage.name), ""
             if begun and begun["command"] != list(stage.command):
                 theirs, ours = Counter(begun["command"]), Counter(stage.command)
-                fault = f"of another command: with {words(theirs - ours)}, and not {words(ours - theirs)}"
+                differing = (("with", theirs - ours), ("not", ours - theirs))
+                said = [f"{word} {shlex.join(counts.elements())}" for word, counts in differing if counts]
+                fault = f"of another command: {', and '.join(said) or 'its words in another order'}"
             elif begun and (changed := [path for path, was in begun.get("inputs", {}).items() if digest(path) != was]):
                 fault = f"of before {changed[0]} was changed"
             if fault:
@@ -177,17 +179,7 @@ class Entry(TypedDict):
     inputs: NotRequired[dict[str, str | None]]
 
 
-def words(counts: Counter) -> str:
-    return shlex.join(counts.elements()) or "more"
-
-
-@cache
-def digest(path: str | Path) -> str | None:
-    """Hash of a file, read once; None if it cannot be read."""
-    try:
-        return sha256(path)
-    except OSError:
-        return None
+digest = cache(sha256_or_none)  # of an input, read once
 
 
 def read_record(file: Path) -> dict[str, Entry]:

@@ -1,17 +1,23 @@
 """Load weights into detectors: a backbone's, ours or public, or a whole detector's checkpoint."""
 
 import logging
-import math
 import re
 from collections import Counter
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from cropfield.categories import in_metadata, other_classes, places, reorder
 from pretrain.errors import UserError
 from pretrain.files import read_tensors
-from pretrain.models.weight_layouts import PATCH_WEIGHT, abbreviated, backbone_file, refuse_not_finite
+from pretrain.models.weight_layouts import (
+    PATCH_WEIGHT,
+    abbreviated,
+    backbone_file,
+    recorded_numbers,
+    refuse_not_finite,
+)
 from pretrain.models.weights import LoadReport, fill_backbone
 
 logger = logging.getLogger(__name__)
@@ -84,14 +90,14 @@ def load_weights(
 def warn_of_other_pixels(model: nn.Module, path: str | Path, metadata: dict[str, str]) -> None:
     """Log a warning if a detector normalises its pixels in another way than the backbone's pretraining did."""
     for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
-        if theirs not in metadata or not hasattr(model, ours):
+        known = recorded_numbers(metadata, theirs)
+        if known is None or not hasattr(model, ours):
             continue
-        mine = getattr(model, ours).flatten().tolist()
-        mine = mine[::-1] if getattr(model, "input_format", "RGB") == "BGR" else mine
-        known = [float(value) for value in metadata[theirs].split(",")]
-        pairs = zip(mine, known, strict=True) if len(mine) == len(known) else [(0, 1)]
-        if not all(math.isclose(*pair, rel_tol=1e-3) for pair in pairs):
-            logger.warning("%s: pretrained with %s %s, and model.%s is %s; set that", path, theirs, known, ours, mine)
+        mine = getattr(model, ours).flatten().cpu()
+        mine = mine.flip(0) if getattr(model, "input_format", "RGB") == "BGR" else mine
+        if len(mine) != len(known) or not torch.allclose(mine, mine.new_tensor(known), rtol=1e-3):
+            values = known, ours, mine.tolist()
+            logger.warning("%s: pretrained with %s %s, and model.%s is %s; set that", path, theirs, *values)
 
 
 def check_bands(path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

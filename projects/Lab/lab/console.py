@@ -31,9 +31,7 @@ def with_files(arguments: list[str]) -> list[str]:
     """Replace config names in the arguments by their files; unknown names stay, for the tool to report."""
     found = list(arguments)
     for place, word in enumerate(arguments):
-        option, equals, name = (
-            word.rpartition("=") if word.startswith(tuple(f"{c}=" for c in CONFIGS)) else ("", "", word)
-        )
+        option, equals, name = word.partition("=") if word.partition("=")[0] in CONFIGS else ("", "", word)
         if (equals or place and arguments[place - 1] in CONFIGS) and not os.path.exists(name):
             files = [folder / name for folder in (root() / "configs", root()) if (folder / name).is_file()]
             found[place] = f"{option}{equals}{files[0] if files else name}"

@@ -1,6 +1,5 @@
 """Features of images for other programs: safetensors shards with file names."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from torch import Tensor
 from lab.probes.features import framed_batches
 from lab.probes.framing import FramedImages
 from lab.wanted import Wanted
-from pretrain.data.index import stamp
+from pretrain.data.index import files_digest
 from pretrain.errors import UserError
 from pretrain.files import replacing, write_json
 from pretrain.models.vit import VisionTransformer
@@ -59,8 +58,9 @@ def begin(backbone: VisionTransformer, source, wanted: Wanted, output: Path) -> 
         raise UserError(f"--image-size {wanted.image_size} is not a multiple of the patch, {backbone.patch_size}")
     if "cls" in wanted.kinds and backbone.cls_token is None:
         raise UserError("this backbone has no class token; ask for --features mean, patches or both")
-    facts = {"backbone": fingerprint(backbone), "images": names_and_dates(source)}
-    facts |= {**asdict(wanted), "kinds": list(wanted.kinds)}
+    root = Path(getattr(source, "root", ""))  # images in shards are no files of their own
+    images = files_digest((name, root / name) for name in map(source.name, range(len(source))))
+    facts = {"backbone": fingerprint(backbone), "images": images, **asdict(wanted), "kinds": list(wanted.kinds)}
     try:
         before = json.loads((output / INDEX).read_text())
     except FileNotFoundError:
@@ -71,15 +71,6 @@ def begin(backbone: VisionTransformer, source, wanted: Wanted, output: Path) -> 
     if before != facts:
         other = sorted(key for key in facts if not isinstance(before, dict) or before.get(key) != facts[key])
         raise UserError(f"{output} holds embeddings with other {', '.join(other)}; choose another --output")
-
-
-def names_and_dates(source) -> str:
-    """Hash of the images' names, and of their files' dates and sizes where they are files of their own."""
-    digest = hashlib.sha256()
-    for name in map(source.name, range(len(source))):
-        path = Path(getattr(source, "root", ""), name)
-        digest.update(f"{name}\0{stamp(path) if path.is_file() else None}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def embed(

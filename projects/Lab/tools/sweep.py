@@ -82,13 +82,13 @@ def make_stages(args: argparse.Namespace) -> dict[tuple[str, ...], list]:
 
 def check(args: argparse.Namespace, settings: Iterable[tuple[str, ...]], stages: list) -> None:
     """Raise UserError before the first run for anything that would fail in a later one."""
+    from cropfield.halves import refuse_fixed
     from pretrain.engine.lazy_config import load_config
 
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: give at least one run")
-    for text in (*args.overrides, *(entry for entry in args.grid or ())):
-        if (key := text.partition("=")[0]) in FIXED:
-            raise UserError(f"{key} is not to be given here, because {FIXED[key]} says what it is; leave it out")
+    for override in (*args.overrides, *(args.grid or ())):
+        refuse_fixed(override, FIXED)
     names = [stage.name for stage in stages]
     if again := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two runs would be called {again}; give other values")

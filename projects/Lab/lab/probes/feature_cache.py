@@ -21,7 +21,7 @@ from torch import Tensor
 from lab.probes.features import framed_batches, pooled_layers
 from lab.probes.framing import FramedImages
 from lab.probes.labelled import LabelledImages
-from pretrain.data.index import stamp
+from pretrain.data.index import files_digest
 from pretrain.errors import UserError
 from pretrain.files import replacing
 from pretrain.models.vit import VisionTransformer
@@ -149,19 +149,9 @@ def read_features(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] |
 
 def cache_key(backbone: VisionTransformer, images: LabelledImages, extraction: Extraction) -> str:
     """Hash of everything that the features depend on."""
-    listing = hashlib.sha256()
-    for index in range(len(images)):
-        name = f"{images.name(index)}\0{_stamp(images.path(index))}\n"
-        listing.update(name.encode(errors="surrogateescape"))
-    facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listing.hexdigest(), **asdict(extraction)}
+    listed = files_digest((images.name(index), images.path(index)) for index in range(len(images)))
+    facts = {"version": VERSION, "weights": fingerprint(backbone), "images": listed, **asdict(extraction)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        return stamp(path)
-    except (OSError, ValueError):  # it will be a broken image
-        return None
 
 
 def _pooled(
