@@ -138,7 +138,7 @@ class FeatureCache:
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
     def read_views(self) -> np.ndarray:
-        """int32 (rows, 4), as `VIEW`; zeros for rows that are not computed."""
+        """int32 (rows, 4), as `VIEW`; zeros for rows that are not computed, or that a cut-off file has lost."""
         views, path = np.zeros((len(self), 4), dtype=np.int32), self.path / "views.bin"
         if path.is_file():
             found = np.fromfile(path, dtype=VIEW)[: self.size_on_disk() // self.row_bytes]
@@ -153,9 +153,8 @@ class FeatureCache:
         return (self.path / "cache.json").is_file() and self.size_on_disk() == len(self) * self.row_bytes
 
     def missing(self) -> np.ndarray:
-        """Rows that are not computed, or that a file which was cut off has lost."""
-        present = np.arange(len(self)) < self.size_on_disk() // self.row_bytes
-        return np.flatnonzero((self.read_views()[:, 0] == 0) | ~present)
+        """Rows that are not computed."""
+        return np.flatnonzero(self.read_views()[:, 0] == 0)
 
     def check_disk(self) -> None:
         """Log the size of the cache; raise UserError if the disk has not enough space left."""
