@@ -23,7 +23,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -163,6 +163,8 @@ class Comparison:
         dataset = self.dataset | {"train_json": self.train_json(share)}
         changes = (override("train.init_checkpoint", weights), DETECTORS[mode], f"train.seed={seed}")
         stage = self.commands.detect(self.detector_config, dataset, folder, *changes, *self.for_detect)
+        if share < 1:  # the subset is made from the whole file
+            stage = replace(stage, inputs=(*stage.inputs, Path(self.args.train_json)))
         return task_name(mode, share), folder, stage
 
     def probe(self, config: Path, seed: int) -> tuple[Path, object]:
@@ -201,47 +203,64 @@ class Comparison:
             gpu = [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {} for place in range(jobs)]
             yield tuple(replace(stage, environment=stage.environment | cores | gpu[place]) for place, stage in wave)
 
-    def write_subsets(self) -> None:
-        """Write training files with fewer images; smaller subsets are part of larger ones."""
+    def subsets(self) -> dict[Path, dict]:
+        """Training files with fewer images; smaller subsets are part of larger ones. Raises UserError for one without
+        an object.
+        """
         from cropfield.datasets import read_coco_file
         from lab.ablation import few_images
-        from pretrain.files import write_json
 
-        for share in self.args.labels:
-            if share < 1 and not self.train_json(share).exists():
-                write_json(self.train_json(share), few_images(read_coco_file(self.args.train_json), share))
+        found = {}
+        for share in sorted({share for share in self.args.labels if share < 1}):
+            whole = read_coco_file(self.args.train_json)
+            found[self.train_json(share)] = content = few_images(whole, share)
+            images, objects = len(content["images"]), len(content["annotations"])
+            of = f"{images:,} of the {len(whole['images']):,} images of {self.args.train_json}"
+            if not objects:
+                raise UserError(
+                    f"--labels {share:g}: {of} would be trained on, which show no object; give a larger share"
+                )
+            print(f"{100 * share:g}% of the labels: {of}; objects: {objects:,}")
+        return found
 
-    def figures(self) -> list:
-        """Results of all detectors and probes."""
+    def figures(self, done: Container[str]) -> list:
+        """Results of the detectors and probes whose stages are done."""
         from lab.ablation import NO_CONFIG, PROBE, Figure
 
         found, seeds = [], range(1, self.args.seeds + 1)
-        for seed, config in itertools.product(seeds, self.args.configs):
-            for start, task, folder, _ in self.detectors(config, seed):
-                found.append(Figure(config.stem, start, task, seed, box_ap(folder)))
-            if "probe" in self.args.modes:
-                file, _ = self.probe(config, seed)
+        runs = [(config, seed) for seed in seeds for config in self.args.configs]
+        detectors = [(config.stem, seed, self.detectors(config, seed)) for config, seed in runs]
+        detectors += [(NO_CONFIG, seed, self.scratch_detectors(seed)) for seed in seeds]
+        for config, seed, arms in detectors:
+            for start, task, folder, stage in arms:
+                if stage.name in done:
+                    found.append(Figure(config, start, task, seed, box_ap(folder)))
+        for config, seed in runs if "probe" in self.args.modes else ():
+            file, stage = self.probe(config, seed)
+            if stage.name in done:
                 for (start, _), ap50 in zip(self.starts(config, seed), probe_ap50(file), strict=True):
                     found.append(Figure(config.stem, start, PROBE, seed, ap50))
-        for seed in seeds:
-            for start, task, folder, _ in self.scratch_detectors(seed):
-                found.append(Figure(NO_CONFIG, start, task, seed, box_ap(folder)))
         return found
 
 
-def write_report(found: list, output: Path, seeds: int) -> None:
-    """Write comparison.md, comparison.json and comparison.png; also print tables and sentences."""
+def write_report(found: list, output: Path, seeds: int, progress: str = "") -> str:
+    """Write comparison.md, comparison.json and comparison.png -> the text: tables and sentences."""
     from lab.ablation import Figures, plot
     from pretrain.files import write_json, write_text
 
     figures = Figures(found)
     verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
-    intervals = f"Box AP, mean over {seeds} seed{'s' * (seeds > 1)} ± 95% interval (Student's t; none from one seed)."
-    text = f"{intervals}\n\n{figures.table()}\n{figures.differences()}\n{verdicts}\n"
+    intervals = (
+        f"Mean over {seeds} seeds ± 95% interval (Student's t)."
+        if seeds > 1
+        else "One seed has no interval, so neither a gain nor an order is claimed."
+    )
+    parts = f"{progress}Box AP; of the probe, AP50. {intervals}\n", figures.table(), figures.differences(), verdicts
+    text = "\n".join(parts) + "\n"
     write_text(output / "comparison.md", text)
     write_json(output / "comparison.json", [asdict(figure) for figure in found])
     plot(figures, output / "comparison.png")
-    print(f"{text}\ncomparison: {output / 'comparison.md'}, {output / 'comparison.png'}")
+    return text
 
 
 def main() -> None:
@@ -250,6 +269,7 @@ def main() -> None:
     say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
+    from pretrain.files import write_json
 
     comparison = Comparison(args)
     waves = list(comparison.waves())
@@ -259,11 +279,17 @@ def main() -> None:
     *_, detector = comparison.detector("any", "", FINE_TUNED, share=1, seed=1)
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
+    subsets = comparison.subsets()
     chain.open()
-    comparison.write_subsets()
+    for path, content in subsets.items():
+        if not path.exists():
+            write_json(path, content)
     for wave in waves:
         chain.run(*wave)
-    write_report(comparison.figures(), comparison.output, args.seeds)
+        if (done := len(chain.seconds)) < len(chain.names) and (found := comparison.figures(chain.seconds)):
+            write_report(found, comparison.output, args.seeds, f"After {done} of {len(chain.names)} stages. ")
+    print(write_report(comparison.figures(chain.seconds), comparison.output, args.seeds))
+    print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")
 
 
 if __name__ == "__main__":

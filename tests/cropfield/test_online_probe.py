@@ -134,10 +134,12 @@ def test_a_probe_that_was_cut_off_after_its_checkpoint_is_made_up_for(scenes, tm
     assert record(tmp_path)["probes"][:1] == found["probes"] and (tmp_path / BEST).is_file()
 
 
-def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, values):
+def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, values, told):
     period, metric = "train.detection_probe.period=1", "train.detection_probe.metric=box_ap"
     values(0, 9, 3, 5)  # the start, at 9, was better than what was trained
     run(scenes, tmp_path, period, metric, "train.max_iter=2")
+    (line,) = [text for text in told if "none has risen above" in text]
+    assert "above box_ap 9.00 of the backbone before the first step" in line and line.endswith("after it, 5.00")
     kept = read_backbone(tmp_path / BEST)
     assert kept.metadata["iteration"] == "2" and kept.metadata["probe/box_ap"] == "5.0000"
     state = torch.load(tmp_path / "last.pth", weights_only=True)["model"]
@@ -148,8 +150,10 @@ def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, value
     values(4, 5)
     run(scenes, tmp_path, period, metric, resume=True)
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "2"  # as good is not better
-    values(6)
+    values(10)
+    told.clear()
     run(scenes, tmp_path, period, metric, "train.max_iter=5", resume=True)
+    assert not any("none has risen" in text for text in told)
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "5"
 
 
@@ -176,6 +180,7 @@ def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
     assert state["iteration"] == 4 and read_backbone(tmp_path / BEST).metadata["iteration"] == "2"
     (line,) = [text for text in told if "the run ends here" in text]
     assert "2 probes have not risen above box_ap 5.00 of step 2" in line
+    assert any("none has risen above box_ap 9.00" in text for text in told)
     assert any(text.startswith("done: 4 steps") for text in told)
     assert run(scenes, tmp_path, *options, "train.max_iter=9", resume=True)["iteration"] == 4
     resumed = run(scenes, tmp_path, *options[:2], "train.detection_probe.patience=3", "train.max_iter=5", resume=True)
@@ -250,6 +255,14 @@ def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatc
     with pytest.raises(UserError, match='has no "area"'):
         run(no_val, tmp_path / "run")
     assert not (tmp_path / "run" / "last.pth").exists()
+    for val_json, words in ((other, "have different categories"), (no_area, 'has no "area"')):
+        with pytest.raises(UserError, match=words):  # already when the hook is made, which is before the model runs
+            OnlineDetectionProbe(*scenes[0], val_json, scenes[0][1], str(tmp_path))
+
+
+def test_a_single_image_to_measure_ap_on_is_told(scenes, tmp_path, told):
+    run(scenes, tmp_path / "run", "train.detection_probe.val_limit=1", "train.max_iter=1")
+    assert any(f"{scenes[1][0]}: the detection probe's AP is that of a single image" in text for text in told)
 
 
 @pytest.mark.parametrize(

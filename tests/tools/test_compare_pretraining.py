@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cropfield import halves
-from lab.ablation import Interval
+from lab.ablation import Interval, few_images
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -138,6 +138,35 @@ def test_a_share_given_twice_is_one_and_small_ones_keep_their_names(compare, tmp
     assert len(calls(tmp_path)) == 2 + 2 * 2 * 2
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "| frozen, 0.2% of labels" in text and "| frozen, 0.4% of labels" in text
+
+
+def test_a_share_without_an_object_is_refused_and_the_others_are_counted(compare, small_coco, tmp_path, capsys):
+    content = json.loads((small_coco / "labels.json").read_text())
+    few = few_images(content, 0.25)["images"][0]["id"]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != few]
+    train = tmp_path / "few.json"
+    train.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="--labels 0.25: 1 of the 4 images of .*few.json .* no object; give a larger"):
+        compare("--labels", "1", "0.25", "--train-json", str(train))
+    assert not (tmp_path / "out").exists()
+    compare("--seeds", "1", "--labels", "0.5", "--train-json", str(train), "--modes", "frozen")
+    assert f"50% of the labels: 2 of the 4 images of {train}; objects: 1" in capsys.readouterr().out
+    train.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
+    with pytest.raises(UserError, match=f"of before {train} was changed"):
+        compare("--seeds", "1", "--labels", "0.5", "--train-json", str(train), "--modes", "frozen")
+
+
+def test_what_is_done_so_far_is_in_the_report(compare, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fail").write_text("")
+    with pytest.raises(UserError, match="told to fail"):
+        compare("--seeds", "1")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert text.startswith("After 3 of 13 stages. ") and "| 11.00 " in text and "One seed has no interval" in text
+    (tmp_path / "out" / "fail").unlink()
+    compare("--seeds", "1")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "After" not in text and text in capsys.readouterr().out
 
 
 def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):

@@ -3,13 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from cropfield.probe_images import ProbeImages
 from cropfield.stages import Chain
-from lab.correlation import Correlation, object_crops
+from lab.correlation import Correlation, object_crops, square_around
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -48,6 +49,16 @@ def test_an_objects_crop_is_centred_on_it(small_coco):
         rows, columns = crop.any(1).nonzero(), crop.any(0).nonzero()
         assert abs(len(rows) - height) <= 2 and abs(len(columns) - width) <= 2
         assert abs(rows.float().mean() - 23.5) <= 1 and abs(columns.float().mean() - 23.5) <= 1
+
+
+def test_an_objects_crop_does_not_alias_and_is_grey_outside_the_picture():
+    """Stripes of one pixel become their mean when four of them share a pixel."""
+    stripes = np.zeros((200, 200, 3), np.uint8)
+    stripes[:, ::2] = 240
+    inside = square_around(stripes, [20, 20, 160, 160], 48)
+    assert np.abs(inside[:, 2:-2].astype(int) - 120).max() <= 2
+    half_out = square_around(stripes, [-80, 20, 160, 160], 48)
+    assert (half_out[:, :20] == 128).all() and np.abs(half_out[:, 28:-2].astype(int) - 120).max() <= 2
 
 
 def test_a_table_and_a_plot_of_all_backbones(run_tool, small_coco, tmp_path, capsys, monkeypatch):

@@ -56,12 +56,17 @@ def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def stretch(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize smoothly, any number of bands: by area where the picture shrinks, else bicubic."""
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops the axis of a single band
+
+
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize smoothly to a longer side of `side` pixels, any number of bands."""
+    """`stretch` to a longer side of `side` pixels, with the picture's aspect."""
     scale = side / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
-    return resized.reshape(*resized.shape[:2], *image.shape[2:])  # OpenCV drops the axis of a single band
+    return stretch(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
 
 
 def colorize(values: np.ndarray, low: float, high: float, colors: int = cv2.COLORMAP_INFERNO) -> np.ndarray:

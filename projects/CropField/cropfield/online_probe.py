@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
-from cropfield.probe_images import PixelFormat, probe_images, tell_of_shared_images
+from cropfield.probe_images import PixelFormat, check_probe_files, probe_images, tell_of_shared_images
 from pretrain.data import pixel_statistics_of
 from pretrain.data.reading import AS_RGB, Reading
 from pretrain.engine.checkpoint import backbone_metadata
@@ -67,6 +67,8 @@ class OnlineDetectionProbe(HookBase):
             raise UserError(f"train.detection_probe needs two datasets: give train.detection_probe.{absent[0]} too")
         self.period = 0 if absent else period
         self.train, self.val = (train_json, train_images), (val_json, val_images)
+        if self.period:  # what can be refused before the run has a model
+            check_probe_files(train_json, val_json)
         self.limits, self.image_size, self.layers, self.batch_size = (
             (train_limit, val_limit),
             image_size,
@@ -105,6 +107,8 @@ class OnlineDetectionProbe(HookBase):
         if self.period and (due(done, self.period) or done == self.trainer.max_iter):
             self.look(done)
             self.stop_in_time(done)
+            if done == self.trainer.max_iter:
+                self.tell_of_no_gain()
 
     def look(self, done: int) -> None:
         """Probe the backbone after `done` steps; if an image cannot be read, only this probe is skipped."""
@@ -146,7 +150,16 @@ class OnlineDetectionProbe(HookBase):
                 f"detection probe: {waited} probes have not risen above {self.metric} {best[self.metric]:.2f} of step "
                 f"{best['step']:,}: the run ends here; that backbone is {self.folder / BEST}"
             )
+            self.tell_of_no_gain()
             self.trainer.stop(done)
+
+    def tell_of_no_gain(self) -> None:
+        start, best = self.record["start"], self.best()
+        if start and best and best[self.metric] <= start[self.metric]:
+            logger.warning(
+                f"detection probe: none has risen above {self.metric} {start[self.metric]:.2f} of the backbone before "
+                f"the first step; {self.folder / BEST} is the best of those after it, {best[self.metric]:.2f}"
+            )
 
     def keep_best(self, done: int, figures: dict[str, float]) -> None:
         if comm.is_main_process():

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from cropfield.canvas import stretch
 from cropfield.coco_files import CocoImages, coco_images, decode_mask, spread_out
 from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories, read_coco_file
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
@@ -97,9 +97,8 @@ class ProbeImages:
         image = decode_image(self.path(index), reading=self.pixels.reading)
         height, width = (side * self.patch for side in self.grid(self.ids[index]))
         if image.shape[:2] != (height, width):
-            shrinks = width * height < image.shape[0] * image.shape[1]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        return torch.from_numpy((image.reshape(height, width, -1) - mean) / std).permute(2, 0, 1)
+            image = stretch(image, width, height)
+        return torch.from_numpy((image - mean) / std).permute(2, 0, 1)
 
 
 def centres(grid: tuple[int, int]) -> np.ndarray:
@@ -127,6 +126,12 @@ def patch_objects(coco: CocoImages, image_id: int, grid: tuple[int, int]) -> tup
     return classes, boxes
 
 
+def check_probe_files(train_json: str, val_json: str) -> None:
+    """Raise UserError unless both files can be read and have the same classes, and the second can be evaluated."""
+    check_same_categories(train_json, val_json)
+    check_can_be_evaluated(val_json)
+
+
 def probe_images(
     train: tuple[str, str],
     val: tuple[str, str],
@@ -149,8 +154,7 @@ def probe_images(
         raise UserError(f"the detection probe's image size, {size}, is not a multiple of the backbone's patch, {patch}")
     for json_file, folder in (train, val):
         check_coco_file(json_file, folder, pixels.reading)
-    check_same_categories(train[0], val[0])
-    check_can_be_evaluated(val[0])
+    check_probe_files(train[0], val[0])
     found = [ProbeImages(*files, limit, size, patch, pixels) for files, limit in zip((train, val), limits, strict=True)]
     for images, (json_file, _), least in zip(found, (train, val), (2, 1), strict=True):
         if len(images.with_objects) < least:
@@ -159,6 +163,8 @@ def probe_images(
                 f"{len(images)} it looked at {len(images.with_objects)} qualify; give more images, or a larger image "
                 "size"
             )
+    if len(found[1]) == 1:
+        logger.warning(f"{val[0]}: the detection probe's AP is that of a single image, and says little")
     return found[0], found[1]
 
 

@@ -174,7 +174,7 @@ def plot(figures: Figures, path) -> None:
                 face = f"C{place}" if filled else "none"
                 panel.scatter([place] * len(values), values, edgecolors=f"C{place}", facecolors=face, zorder=2)
         shared = [set(figures.by_arm.get((config, PRETRAINED, task), {})) for config in figures.configs]
-        for seed in sorted(set.intersection(*shared)):
+        for seed in sorted(set.intersection(*shared)) if shared else ():
             line = [figures.by_arm[config, PRETRAINED, task][seed] for config in figures.configs]
             panel.plot(range(len(line)), line, color="0.8", linewidth=1, zorder=1)
         if scratch := figures.mean(NO_CONFIG, SCRATCH, task):

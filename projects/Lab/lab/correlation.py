@@ -17,6 +17,7 @@ from cropfield.probe_images import ProbeImages
 from lab.probes.features import own_pool, pooled_layers
 from lab.probes.knn import knn_accuracy
 from pretrain.data import IMAGE_MEAN, IMAGE_STD
+from pretrain.data.crops import resize_crop
 from pretrain.data.decode import decode_image
 from pretrain.methods.feature_statistics import effective_rank
 from pretrain.models.vit import VisionTransformer
@@ -24,22 +25,23 @@ from pretrain.models.vit import VisionTransformer
 CONTEXT = 1.2  # side of an object's square crop, relative to the longer side of its box
 
 
-def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
-    """Square crop around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64.
+def square_around(picture: np.ndarray, bbox: list[float], size: int) -> np.ndarray:
+    """Square crop around a box (x, y, width, height) in pixels, uint8 (size, size, 3); grey outside the picture."""
+    x, y, width, height = bbox
+    side = max(1, round(CONTEXT * max(width, height)))
+    corner = [[round(side / 2 - x - width / 2)], [round(side / 2 - y - height / 2)]]
+    # whole pixels, so that only the resize, which is antialiased, interpolates
+    square = cv2.warpAffine(picture, np.hstack([np.eye(2), corner]), (side, side), borderValue=(128, 128, 128))
+    return resize_crop(square, (0, 0, side, side), size)
 
-    Pixels outside the image are grey.
-    """
+
+def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
+    """Square crop around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64."""
     crops, classes, names = [], [], list(images.coco.names)
     for index, image_id in enumerate(images.ids):
         picture = decode_image(images.path(index))
         for annotation in images.coco.truth[image_id]:
-            x, y, width, height = annotation["bbox"]
-            scale = size / (CONTEXT * max(width, height))
-            shift = size / 2 - scale * np.array([x + width / 2, y + height / 2])
-            crops.append(
-                cv2.warpAffine(picture, np.array([[scale, 0, shift[0]], [0, scale, shift[1]]]), (size, size),
-                               flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC, borderValue=(128, 128, 128))
-            )  # fmt: skip
+            crops.append(square_around(picture, annotation["bbox"], size))
             classes.append(names.index(annotation["category_id"]))
     pixels = (np.stack(crops) - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(classes)

@@ -37,6 +37,13 @@ def test_the_image_moves_into_the_field_with_its_boxes():
     np.testing.assert_allclose(pixels_of(picture, 0), (50, 100, 130, 180), atol=2)
 
 
+def test_a_large_image_does_not_alias_in_the_field():
+    stripes = np.zeros((600, 600, 3), np.uint8)
+    stripes[:, ::2] = 240
+    picture = boxes_in_field(stripes, np.array([[0.0, 0.0, 1.0, 1.0]]), np.array([[0.1, 0.1, 0.85, 0.85]]), 4, 200)
+    assert np.abs(picture[40:150, 40:150].astype(int) - 120).max() <= 5
+
+
 def test_outside_of_the_crops_the_image_is_faded():
     image_boxes, boxes = np.array([[0.5, 0.0, 1.0, 1.0]]), np.array([[0.5, 0.2, 0.8, 0.8]])
     picture = boxes_in_field(BLACK, image_boxes, boxes, 4, 200)

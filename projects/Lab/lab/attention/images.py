@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from torch import Tensor
 
+from cropfield.canvas import stretch
 from lab.attention.points import Point
 from lab.figures.feature_pictures import normalised
 from pretrain.data.decode import BrokenImage, decode_image
@@ -24,8 +24,7 @@ def middle_square(image: np.ndarray, size: int) -> np.ndarray:
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    way = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return cv2.resize(square, (size, size), interpolation=way)
+    return stretch(square, size, size)
 
 
 def check_size(size: int, patch_size: int, name: str) -> None:

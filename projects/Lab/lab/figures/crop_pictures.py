@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from cropfield.canvas import PAPER, as_rgb, blend, color_of, draw_box, draw_tag, fit
+from cropfield.canvas import PAPER, as_rgb, blend, color_of, draw_box, draw_tag, fit, stretch
 
 GRID_LINE = (222, 222, 222)
 
@@ -30,10 +30,12 @@ def boxes_in_field(
     (low, high), (image_low, image_high) = bounds(boxes), bounds(image_boxes)
     factor = (high - low) / (image_high - image_low)
     origin = low - factor * image_low
-    scale = side * factor / (image.shape[1], image.shape[0])
+    width, height = np.maximum(1, np.rint(side * factor)).astype(int)
+    image = stretch(image, width, height)  # to whole pixels; warpAffine alone aliases where it shrinks
+    scale = side * factor / (width, height)
     matrix = np.array([[scale[0], 0, side * origin[0]], [0, scale[1], side * origin[1]]])
-    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_AREA)
-    covered = cv2.warpAffine(np.ones(image.shape[:2], np.float64), matrix, (side, side), flags=cv2.INTER_NEAREST)
+    moved = cv2.warpAffine(image, matrix, (side, side))
+    covered = cv2.warpAffine(np.ones((height, width), np.float64), matrix, (side, side), flags=cv2.INTER_NEAREST)
     inside = np.zeros((side, side))
     x0, y0, x1, y1 = np.rint(np.concatenate([low, high]) * side).astype(int)
     inside[y0:y1, x0:x1] = 1

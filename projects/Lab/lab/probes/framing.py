@@ -1,11 +1,11 @@
 """Crops of images for a frozen backbone: a square, and augmented views for training."""
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cropfield.canvas import stretch
 from lab.probes.labelled import LabelledImages
 from pretrain.data.crops import random_resized_crop_box
 from pretrain.data.decode import BrokenImage
@@ -15,14 +15,14 @@ def central_square(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 (H, W, 3) -> (size, size, 3): central crop after resizing the shorter side to 8/7 of `size`."""
     scale = size * 8 / 7 / min(image.shape[:2])
     width, height = (max(size, round(side * scale)) for side in (image.shape[1], image.shape[0]))
-    resized = _resize(image, width, height)
+    resized = stretch(image, width, height)
     top, left = (height - size) // 2, (width - size) // 2
     return resized[top : top + size, left : left + size]
 
 
 def whole_square(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 (H, W, 3) -> (size, size, 3): the whole image, stretched if it is not square."""
-    return _resize(image, size, size)
+    return stretch(image, size, size)
 
 
 def random_square(image: np.ndarray, size: int, rng: np.random.Generator, least_area: float = 0.08) -> np.ndarray:
@@ -31,7 +31,7 @@ def random_square(image: np.ndarray, size: int, rng: np.random.Generator, least_
     torchvision's `RandomResizedCrop` and flip with its defaults, as in VISSL's linear evaluation.
     """
     x0, y0, x1, y1 = random_resized_crop_box(*image.shape[:2], (least_area, 1.0), (3 / 4, 4 / 3), rng)
-    square = _resize(image[y0:y1, x0:x1], size, size)
+    square = stretch(image[y0:y1, x0:x1], size, size)
     return np.ascontiguousarray(square[:, ::-1]) if rng.random() < 0.5 else square
 
 
@@ -45,11 +45,6 @@ def view(image: np.ndarray, size: int, framing: str, place: int, rng: np.random.
         square = whole_square(image, size)
         return np.ascontiguousarray(square[:, ::-1]) if place % 2 else square
     return random_square(image, size, rng) if place else central_square(image, size)
-
-
-def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    shrinks = width * height < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 class FramedImages(Dataset):
