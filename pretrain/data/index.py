@@ -124,6 +124,12 @@ def cached_index(made_from: Sequence, make: Callable[[], Index], path: str | os.
         return index
     started = time.time_ns()
     index = make()
+    if path is not None and os.path.realpath(file.parent) in map(os.path.realpath, index.sources):
+        logger.warning(
+            f"{file} would lie among the images, and keeping it there changes the folder's date, so it is not kept and "
+            "the images are listed each time; give an index outside of their folders"
+        )
+        return index
     # What was changed just now may change again under the same date.
     settled = len(index.stamps) == 0 or index.stamps[:, 0].max() < started - COARSEST_CLOCK
     if file and settled and (path is not None or len(index.names) >= WORTH_KEEPING):

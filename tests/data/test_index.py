@@ -85,6 +85,14 @@ def test_a_folder_that_changed_just_now_is_not_trusted(folder, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize("where", ["images", "images/b", "link"])
+def test_an_index_among_the_images_would_never_be_current(folder, tmp_path, where, caplog):
+    os.symlink(folder, tmp_path / "link")
+    assert len(names(folder, index=tmp_path / where / "kept")) == 6
+    assert not (tmp_path / where / "kept").exists()
+    assert "kept would lie among the images" in caplog.text and "give an index outside" in caplog.text
+
+
 def test_another_folder_or_other_endings_are_another_list(folder, tmp_path):
     names(folder, index=tmp_path / "kept")
     (folder / "b/x.png").touch()
