@@ -150,7 +150,6 @@ class OnlineDetectionProbe(HookBase):
                 f"detection probe: {waited} probes have not risen above {self.metric} {best[self.metric]:.2f} of step "
                 f"{best['step']:,}: the run ends here; that backbone is {self.folder / BEST}"
             )
-            self.tell_of_no_gain()
             self.trainer.stop(done)
 
     def tell_of_no_gain(self) -> None:
