@@ -14,8 +14,9 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pair
 from detectron2.utils.events import EventStorage
 from torchvision.ops import nms
 
+import cropfield.batched_roi_heads
 import cropfield.batched_rpn
-from cropfield.batched_roi_heads import BatchedROIHeads, Regions, crop_masks
+from cropfield.batched_roi_heads import BatchedROIHeads, Regions, crop_masks, detections
 from cropfield.batched_rpn import BatchedRPN
 from cropfield.box_batches import match, sample, suppressed_at_once, suppressed_in_turn
 from lab.benchmarks.operations import Operations
@@ -174,21 +175,29 @@ def test_a_step_hardly_waits_for_the_device(monkeypatch):
 
 
 @torch.no_grad()
-def test_proposals_are_detectron2s():
+def randomize(part) -> None:
+    """Scores and boxes as of a trained detector, many of them empty or alike."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in part.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / 20)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [True, False])
+def test_proposals_are_detectron2s(training):
     torch.manual_seed(0)
     stock, ours = detectors()
     batch = [image(4, 64, 48), image(1, 64, 64)]
-    for model in (stock, ours):  # scores and boxes as of a trained detector, many of them empty or alike
-        generator = torch.Generator().manual_seed(1)
-        for parameter in model.proposal_generator.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 20)
     proposals = []
     for model in (stock, ours):
+        randomize(model.proposal_generator)
+        model.train(training).proposal_generator.pre_nms_topk = {True: 300, False: 100}
+        model.proposal_generator.post_nms_topk = {True: 90, False: 70}
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)
         with EventStorage():
             proposals.append(model.proposal_generator(images, features, [one["instances"] for one in batch])[0])
-    assert len(proposals[0][0]) > 20
+    assert len(proposals[0][0]) == (90 if training else 70)
     for theirs, own in zip(*proposals, strict=True):
         assert own.image_size == theirs.image_size
         torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
@@ -205,13 +214,131 @@ def test_a_proposal_that_is_not_finite_ends_the_run(layer, value):
 
 
 @torch.no_grad()
-def test_detections_are_detectron2s():
+def detect(model, batch: list[dict]):
+    """Detections of a detector whose proposals and boxes are as of a trained one."""
+    randomize(model.proposal_generator)
+    randomize(model.roi_heads.box_predictor)
+    model.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    return [found["instances"] for found in model.eval()(batch)]
+
+
+PREDICTOR = "model.roi_heads.box_predictor"
+
+
+@pytest.mark.parametrize("way", [suppressed_in_turn, suppressed_at_once])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        [f"{PREDICTOR}.test_topk_per_image=7"],
+        [f"{PREDICTOR}.test_topk_per_image=-1", f"{PREDICTOR}.test_nms_thresh=0.7"],
+        [f"{PREDICTOR}.cls_agnostic_bbox_reg=True", "model.roi_heads.mask_head.num_classes=1"],
+        [f"{PREDICTOR}.use_sigmoid_ce=True"],
+        ["model.roi_heads.num_classes=1"],
+        ["model.roi_heads.mask_in_features=null"],
+    ],
+)
+def test_detections_are_detectron2s(changes, way, monkeypatch):
+    """Images of different sizes; to the bit where suppression is torchvision's."""
     torch.manual_seed(0)
-    stock, ours = detectors("model.roi_heads.box_predictor.test_score_thresh=0.0")
-    batch = [image(4, 64, 48)]
-    theirs, own = (model.eval()(batch)[0]["instances"] for model in (stock, ours))
-    assert len(own) > 0 and torch.equal(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
-    assert torch.equal(own.pred_masks, theirs.pred_masks)
+    monkeypatch.setattr(cropfield.batched_roi_heads, "unsuppressed", way)
+    stock, ours = detectors(f"{PREDICTOR}.test_score_thresh=0.3", *changes)
+    batch = [image(4, 64, 48), image(0, 64, 64), image(1, 40, 64)]
+    found = [detect(model, batch) for model in (stock, ours)]
+    assert len(found[0][0]) >= 7
+    for theirs, own in zip(*found, strict=True):
+        assert_equal_detections(own, theirs)
+
+
+def assert_equal_detections(own: Instances, theirs: Instances) -> None:
+    assert own.image_size == theirs.image_size and own.get_fields().keys() == theirs.get_fields().keys()
+    assert torch.equal(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
+    for name in {"scores", "pred_classes", "pred_masks"} & theirs.get_fields().keys():
+        assert torch.equal(own.get(name), theirs.get(name)), name
+
+
+def predictions_of(batch: list[dict], *, regions: list[int], classes: int = 3):
+    """Made up: (scores, deltas), and proposals of each image."""
+    proposals = [
+        Instances(one["instances"].image_size, proposal_boxes=Boxes(random_boxes(count, 40, 40)))
+        for one, count in zip(batch, regions, strict=True)
+    ]
+    return (4 * torch.randn(sum(regions), classes + 1), torch.randn(sum(regions), 4 * classes)), proposals
+
+
+@pytest.mark.parametrize("score", [0.05, 1.0])
+def test_images_without_proposals_or_detections(score):
+    torch.manual_seed(0)
+    predictor = detectors()[1].roi_heads.box_predictor
+    predictor.test_score_thresh = score
+    for regions in ([0, 30, 5], [0, 0, 0]):
+        predictions, proposals = predictions_of([image(1, 64, 64)] * 3, regions=regions)
+        theirs, _ = predictor.inference(predictions, proposals)
+        for one, other in zip(detections(predictor, predictions, proposals), theirs, strict=True):
+            assert_equal_detections(one, other)
+    assert sum(map(len, theirs)) == 0
+
+
+def test_detections_that_are_not_finite_are_left_out_and_equal_scores_keep_their_order():
+    torch.manual_seed(0)
+    predictor = detectors()[1].roi_heads.box_predictor
+    predictor.test_topk_per_image = 20
+    (scores, deltas), proposals = predictions_of([image(1, 64, 64)] * 2, regions=[40, 40])
+    scores[10:60] = scores[10].clone()
+    scores[3], deltas[7, 2], deltas[50, 5] = float("nan"), float("inf"), float("nan")
+    theirs, _ = predictor.inference((scores, deltas), proposals)
+    own = detections(predictor, (scores, deltas), proposals)
+    assert all(len(image) == 20 and image.scores.isfinite().all() for image in theirs)
+    for one, other in zip(own, theirs, strict=True):
+        assert_equal_detections(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer, value", [("anchor_deltas", float("nan")), ("objectness_logits", -float("inf"))])
+def test_proposals_that_are_not_finite_are_left_out_in_inference(layer, value):
+    torch.manual_seed(0)
+    proposals = []
+    for model in detectors():
+        randomize(model.proposal_generator)
+        getattr(model.proposal_generator.rpn_head, layer).bias[0] = value
+        torch.manual_seed(1)
+        images = model.eval().preprocess_image([image(1, 64, 64)])
+        proposals.append(model.proposal_generator(images, model.backbone(images.tensor))[0][0])
+    theirs, own = proposals
+    assert len(theirs) > 5 and torch.equal(own.objectness_logits, theirs.objectness_logits)
+    assert torch.equal(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
+
+
+def test_inference_hardly_waits_for_the_device(monkeypatch):
+    torch.manual_seed(0)
+    for module in (cropfield.batched_rpn, cropfield.batched_roi_heads):
+        monkeypatch.setattr(module, "unsuppressed", suppressed_at_once)  # as on a GPU
+    stock, ours = detectors("model.roi_heads.mask_in_features=null")
+    for model in (stock, ours):
+        detect(model, [image(1, 64, 64)])
+    for number in (2, 6):
+        images = ours.preprocess_image([image(4, 64, 64)] * number)
+        features = ours.backbone(images.tensor)
+        found = waits(ours.proposal_generator, images, features)
+        assert set(found) == {"tolist", "equal"} and len(found) <= 3
+        proposals, _ = ours.proposal_generator(images, features)
+        found = waits(ours.roi_heads, images, features, proposals)
+        assert found.count("tolist") == 1 and found.count("nonzero") == 2 and len(found) <= 6  # 2: the pooler's levels
+        assert len(waits(stock.proposal_generator, images, features)) > 5 * number
+        assert len(waits(stock.roi_heads, images, features, proposals)) > 5 * number
+
+
+def test_detections_have_gradients():
+    """As Detectron2's, for attacks and explanations."""
+    torch.manual_seed(0)
+    predictor = detectors()[1].roi_heads.box_predictor
+    predictions, proposals = predictions_of([image(1, 64, 64)] * 2, regions=[40, 40])
+    grads = []
+    for find in (lambda *inputs: predictor.inference(*inputs)[0], lambda *inputs: detections(predictor, *inputs)):
+        leaves = [value.clone().requires_grad_() for value in predictions]
+        sum((one.pred_boxes.tensor.sum() + one.scores.sum()) for one in find(leaves, proposals)).backward()
+        grads.append([leaf.grad for leaf in leaves])
+    torch.testing.assert_close(*grads)
 
 
 def staircase(count: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Box and mask heads of a whole batch at once in training.
+"""Box and mask heads of a whole batch at once, in training; in inference the choice of detections.
 
 The losses are Detectron2's; the host waits for the device twice instead of sixty times, and no object's mask is copied
 for each region.
@@ -19,8 +19,8 @@ from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from cropfield.batched_rpn import inherits
-from cropfield.box_batches import encode, match, pad, pad_objects, sample, take
+from cropfield.batched_rpn import inherits, is_traced
+from cropfield.box_batches import clip, encode, match, pad, pad_objects, sample, take, unsuppressed
 
 
 class Regions(NamedTuple):
@@ -53,14 +53,15 @@ class SampledRegions(NamedTuple):
 class BatchedROIHeads(StandardROIHeads):
     """`StandardROIHeads`, with the same arguments and weights. In training it returns the proposals as they came.
 
-    What is not batched is left to it: inference, and training with keypoints, `train_on_pred_boxes`, or with parts or
-    methods that are not Detectron2's own.
+    What is not batched is left to it: masks in inference, what is traced, and training with keypoints,
+    `train_on_pred_boxes`, or with parts or methods that are not Detectron2's own.
     """
 
     def is_batched(self) -> bool:
         if not self.training or self.keypoint_on or self.train_on_pred_boxes:
             return False
-        usual = inherits(self, StandardROIHeads, "_sample_proposals", "label_and_sample_proposals", "_forward_box")
+        usual = inherits(self, StandardROIHeads, "_sample_proposals", "label_and_sample_proposals")
+        usual = usual and inherits(self, BatchedROIHeads, "_forward_box")
         return usual and self.has_usual_box_head() and (not self.mask_on or self.has_usual_mask_head())
 
     def has_usual_box_head(self) -> bool:
@@ -97,6 +98,14 @@ class BatchedROIHeads(StandardROIHeads):
         if stats:
             storage.put_scalars(**dict(zip(stats, torch.stack([*stats.values()]).tolist(), strict=True)))
         return proposals, losses
+
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
+        """Without targets: the detections."""
+        if self.training or type(self.box_predictor) is not FastRCNNOutputLayers or is_traced():
+            return super()._forward_box(features, proposals)
+        maps = [features[name] for name in self.box_in_features]
+        pooled = self.box_pooler(maps, [image.proposal_boxes for image in proposals])
+        return detections(self.box_predictor, self.box_predictor(self.box_head(pooled)), proposals)
 
     @torch.no_grad()
     def sample_regions(self, proposals: list[Instances], targets: list[Instances]) -> SampledRegions:
@@ -169,6 +178,33 @@ class BatchedROIHeads(StandardROIHeads):
         stats["mask_rcnn/false_positive"] = (wrong & ~wanted).sum() / (wanted.numel() - inside).clamp(min=1)
         stats["mask_rcnn/false_negative"] = (wrong & wanted).sum() / inside.clamp(min=1)
         return F.binary_cross_entropy_with_logits(own, wanted.float())
+
+
+def detections(predictor: FastRCNNOutputLayers, predictions, proposals: list[Instances]) -> list[Instances]:
+    """What `predictor.inference` finds in each image, by falling score; waits for the device twice."""
+    boxes, valid = pad([*predictor.predict_boxes(predictions, proposals)])
+    scores, _ = pad([*predictor.predict_probs(predictions, proposals)])
+    valid &= boxes.isfinite().all(dim=2) & scores.isfinite().all(dim=2)
+    scores = scores[..., :-1]  # the last one is the background's
+    num_classes = scores.shape[2]
+    candidates = (valid.unsqueeze(2) & (scores > predictor.test_score_thresh)).flatten(1)
+    most = max(1, candidates.sum(1).amax().item())
+    # stable, so that of equal scores the same one comes first as in Detectron2
+    order = (
+        scores.flatten(1).masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :most]
+    )
+    scores, valid, classes = take(scores.flatten(1), order), take(candidates, order), order % num_classes
+    own = order // num_classes if boxes.shape[2] == 4 else order
+    boxes = clip(take(boxes.unflatten(2, (-1, 4)).flatten(1, 2), own), [image.image_size for image in proposals])
+    keep = unsuppressed(boxes, valid, predictor.test_nms_thresh, classes)
+    limit = predictor.test_topk_per_image if predictor.test_topk_per_image >= 0 else most
+    lengths = keep.sum(1).clamp(max=limit).tolist()
+    kept = (~keep).byte().argsort(dim=1, stable=True)[:, : max(lengths)]
+    rows = zip(proposals, lengths, take(boxes, kept), take(scores, kept), take(classes, kept), strict=True)
+    return [
+        Instances(image.image_size, pred_boxes=Boxes(box[:n]), scores=score[:n], pred_classes=number[:n])
+        for image, n, box, score, number in rows
+    ]
 
 
 def levels_of(pooler: ROIPooler, boxes: Tensor) -> Tensor:

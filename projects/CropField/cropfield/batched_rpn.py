@@ -1,4 +1,4 @@
-"""The region proposal network of a whole batch at once in training.
+"""The region proposal network of a whole batch at once.
 
 Losses and proposals are Detectron2's; the host waits for the device three or four times instead of a hundred.
 """
@@ -12,7 +12,7 @@ from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from cropfield.box_batches import Sample, encode, match, pad_objects, sample, take, unsuppressed
+from cropfield.box_batches import Sample, clip, encode, match, pad_objects, sample, take, unsuppressed
 
 
 def inherits(part: object, base: type, *methods: str) -> bool:
@@ -20,18 +20,24 @@ def inherits(part: object, base: type, *methods: str) -> bool:
     return all(getattr(type(part), name, None) is getattr(base, name) for name in methods)
 
 
+def is_traced() -> bool:
+    """Whether operations are recorded, as for ONNX, where a length read from a tensor would become a constant."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class BatchedRPN(RPN):
     """`RPN`, with the same arguments and weights.
 
-    What is not batched is left to it: inference, subclasses that sample or decode in another way, rotated boxes, losses
-    other than smooth L1, the legacy `anchor_boundary_thresh`.
+    What is not batched is left to it: subclasses that sample or decode in another way, rotated boxes, losses other than
+    smooth L1, the legacy `anchor_boundary_thresh`, and what is traced.
     """
 
     def is_batched(self) -> bool:
         usual = inherits(self, RPN, "_subsample_labels", "_decode_proposals")
         usual = usual and type(self.box2box_transform) is Box2BoxTransform
-        return self.training and usual and self.box_reg_loss_type == "smooth_l1" and self.anchor_boundary_thresh < 0
+        usual = usual and self.box_reg_loss_type == "smooth_l1" and self.anchor_boundary_thresh < 0
+        return usual and not is_traced()
 
     @torch.no_grad()
     def label_and_sample_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
@@ -85,27 +91,26 @@ class BatchedRPN(RPN):
     ) -> list[Instances]:
         """The best `post_nms_topk` of each image by score, as views of one tensor.
 
-        Raises FloatingPointError if a predicted box or score is not finite.
+        A box or score that is not finite raises FloatingPointError in training, and is left out in inference.
         """
         if not self.is_batched():
             return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
-        most = min(self.pre_nms_topk[True], max(logits.shape[1] for logits in pred_objectness_logits))
+        most = min(self.pre_nms_topk[self.training], max(logits.shape[1] for logits in pred_objectness_logits))
         levels = zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         best = [self.best_of(*level, most) for level in levels]
         scores, deltas, origins = (torch.stack(parts, dim=1) for parts in zip(*best, strict=True))
         boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 2), origins.flatten(0, 2)).view_as(origins)
         real = len(image_sizes) * sum(min(most, logits.shape[1]) for logits in pred_objectness_logits)
-        finite = (scores.isfinite().sum() == real) & boxes.isfinite().all()
-        for of_image, (height, width) in zip(boxes, image_sizes, strict=True):
-            of_image[..., 0::2].clamp_(0, width)
-            of_image[..., 1::2].clamp_(0, height)
-        valid = ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
+        valid = scores.isfinite() & boxes.isfinite().all(dim=-1)
+        finite = valid.sum() == real
+        boxes = clip(boxes, image_sizes)
+        valid &= ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
         keep = unsuppressed(boxes.flatten(0, 1), valid.flatten(0, 1), self.nms_thresh).view_as(valid)
         scores = scores.masked_fill(~keep, -torch.inf).flatten(1)
-        top = scores.topk(min(self.post_nms_topk[True], scores.shape[1]), dim=1)
+        top = scores.topk(min(self.post_nms_topk[self.training], scores.shape[1]), dim=1)
         boxes = take(boxes.flatten(1, 2), top.indices)
         *lengths, finite = torch.stack([*top.values.isfinite().sum(1), finite]).tolist()
-        if not finite:
+        if self.training and not finite:
             raise FloatingPointError("a predicted box or score is infinite or NaN: training has diverged")
         return [
             Instances(size, proposal_boxes=Boxes(of_image[:length]), objectness_logits=values[:length])

@@ -8,6 +8,7 @@ Nothing is copied to the device either, because the host waits for that, too.
 from typing import NamedTuple
 
 import torch
+from detectron2.layers import batched_nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Instances
@@ -42,14 +43,23 @@ def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     longest = max(1, *map(len, rows))
     padded = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
     valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=padded.device)
-    for place, real, row in zip(padded, valid, rows, strict=True):
-        place[: len(row)] = row
-        real[: len(row)] = True
+    for number, row in enumerate(rows):  # by index, because views of a loop cannot be written to where gradients flow
+        padded[number, : len(row)] = row
+        valid[number, : len(row)] = True
     return padded, valid
 
 
 def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def clip(boxes: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Boxes (N, ..., 4) to within each image's (height, width)."""
+    parts = [
+        torch.stack([of_image[..., 0::2].clamp(0, width), of_image[..., 1::2].clamp(0, height)], dim=-1)
+        for of_image, (height, width) in zip(boxes, sizes, strict=True)
+    ]
+    return torch.stack(parts).flatten(-2)
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -118,24 +128,32 @@ def encode(transform: Box2BoxTransform, boxes: Tensor, targets: Tensor) -> Tenso
     return torch.stack([weight * delta for weight, delta in zip(transform.weights, deltas, strict=True)], dim=-1)
 
 
-def unsuppressed(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """Non-maximum suppression of each row: boxes (R, K, 4) by falling score, valid (R, K) -> which are kept (R, K)."""
+@torch.no_grad()
+def unsuppressed(boxes: Tensor, valid: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
+    """Non-maximum suppression of each row: boxes (R, K, 4) by falling score, valid (R, K) -> which are kept (R, K).
+
+    classes: (R, K), of which each is suppressed by itself.
+    """
     if boxes.device.type == "cpu" or len(boxes) * boxes.shape[1] ** 2 > MAX_OVERLAPS:
-        return suppressed_in_turn(boxes, valid, threshold)
-    return suppressed_at_once(boxes, valid, threshold)
+        return suppressed_in_turn(boxes, valid, threshold, classes)
+    return suppressed_at_once(boxes, valid, threshold, classes)
 
 
-def suppressed_in_turn(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def suppressed_in_turn(boxes: Tensor, valid: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
     """The quicker way on a CPU: torchvision's, row by row."""
     keep = torch.zeros_like(valid)
     falling = torch.arange(boxes.shape[1], 0, -1, dtype=boxes.dtype, device=boxes.device)
-    for row, real, kept in zip(boxes, valid, keep, strict=True):
+    for number, (row, real, kept) in enumerate(zip(boxes, valid, keep, strict=True)):
         places = real.nonzero().squeeze(1)
-        kept[places[nms(row[places], falling[places], threshold)]] = True
+        row, scores = row[places], falling[places]
+        of_class = () if classes is None else (classes[number, places],)
+        kept[places[(batched_nms if of_class else nms)(row, scores, *of_class, threshold)]] = True
     return keep
 
 
-def suppressed_at_once(boxes: Tensor, valid: Tensor, threshold: float, rounds: int = 8) -> Tensor:
+def suppressed_at_once(
+    boxes: Tensor, valid: Tensor, threshold: float, classes: Tensor | None = None, rounds: int = 8
+) -> Tensor:
     """All rows together, for a GPU.
 
     A box is kept if no kept box before it overlaps it: from all kept, each round settles one more box of every chain,
@@ -143,8 +161,11 @@ def suppressed_at_once(boxes: Tensor, valid: Tensor, threshold: float, rounds: i
     """
     overlaps = torch.empty(*valid.shape, valid.shape[1], dtype=torch.bfloat16, device=boxes.device)
     rows = max(1, PAIRS // boxes.shape[1] ** 2)
-    for part, place in zip(boxes.split(rows), overlaps.split(rows), strict=True):
-        place.copy_((box_iou(part, part) > threshold).triu(1))
+    if classes is None:
+        classes = valid.new_zeros(valid.shape)
+    for part, own, place in zip(boxes.split(rows), classes.split(rows), overlaps.split(rows), strict=True):
+        alike = own.unsqueeze(1) == own.unsqueeze(2)
+        place.copy_(((box_iou(part, part) > threshold) & alike).triu(1))
     keep = valid
     while True:
         for _ in range(rounds):

@@ -1,7 +1,8 @@
 """`benchmark.py operations`: proposals and heads of a Mask R-CNN with ViT-S against Detectron2's, counted.
 
-Counts operations, and those that wait for the device, in a forward pass of training: what a GPU's host is busy with,
-found without a GPU. Random weights and images; the counts depend on the number of images, hardly on their size.
+Counts operations, and those that wait for the device, in a forward pass of training and in inference: what a GPU's
+host is busy with, found without a GPU. Random weights and images; the counts depend on the number of images, hardly on
+their size.
 """
 
 import argparse
@@ -87,14 +88,17 @@ def compare_operations(ours: DetectorCase, stock: DetectorCase, what: dict) -> l
 
 @torch.no_grad()
 def operations_of_parts(case: DetectorCase) -> dict[str, Operations]:
-    """Those of proposals and heads in a forward pass, as a GPU would do them."""
+    """Those of proposals and heads in training and inference, as a GPU would do them."""
     counts: dict[str, Operations] = {}
     parts = {"proposals": case.model.proposal_generator, "box and mask heads": case.model.roi_heads}
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch("cropfield.batched_rpn.unsuppressed", suppressed_at_once))
-        for part, module in parts.items():
-            stack.enter_context(mock.patch.object(module, "forward", _counted(module.forward, counts, part)))
-        case.forward()
+    for use, run_case in (("training", case.forward), ("inference", case.infer)):
+        with ExitStack() as stack:
+            for module in ("batched_rpn", "batched_roi_heads"):
+                stack.enter_context(mock.patch(f"cropfield.{module}.unsuppressed", suppressed_at_once))
+            for part, module in parts.items():
+                counted = _counted(module.forward, counts, f"{part}, {use}")
+                stack.enter_context(mock.patch.object(module, "forward", counted))
+            run_case()
     return counts
 
 
