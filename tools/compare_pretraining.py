@@ -19,7 +19,6 @@ detect.KEY=VALUE, and apply to all configs.
 import argparse
 import functools
 import itertools
-import json
 import os
 import re
 import sys
@@ -101,13 +100,17 @@ def task_name(mode: str, share: float) -> str:
 
 def probe_ap50(file: Path) -> list[float]:
     """AP50 of the backbones in a probe's results, without the baseline; docs/results.md says why AP50."""
-    *backbones, _ = json.loads(file.read_text())["backbones"]
+    from cropfield.stages import read_result
+
+    *backbones, _ = read_result(file)["backbones"]
     return [row["box_ap50"] for row in backbones]
 
 
 def box_ap(folder: Path) -> float:
     """The AP in a detector's folder; 0 if it detected nothing."""
-    return json.loads((folder / "result.json").read_text())["bbox"]["AP"] or 0.0
+    from cropfield.stages import read_result
+
+    return read_result(folder / "result.json")["bbox"]["AP"] or 0.0
 
 
 class Comparison:
@@ -263,27 +266,43 @@ def write_report(found: list, output: Path, seeds: int, progress: str = "") -> s
     return text
 
 
+def write_subset(chain, path: Path, content: dict) -> None:
+    """Write a training file with fewer images. Raises UserError if a stage has begun with another one."""
+    from cropfield.stages import read_result
+    from pretrain.files import write_json
+
+    if path.exists() and read_result(path) == content:
+        return
+    if begun := next(
+        (name for name, entry in chain.record.items() if any(str(path) in w for w in entry["command"])), None
+    ):
+        raise UserError(
+            f"{begun} was begun with {path}, which --train-json does not give: choose another --output, or remove that "
+            "folder"
+        )
+    write_json(path, content)
+
+
 def main() -> None:
     args = parse_args()
     check_args(args)
     say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
-    from pretrain.files import write_json
 
     comparison = Comparison(args)
     waves = list(comparison.waves())
     chain = Chain(comparison.output, "comparison.*", "train_*.json", "*_probe.json")
     chain.plan([stage for wave in waves for stage in wave])
     # Also where none is trained: the probe reads its data.
-    *_, detector = comparison.detector("any", "", FINE_TUNED, share=1, seed=1)
+    mode = "frozen" if "frozen" in args.modes and FINE_TUNED not in args.modes else FINE_TUNED
+    *_, detector = comparison.detector("any", "", mode, share=1, seed=1)
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
     subsets = comparison.subsets()
     chain.open()
     for path, content in subsets.items():
-        if not path.exists():
-            write_json(path, content)
+        write_subset(chain, path, content)
     for wave in waves:
         chain.run(*wave)
         if (done := len(chain.seconds)) < len(chain.names) and (found := comparison.figures(chain.seconds)):

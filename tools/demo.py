@@ -10,7 +10,6 @@ OUTPUT/report.html.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ from pretrain.errors import run_main
 from pretrain.progress import say_starting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+MOST_SEEDS = 2**32 - 1  # the detectors have the next one, and numpy takes no larger one
 STARTS = ("pretrained", "untrained", "scratch")
 SCENES = ("--train", "1000", "--val", "200", "--unlabeled", "2000")
 
@@ -28,7 +28,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "demo", metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes, the pretraining and the detectors")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 <= args.seed < MOST_SEEDS:
+        parser.error(f"--seed {args.seed}: give a whole number from 0 to {MOST_SEEDS - 1}")
+    return args
 
 
 def make_stages(output: Path, seed: int) -> list[tuple]:
@@ -65,9 +68,10 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
     """Collect the results of the comparison, and write them to OUTPUT/result.json."""
     import torch
 
+    from cropfield.stages import read_result
     from pretrain.files import write_json
 
-    found = {n: json.loads((output / f"detect_{n}" / "result.json").read_text()) for n in STARTS}
+    found = {n: read_result(output / f"detect_{n}" / "result.json") for n in STARTS}
     result = {
         "seed": seed,
         "box_ap": {name: metrics["bbox"]["AP"] for name, metrics in found.items()},

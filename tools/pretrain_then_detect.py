@@ -10,7 +10,6 @@ Prefix each override with the config it is for: pretrain.train.max_iter=500, det
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -78,7 +77,8 @@ def next_commands(args: argparse.Namespace) -> list[str]:
     from cropfield.halves import split_overrides
 
     config = REPOSITORY / "configs" / "COCO" / PRESETS[args.preset][1]
-    weights, predicted = args.output / "detect" / "model_final.pth", args.output / "predicted"
+    average, predicted = args.output / "detect" / "model_ema.pth", args.output / "predicted"
+    weights = average if average.exists() else average.with_name("model_final.pth")  # the one that was evaluated
     options = [
         "--config-file",
         config,
@@ -97,7 +97,7 @@ def main() -> None:
     say_starting()
     stages = make_stages(args)
     from cropfield.commands import in_words
-    from cropfield.stages import Chain
+    from cropfield.stages import Chain, read_result
     from pretrain.engine.signals import EXIT_STOPPED, passing_on
     from pretrain.files import write_json
 
@@ -109,7 +109,7 @@ def main() -> None:
             chain.run(stage)
             if signals:
                 raise SystemExit(EXIT_STOPPED)
-    result = json.loads((args.output / "detect" / "result.json").read_text())
+    result = read_result(args.output / "detect" / "result.json")
     write_json(args.output / "result.json", {**result, "seconds": chain.seconds})
     kinds = {"bbox": "box", "segm": "mask"}
     found = ", ".join(f"{kinds[task]} AP {in_words(result[task]['AP'])}" for task in kinds if task in result)

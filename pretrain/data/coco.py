@@ -68,6 +68,14 @@ class _Name(Struct, gc=False):
     file_name: Annotated[str, Meta(min_length=1)]
 
 
+class _Keypoints(Struct, gc=False):
+    keypoints: list[float] | None = None
+
+
+class _AllKeypoints(Struct, gc=False):
+    annotations: list[_Keypoints] = []
+
+
 class _Names(Struct, gc=False):
     images: list[_Name]
 
@@ -106,13 +114,22 @@ def _decode(file: str | os.PathLike, kind: type[Content]) -> tuple[Content, str 
     try:
         if not data.isascii():
             str(data, "utf-8")
-        return msgspec.json.decode(data, type=kind), None
+        return msgspec.json.decode(data, type=kind), _odd_keypoints(data)
     except msgspec.ValidationError as error:
         raise UserError(f"{file}: {_in_words(str(error), _plain(file, data))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_unusual(file, data, kind)
     except RecursionError:
         raise _too_deep(file) from None
+
+
+def _odd_keypoints(data: bytes) -> str | None:
+    """Detectron2 reads keypoints also where only boxes are wanted, and fails on all but numbers."""
+    try:
+        msgspec.json.decode(data, type=_AllKeypoints) if b'"keypoints"' in data else None
+    except msgspec.ValidationError:
+        return "has keypoints that are no flat list of numbers"
+    return None
 
 
 def _decode_unusual(file: str | os.PathLike, data: bytes, kind: type[Content]) -> tuple[Content, str | None]:

@@ -126,6 +126,14 @@ def test_faults_are_counted_and_the_first_is_named(write, annotation, words, cap
     assert line.endswith("; first annotations[1]")
 
 
+@pytest.mark.parametrize("keypoints", [[[3, 4, 2]], ["a"], {"x": 1}, "abc", [3, None, 2]])
+def test_keypoints_that_detectron2_would_fail_on_are_left_out(write, keypoints):
+    for number, (given, kept) in enumerate((([3, 4, 2], True), (keypoints, False))):
+        files = write(coco(annotations=[box(2, 3, 10, 10) | {"keypoints": given}]), f"{number}.json")
+        ((annotation,),) = (record["annotations"] for record in DatasetCatalog.get(dataset_name(*files, "")))
+        assert ("keypoints" in annotation) == kept
+
+
 def test_both_files_must_number_the_same_categories(write):
     train, _ = write(coco(), "train.json")
     same, _ = write(coco(), "same.json")

@@ -60,6 +60,27 @@ def test_several_files_are_one_dataset_with_classes_by_their_names(write, tmp_pa
     assert classes_of(dataset_name([a], a_images, "")) == classes_of(dataset_name(a, a_images, ""))
 
 
+def test_files_are_paired_with_the_folders_that_are_called_like_them(write, tmp_path):
+    """`site-2.json` comes before `site.json` in the alphabet, and the folder `site` before `site-2`."""
+    (tmp_path / "all").mkdir()
+    for number, name in enumerate(("site", "site-2", "site b"), 1):
+        write(f"all/{name}", 9)
+        (tmp_path / f"all/{name}").rename(tmp_path / name)
+        content = json.loads((tmp_path / f"all/{name}.json").read_text())
+        content["annotations"][0]["bbox"][0] = number
+        (tmp_path / f"all/{name}.json").write_text(json.dumps(content))
+    name = dataset_name(str(tmp_path / "all/*.json"), str(tmp_path / "site*"), "")
+    found = {
+        record["file_name"].split("/")[-2]: record["annotations"][0]["bbox"][0] for record in DatasetCatalog.get(name)
+    }
+    assert found == {"site": 1, "site-2": 2, "site b": 3}
+    crossed = [str(tmp_path / "site-2"), str(tmp_path / "site")]
+    with pytest.raises(
+        UserError, match="site.json is paired with the images in .*site-2, and there is also a folder site"
+    ):
+        dataset_name([str(tmp_path / f"all/{name}.json") for name in ("site", "site-2")], crossed, "")
+
+
 def test_masks_of_several_files(write):
     (a, _), (b, _), (c, _) = (
         write("a", 9, segmentation=POLYGON), write("b", 9, segmentation=POLYGON), write("c", 9),

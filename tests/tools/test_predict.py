@@ -160,6 +160,88 @@ def test_the_same_command_again_computes_nothing(run_tool, detector, small_coco,
     assert (tmp_path / "out" / "predictions.json").read_bytes() == before
 
 
+def test_a_command_that_was_killed_begins_again_and_lost_pictures_are_drawn_again(
+    run_tool, detector, small_coco, film, tmp_path, monkeypatch
+):
+    (tmp_path / "in").mkdir()
+    shutil.copy(small_coco / "0.png", tmp_path / "in" / "0.png")
+    shutil.move(film, tmp_path / "in" / "z.avi")
+    command = ["predict", tmp_path / "in", "--output", tmp_path / "out", *detector]
+    with monkeypatch.context() as patch:
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr("cropfield.media.Picture._add_frame", killed)  # after the first picture
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run_tool(*command)
+    assert (tmp_path / "out" / "in" / "0.png").exists()
+    with pytest.raises(UserError, match="holds in already"):
+        run_tool(*command, "--threshold", "0.2")
+    run_tool(*command)
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 4
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    for name in ("0.png", "z.mp4"):
+        (tmp_path / "out" / "in" / name).unlink()
+        run_tool(*command)
+        assert (tmp_path / "out" / "in" / name).exists()
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_a_threshold_below_the_detectors_own(run_tool, detector, small_coco, tmp_path):
+    own = ["model.roi_heads.box_predictor.test_score_thresh=0.3"]
+    found = {}
+    for threshold in ("0.01", "0.5"):
+        out = tmp_path / threshold
+        run_tool("predict", small_coco / "0.png", "--output", out, *detector, *own, "--threshold", threshold)
+        scores = [a["score"] for a in json.loads((out / "predictions.json").read_text())["annotations"]]
+        found[threshold] = scores
+    assert min(found["0.01"]) < 0.3 and min(found["0.5"], default=1) >= 0.5
+
+
+def test_labels_in_several_files(run_tool, detector, small_coco, tmp_path):
+    content = json.loads((small_coco / "labels.json").read_text())
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    for file in files:
+        file.write_text(json.dumps(content))
+    listed = f"dataset.train_json=[{files[0]},{files[1]}]"
+    command = ["predict", small_coco / "0.png", "--output", tmp_path / "out", "--no-pictures", *detector, listed]
+    run_tool(*command)
+    run_tool(*command)
+    files[1].write_text(json.dumps(content | {"info": {}}))
+    with pytest.raises(UserError, match="holds predictions.json already"):
+        run_tool(*command)
+
+
+def test_no_picture_takes_the_place_of_the_predictions(run_tool, detector, small_coco, tmp_path):
+    folder = tmp_path / "predictions.json"
+    folder.mkdir()
+    shutil.copy(small_coco / "0.png", folder)
+    run_tool("predict", folder, "--output", tmp_path / "out", *detector)
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
+    assert (tmp_path / "out" / "predictions-2.json" / "0.png").exists()
+
+
+def test_an_image_that_its_format_cannot_hold_is_drawn_as_png(run_tool, detector, tmp_path):
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((1, 66000, 3), np.uint8))
+    (tmp_path / "wide.png").rename(tmp_path / "wide.jpg")
+    command = ["predict", tmp_path / "wide.jpg", "--output", tmp_path / "out", *detector]
+    run_tool(*command)
+    assert cv2.imread(str(tmp_path / "out" / "wide.jpg.png")).shape == (1, 66000, 3)
+
+
+def test_a_video_that_is_cut_off_is_told(run_tool, detector, small_coco, tmp_path, caplog):
+    video = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 96))
+    for _ in range(12):
+        video.write(cv2.resize(cv2.imread(str(small_coco / "1.png")), (128, 96)))
+    video.release()
+    whole = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "film.avi").write_bytes(whole[: len(whole) // 2])
+    run_tool("predict", tmp_path / "film.avi", "--output", tmp_path / "out", *detector)
+    count = len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"])
+    assert 1 <= count < 12 and f"film.avi: {count} of 12 frames can be read" in caplog.text
+
+
 def test_other_ids_in_the_same_annotation_file_are_another_request(run_tool, detector, small_coco, tmp_path):
     labels = tmp_path / "labels.json"
     shutil.copy(small_coco / "labels.json", labels)

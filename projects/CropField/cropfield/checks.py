@@ -4,7 +4,13 @@ import torch
 
 from cropfield import categories
 from cropfield.checkpoint import last_file, read_last
-from cropfield.datasets import check_can_be_evaluated, check_registered, check_same_categories, has_masks
+from cropfield.datasets import (
+    check_can_be_evaluated,
+    check_mask_format,
+    check_registered,
+    check_same_categories,
+    has_masks,
+)
 from cropfield.forms import Detection
 from cropfield.hooks import check_best_metric
 from cropfield.recipe import best_metric, count_passes, dataset_categories, feature_cache, fill, uses_cache
@@ -49,6 +55,9 @@ def check(cfg, args) -> dict | None:
             and not has_masks(cfg.dataset.val_json)
         ):
             raise UserError(f"{cfg.dataset.val_json} has no masks to compare with; leave train.validation_loss False")
+    if not args.eval_only and "dataset" in cfg and cfg.dataset.get("train_json"):
+        mapper = cfg.dataloader.train.get("mapper") or {}
+        check_mask_format(cfg.dataset.train_json, mapper.get("instance_mask_format", "bitmask"))
     if not args.eval_only:
         count_passes(cfg, args.num_gpus * args.num_machines)
     model, known = try_detector(cfg, args.eval_only), dataset_categories(cfg, args.eval_only)

@@ -20,7 +20,7 @@ from cropfield.coco_files import repaired_copy
 from cropfield.image_files import check_image_files
 from cropfield.joined import Paths, folders_of, is_several, join, several
 from cropfield.mask_checks import Faults, has_mask
-from pretrain.data.coco import Image
+from pretrain.data.coco import Image, Runs
 from pretrain.data.reading import AS_RGB, MAX_PIXELS, Reading, ValueRange
 from pretrain.errors import UserError
 from pretrain.ranges import Channels, Count
@@ -124,6 +124,7 @@ class _Facts(NamedTuple):
     harmless: Faults
     unmeasurable: str | None
     polygons: bool
+    run_lengths: bool
     most: int  # largest number of objects in an image
     readable: str
 
@@ -149,8 +150,18 @@ def _read_facts(json_file: str, stamp: int) -> _Facts:
         unmeasurable=checked.unmeasurable,
         most=max(Counter(a.image_id for a in content.annotations if not a.iscrowd).values(), default=0),
         polygons=any(isinstance(annotation.segmentation, list) for annotation in content.annotations),
+        run_lengths=any(isinstance(annotation.segmentation, Runs) for annotation in content.annotations),
         readable=repaired_copy(content, json_file) if checked.repaired.counts else json_file,
     )
+
+
+def check_mask_format(json_file: Paths, mask_format: str) -> None:
+    """Raise UserError if masks are given as run lengths and are to be read as polygons."""
+    if mask_format == "polygon" and (file := next((f for f in several(json_file) if _facts(f).run_lengths), None)):
+        raise UserError(
+            f"{file} has masks as run lengths, which no polygon is made of: leave "
+            'dataloader.train.mapper.instance_mask_format="bitmask"'
+        )
 
 
 def most_objects(json_file: Paths) -> int:

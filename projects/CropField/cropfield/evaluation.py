@@ -35,8 +35,9 @@ class HotCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         detections = list(chain.from_iterable(prediction["instances"] for prediction in predictions))
-        dataset_ids = {v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()}
-        for detection in detections:
+        numbers = self._metadata.get("thing_dataset_id_to_contiguous_id", {})  # none before the dataset is loaded
+        dataset_ids = {number: key for key, number in numbers.items()}
+        for detection in detections if dataset_ids else ():
             detection["category_id"] = dataset_ids[detection["category_id"]]
         if self._output_dir:
             Path(self._output_dir, "coco_instances_results.json").write_text(json.dumps(detections))

@@ -53,6 +53,8 @@ def refuse_fixed(override: str, fixed: dict[str, str]) -> None:
     """Raise UserError for an override of a key in `fixed`, which says what gives it."""
     if (key := override.partition("=")[0]) in fixed:
         raise UserError(f"{key} is not to be given here, because {fixed[key]} says what it is; leave it out")
+    if inside := next((name for name in fixed if name.startswith(f"{key}.")), None):
+        raise UserError(f"{key} holds {inside}, and {fixed[inside]} says what that is; give its other keys one by one")
 
 
 def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str, str | Path]) -> None:

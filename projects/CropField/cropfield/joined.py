@@ -11,7 +11,7 @@ Paths = str | os.PathLike | list[str]
 
 
 def several(paths: Paths) -> list[str]:
-    """Expand a path, a pattern or a list of both to absolute paths; matches of a pattern are sorted alphabetically.
+    """Expand a path, a pattern or a list of both to absolute paths; a pattern is sorted by the names without .json.
 
     Raises:
         UserError: a pattern without matches, or an empty list.
@@ -19,7 +19,7 @@ def several(paths: Paths) -> list[str]:
     found = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = os.fspath(path)
-        fitting = sorted(glob.glob(path)) if is_several(path) else [path]
+        fitting = sorted(glob.glob(path), key=_stem) if is_several(path) else [path]
         if not fitting:
             raise UserError(f"no file matches {path}; give a pattern that matches files")
         found += map(os.path.abspath, fitting)
@@ -34,7 +34,11 @@ def is_several(paths: Paths) -> bool:
 
 
 def folders_of(json_files: list[str], images: Paths) -> list[str]:
-    """The image folder of each file: one for all, or one for each. Raises UserError."""
+    """The image folder of each file: one for all, or one for each in the same order.
+
+    Raises:
+        UserError: another number of folders, or a file that is called like another one's folder.
+    """
     folders = several(images)
     if len(folders) == 1:
         return folders * len(json_files)
@@ -43,7 +47,20 @@ def folders_of(json_files: list[str], images: Paths) -> list[str]:
             f"{len(json_files)} annotation files and {len(folders)} folders of images: give one folder for all, or as "
             f"many as files, in the same order ({json_files[0]}, ...)"
         )
+    names = [os.path.basename(folder) for folder in folders]
+    for json_file, folder, name in zip(json_files, folders, names, strict=True):
+        own = os.path.basename(_stem(json_file))
+        if own != name and own in names:
+            raise UserError(
+                f"{json_file} is paired with the images in {folder}, and there is also a folder {own}: give files and "
+                "folders in the same order"
+            )
     return folders
+
+
+def _stem(path: str) -> str:
+    """So that `a.json`, `a-b.json` have the order of their folders `a`, `a-b`."""
+    return path.removesuffix(".json")
 
 
 def join(json_files: list[str], folders: list[str], contents: list[CocoFile]) -> str:

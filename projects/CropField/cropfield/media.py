@@ -1,9 +1,10 @@
 """Input images and videos of a detector, and the pictures drawn from them."""
 
 import functools
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from pretrain.data.bands import luma
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.data.folder import ENDINGS, list_folder
 from pretrain.data.reading import AS_RGB, Reading
-from pretrain.errors import UserError
+from pretrain.errors import UserError, printable
 from pretrain.files import replacing
 from pretrain.outputs import UniqueNames, is_output
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 DRAWN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # drawn in the same format; other images become .png
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,10 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str], list[Path]]:
-    """List every image and video of `inputs` once.
+def find_media(
+    inputs: list[Path], output: Path, reserved: Iterable[str] = ()
+) -> tuple[list[Medium], list[str], list[Path]]:
+    """List every image and video of `inputs` once; no picture is called like a `reserved` file of the output folder.
 
     Returns:
         The media; subfolders left out because they contain a tool's output; files that were given more than once.
@@ -79,6 +85,8 @@ def find_media(inputs: list[Path], output: Path) -> tuple[list[Medium], list[str
     if not found:
         raise UserError(f"no image or video in {', '.join(map(str, inputs))}; give files or folders that contain some")
     names = UniqueNames()
+    for name in reserved:
+        names.take(name)
     return [Medium(path, names.take(_picture_name(place))) for path, place in found.values()], left_out, again
 
 
@@ -86,6 +94,11 @@ def _picture_name(place: Path) -> Path:
     if is_video(place):
         return place.with_suffix(".mp4")
     return place if place.suffix.lower() in DRAWN else place.with_suffix(".png")
+
+
+def as_png(place: Path) -> Path:
+    """Where a picture is drawn that its own format cannot hold."""
+    return place.with_name(f"{place.name}.png")
 
 
 def frames(medium: Medium, reading: Reading = AS_RGB) -> Iterator[tuple[str, np.ndarray]]:
@@ -102,8 +115,11 @@ def frames(medium: Medium, reading: Reading = AS_RGB) -> Iterator[tuple[str, np.
             rgb = cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
             yield f"{name}#{count}", rgb if reading.channels == 3 else luma(rgb)
             count += 1
+        expected = video.get(cv2.CAP_PROP_FRAME_COUNT)
     if not count:
         raise BrokenImage(name, "not a video")
+    if count < 0.98 * expected - 1:  # some formats only estimate it
+        logger.warning(f"{printable(name)}: {count} of {expected:.0f} frames can be read; the file may be cut off")
 
 
 @contextmanager
@@ -159,11 +175,13 @@ class Picture:
         if self.medium.is_video:
             self._add_frame(bgr)
             return
-        encoded, data = cv2.imencode(self.path.suffix.lower(), bgr)
-        if not encoded:
-            raise UserError(f"cannot write {self.path}: OpenCV cannot encode an image of {bgr.shape[:2]} pixels")
-        with replacing(self.path) as draft:
-            draft.write_bytes(data)
+        for path in (self.path, as_png(self.path)):  # JPEG has no side above 65,535 pixels
+            encoded, data = cv2.imencode(path.suffix.lower(), bgr)
+            if encoded:
+                with replacing(path) as draft:
+                    draft.write_bytes(data)
+                return
+        raise UserError(f"cannot write {self.path}: OpenCV cannot encode an image of {bgr.shape[:2]} pixels")
 
     def _add_frame(self, bgr: np.ndarray) -> None:
         if self.video is None:

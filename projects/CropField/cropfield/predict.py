@@ -17,8 +17,9 @@ from cropfield.coco_files import area_of, decode_mask
 from cropfield.datasets import read_coco_file
 from cropfield.drawing import Instance, draw_instances
 from cropfield.image_ids import ImageIds
+from cropfield.joined import Paths, several
 from cropfield.mapper import in_format
-from cropfield.media import Medium, Picture, find_media, frames
+from cropfield.media import Medium, Picture, as_png, find_media, frames
 from cropfield.recipe import build_detector, detector_config
 from cropfield.sizes import check_channels, check_sizes
 from cropfield.weights import load_weights
@@ -31,7 +32,7 @@ from pretrain.engine.broken_images import LISTED, write_list
 from pretrain.engine.lazy_config import build
 from pretrain.engine.saved_config import as_yaml
 from pretrain.errors import UserError, printable
-from pretrain.files import read_tensors, sha256_or_none, write_text
+from pretrain.files import read_tensors, sha256_or_none, write_json, write_text
 from pretrain.outputs import open_output, output_path, refuse_occupied
 from pretrain.progress import progress
 
@@ -44,14 +45,16 @@ def predict(args: argparse.Namespace) -> None:
     Raises:
         UserError: an input, config, weight file or output folder cannot be used.
     """
-    media, left_out, again = find_media(args.inputs, output_path(args.output))
+    media, left_out, again = find_media(args.inputs, output_path(args.output), reserved=(PREDICTIONS, LISTED))
     cfg = detector_config(args.config_file, args.opts)
     labels = args.names or cfg.get("dataset", {}).get("train_json")
     request = digest_of(args, media, cfg, labels)
-    if (done := finished(args.output, request)) is not None:
-        print(f"done before, with the same inputs, weights and options: {done}")
+    before = earlier(args.output, request)
+    if before and before["images"] and (args.no_pictures or all_drawn(before, media, args.output)):
+        print(f"done before, with the same inputs, weights and options: {summary(args.output, before)}")
         return
-    refuse_occupied(args.output)
+    if before is None:
+        refuse_occupied(args.output)
     content = read_coco_file(labels) if labels else None
     weights = read_tensors(local_file(args.weights))
     known = choose_categories(args.weights, weights[1], content)
@@ -61,11 +64,15 @@ def predict(args: argparse.Namespace) -> None:
             cfg.model.roi_heads.mask_in_features = None  # it was trained on boxes only
     detector = Detector(cfg, args.weights, weights, args.threshold, known)
     del weights
-    output = open_output(args.output)
-    found, broken = detect(
-        media, output, not args.no_pictures, detector, ImageIds(content["images"] if content else [])
-    )
-    write_text(output / PREDICTIONS, json.dumps({"info": {"request": request}, **found}) + "\n")
+    output, ids = open_output(args.output), ImageIds(content["images"] if content else [])
+    info = {"info": {"request": request}}
+    write_json(output / PREDICTIONS, info | nothing_yet(detector))  # so that the same command may begin again
+    try:
+        found, broken = detect(media, output, not args.no_pictures, detector, ids)
+    except UserError:
+        (output / PREDICTIONS).unlink()
+        raise
+    write_text(output / PREDICTIONS, json.dumps(info | found) + "\n")
     if again:
         names = ", ".join(printable(str(path)) for path in again[:3]) + ", ..." * (len(again) > 3)
         print(f"given more than once, and counted once: {names} ({len(again)} in all)")
@@ -79,11 +86,11 @@ def predict(args: argparse.Namespace) -> None:
     print(summary(output, found))
 
 
-def digest_of(args: argparse.Namespace, media: list[Medium], cfg, labels: str | None) -> str:
+def digest_of(args: argparse.Namespace, media: list[Medium], cfg, labels: Paths | None) -> str:
     """Digest of everything that the predictions depend on: config, options, and paths and contents of the files
     read.
     """
-    files = [medium.path for medium in media] + [Path(path) for path in (args.weights, labels) if path]
+    files = [medium.path for medium in media] + [args.weights, *(several(labels) if labels else ())]
     facts = [
         args.threshold,
         args.no_pictures,
@@ -93,18 +100,30 @@ def digest_of(args: argparse.Namespace, media: list[Medium], cfg, labels: str | 
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def finished(folder: Path, request: str) -> str | None:
-    """`summary` of the predictions in `folder`, if they were made for the same request."""
+def earlier(folder: Path, request: str) -> dict | None:
+    """Predictions in `folder` for the same request, without an image if they were not finished; None for others."""
     try:
         found = json.loads((Path(folder) / PREDICTIONS).read_text())
-        return summary(Path(folder), found) if found["info"]["request"] == request else None
+        return found if found["info"]["request"] == request else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
+def all_drawn(found: dict, media: list[Medium], output: Path) -> bool:
+    """Whether the pictures of all images in `found` are there."""
+    names = {image["file_name"] for image in found["images"]}
+    drawn = [medium.place for medium in media if {str(medium.path), f"{medium.path}#0"} & names]
+    return all((Path(output) / place).exists() or as_png(Path(output) / place).exists() for place in drawn)
+
+
+def nothing_yet(detector: "Detector") -> dict:
+    """The content of predictions.json before the first image."""
+    return {"images": [], "categories": detector.categories, "annotations": []}
+
+
 def summary(output: Path, found: dict) -> str:
     """Numbers of objects and images in predictions.json, and its path."""
-    place, count = printable(str(output / PREDICTIONS)), len(found["annotations"])
+    place, count = printable(str(Path(output) / PREDICTIONS)), len(found["annotations"])
     hint = "" if count else "; less certain ones are shown with a lower --threshold"
     return f"{count} objects in {len(found['images'])} images: {place}{hint}"
 
@@ -133,6 +152,9 @@ class Detector:
         check_channels(self.model, mapper)
         self.resize, self.image_format = mapper.augmentations, mapper.image_format
         self.threshold, self.reading = threshold, getattr(mapper, "reading", AS_RGB)
+        for part in self.model.modules():  # what the detector leaves out itself
+            if isinstance(getattr(part, "test_score_thresh", None), float | int):
+                part.test_score_thresh = min(part.test_score_thresh, threshold)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, image_id) -> list[dict]:
@@ -205,7 +227,7 @@ def detect(media: list[Medium], output: Path, pictures: bool, detector: Detector
     Raises:
         UserError: none could be read.
     """
-    content, broken = {"images": [], "categories": detector.categories, "annotations": []}, {}
+    content, broken = nothing_yet(detector), {}
     for medium in progress(media, "files", len(media)):
         try:
             detect_in(medium, output if pictures else None, detector, ids, content)

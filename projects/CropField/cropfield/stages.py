@@ -1,5 +1,6 @@
 """A resumable chain of commands: pretrain, export, fine-tune, report."""
 
+import json
 import os
 import re
 import shlex
@@ -169,6 +170,17 @@ class Chain:
             inputs = {str(path): digest(path) for path in stage.inputs}
             self.record[stage.name] = {"command": list(stage.command), "seconds": seconds, "inputs": inputs}
             write_json(self.record_file, self.record)
+
+
+def read_result(file: Path) -> dict:
+    """What a finished stage has written. Raises UserError if it is gone or damaged."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"{file} is missing or damaged, and {RECORD} says that its stage is done: take the stage's entry out of "
+            f"{RECORD} to run it again, or choose another --output"
+        ) from None
 
 
 class Entry(TypedDict):

@@ -50,12 +50,14 @@ def main() -> None:
     from pretrain.engine.devices import check_usable, default_device
     from pretrain.files import write_json
     from pretrain.models.weights import open_backbone
-    from pretrain.outputs import refuse_existing
+    from pretrain.outputs import refuse_existing, refuse_inputs
 
     args.device = args.device or default_device()
     check_usable(args.device, "--device")
     if not args.overwrite:
         refuse_existing(args.output)
+    elif args.output:
+        refuse_inputs([args.output], [*args.backbones, args.train_json, args.val_json])
     backbones = {path: open_backbone(path, args.num_heads) for path in args.backbones}
     if shallow := next((path for path, found in backbones.items() if len(found.blocks) < args.layers), None):
         raise UserError(f"--layers {args.layers}: {shallow} has {len(backbones[shallow].blocks)}")

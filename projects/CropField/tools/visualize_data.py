@@ -64,8 +64,8 @@ def main() -> None:
     args = parse_args()
     if args.images < 1:
         raise UserError(f"--images {args.images}: give 1 or more")
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: give 0 or more")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
     import cv2
     from detectron2.data import MetadataCatalog
     from detectron2.utils.env import seed_all_rng

@@ -12,7 +12,6 @@ Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 """
 
 import argparse
-import json
 import os
 import re
 from pathlib import Path
@@ -75,7 +74,7 @@ def main() -> None:
     from cropfield.halves import split_overrides
     from cropfield.probe import PROBE_LIMITS
     from cropfield.probe_images import probe_images
-    from cropfield.stages import Chain
+    from cropfield.stages import Chain, read_result
     from lab.correlation import CheapMetrics, plot, table
     from pretrain.files import write_json, write_text
     from pretrain.models.weights import open_backbone
@@ -103,7 +102,7 @@ def main() -> None:
         for ap in MODES:
             detector = stage(name, ap)
             chain.run(detector)
-            rows[-1][ap] = json.loads((output / detector.name / "result.json").read_text())["bbox"]["AP"] or 0.0
+            rows[-1][ap] = read_result(output / detector.name / "result.json")["bbox"]["AP"] or 0.0
     figures = [name for name in rows[0] if name not in ("backbone", *MODES)]
     text = table(rows, figures, [*MODES])
     write_text(output / "correlation.md", text + "\n")

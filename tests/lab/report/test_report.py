@@ -324,8 +324,8 @@ def test_the_validation_set_is_the_demos_or_the_detectors(folder, tmp_path):
     other.write_text("{}")
     config = f"dataset: {{val_json: {other}, val_images: {tmp_path}}}"
     (folder / "detect_pretrained" / "config.yaml").write_text(config)
-    assert validation_set(folder, read_run(folder)) == (own, folder / "data" / "val")
+    assert validation_set(folder, read_run(folder), Notes()) == (own, folder / "data" / "val")
     own.unlink()
-    assert validation_set(folder, read_run(folder)) == (other, tmp_path)
+    assert validation_set(folder, read_run(folder), Notes()) == (other, tmp_path)
     other.unlink()
-    assert validation_set(folder, read_run(folder)) == (own, folder / "data" / "val")
+    assert validation_set(folder, read_run(folder), Notes()) == (own, folder / "data" / "val")

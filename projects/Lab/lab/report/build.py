@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cropfield.coco_files import CocoImages, coco_images, spread_out
 from cropfield.datasets import read_coco_file
+from cropfield.joined import is_several
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
 from lab.report.charts import loss_charts
@@ -45,7 +46,7 @@ def write_report(
     notes = Notes() if notes is None else notes
     run, coco, images = read_run(folder, notes), None, {}
     refuse_nothing(folder, run, pretraining, notes)
-    json_of_run, images_of_run = validation_set(folder, run)
+    json_of_run, images_of_run = validation_set(folder, run, notes)
     val_json, val_images = val_json or json_of_run, val_images or images_of_run
     if os.path.isfile(val_json):
         coco = notes.attempt("the validation set", lambda: shortened(read_coco_file(str(val_json)), val_images))
@@ -69,12 +70,14 @@ def write_report(
     return path
 
 
-def validation_set(folder: Path, run: RunFiles) -> tuple[Path, Path]:
+def validation_set(folder: Path, run: RunFiles, notes: Notes) -> tuple[Path, Path]:
     """Annotation file and image folder of the demo's own data, or what a detector of the run was evaluated on."""
     found = [(folder / "data" / "annotations" / "instances_val.json", folder / "data" / "val")]
     for part in run.detectors.values():
         paths = [at(part.settings, "dataset", key) for key in ("val_json", "val_images")]
-        if all(isinstance(path, str) for path in paths):
+        if paths[0] and is_several(paths[0]):
+            notes.append("detections: evaluated on several annotation files at once, whose images are not looked for")
+        elif all(isinstance(path, str) for path in paths):
             found.append((Path(paths[0]), Path(paths[1])))
     return next((pair for pair in found if os.path.isfile(pair[0])), found[0])
 
