@@ -1,5 +1,6 @@
 """A detector's config is tried before any work."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -84,7 +85,13 @@ def test_what_would_end_the_run_later_is_told_with_its_part(dataset, override, w
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("override", ["output_dir=null", "max_dets_per_image=300", "tasks=null"])
+HOTCOCO = pytest.param(
+    "_target_=cropfield.evaluation.HotCOCOEvaluator",
+    marks=pytest.mark.skipif(importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed"),
+)
+
+
+@pytest.mark.parametrize("override", ["output_dir=null", "max_dets_per_image=300", "tasks=null", HOTCOCO])
 def test_other_ways_to_measure_are_taken(dataset, override, capsys):
     tried(dataset, f"dataloader.evaluator.{override}")
     assert not capsys.readouterr().out

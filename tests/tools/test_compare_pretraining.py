@@ -16,6 +16,8 @@ PRETRAIN = """
 import pathlib, sys
 said = dict(word.split("=", 1) for word in sys.argv if "=" in word)
 folder = pathlib.Path(said["train.output_dir"])
+if (folder.parent / "fail_pretraining").exists():
+    sys.exit("error: told to fail")
 folder.mkdir(exist_ok=True)
 for name in ("last.pth", "initial.safetensors"):
     (folder / name).write_text(said["train.seed"])
@@ -154,6 +156,36 @@ def test_a_share_without_an_object_is_refused_and_the_others_are_counted(compare
     train.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
     with pytest.raises(UserError, match=f"of before {train} was changed"):
         compare("--seeds", "1", "--labels", "0.5", "--train-json", str(train), "--modes", "frozen")
+
+
+def test_a_subset_of_before_is_made_again_until_a_stage_has_begun_with_it(compare, small_coco, tmp_path):
+    content = json.loads((small_coco / "labels.json").read_text())
+    files = [tmp_path / f"train{number}.json" for number in range(3)]
+    for number, file in enumerate(files):
+        objects = [entry | {"area": entry["area"] + number} for entry in content["annotations"]]
+        file.write_text(json.dumps(content | {"annotations": objects}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fail_pretraining").write_text("")
+    options = "--seeds", "1", "--labels", "0.75", "--modes", "frozen"
+    with pytest.raises(UserError, match="a_seed1 stage stopped"):
+        compare(*options, "--train-json", str(files[0]))
+    subset = tmp_path / "out" / "train_0.75.json"
+    before = subset.read_text()
+    (tmp_path / "out" / "fail_pretraining").unlink()
+    compare(*options, "--train-json", str(files[1]))
+    assert subset.read_text() != before
+    with pytest.raises(
+        UserError, match="a_seed1_pretrained_frozen_0.75 was begun with .*train_0.75.json, which --train"
+    ):
+        compare(*options, "--train-json", str(files[2]))
+
+
+@pytest.mark.parametrize("modes, frozen", [(["frozen"], "True"), (["frozen", "probe"], "True"), (["probe"], "False"),
+                                           (["frozen", "fine-tuned"], "False")])  # fmt: skip
+def test_the_detector_that_is_checked_is_one_that_is_trained(compare, modes, frozen):
+    """With frozen ones alone a feature cache may be given."""
+    compare("--seeds", "1", "--modes", *modes)
+    assert all(f"train.freeze_backbone={frozen}" in stage.command for _, stage, *_ in compare.checked)
 
 
 def test_what_is_done_so_far_is_in_the_report(compare, tmp_path, capsys):

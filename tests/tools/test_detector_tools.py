@@ -44,10 +44,13 @@ def test_what_these_tools_refuse(run_tool, tmp_path, capsys):
     other = ["--config-file", CONFIG, "--weights", tmp_path / "w.pth", "--output", tmp_path / "out"]
     for tool, options, words in (
         ("visualize_data", ["--config-file", CONFIG, "--output", tmp_path, "--images", "0"], "--images 0: give 1"),
-        (
-            "visualize_data",
-            ["--config-file", CONFIG, "--output", tmp_path, "--seed", "-1"],
-            "--seed -1: give 0 or more",
+        *(
+            (
+                "visualize_data",
+                ["--config-file", CONFIG, "--output", tmp_path, "--seed", seed],
+                f"--seed {seed}: give a whole",
+            )
+            for seed in ("-1", str(2**32))
         ),
         ("analyze_model", ["--config-file", CONFIG, "--image-size", "512x512"], "makes every image 128 x 128 pixels"),
         ("analyze_model", ["--config-file", CONFIG, "model.backbone.net.num_heads=5"], "model.backbone.net: "),

@@ -381,6 +381,7 @@ def test_a_cards_preset_keeps_the_recipe(load_tool, card, family):
             ["train.validation_loss=True", "model._target_=cropfield.tiles.TiledRCNN", NO_RESIZE],
             "train.validation_loss: dataloader.test.mapper.augmentations make images of up to",
         ),
+        (["dataloader.train.mapper.instance_mask_format=polygon"], "has masks as run lengths, which no polygon"),
         (["train.freeze_backbone=last"], "train.freeze_backbone is 'last'; give true or false"),
         (["model.backbone.net.out_features={last_feat: [3, 6]}"], "0 to 5, or a list"),
     ],

@@ -106,6 +106,28 @@ def test_keys_that_join_the_stages_are_refused(key):
         split_overrides(["pretrain.train.max_iter=3", f"{key}=x"])
 
 
+@pytest.mark.parametrize(
+    "node, key",
+    [
+        ("detect.dataset", "detect.dataset.train_json"),
+        ("pretrain.train", "pretrain.train.output_dir"),
+        ("pretrain.dataloader", "pretrain.dataloader.train.source.root"),
+    ],
+)
+def test_nor_may_a_whole_node_around_them_be_replaced(node, key):
+    with pytest.raises(UserError, match=f"{node} holds {key}, and {FIXED[key]} says what that is"):
+        split_overrides([f"{node}={{a: 1}}"])
+    split_overrides(["detect.train.ema={enabled: true}"])
+
+
+def test_predictions_are_of_the_weights_that_were_evaluated(pipeline, tmp_path):
+    args = arguments(pipeline)
+    args.output = tmp_path
+    (tmp_path / "detect").mkdir()
+    (tmp_path / "detect" / "model_ema.pth").touch()
+    assert f"{tmp_path}/detect/model_ema.pth" in pipeline["next_commands"](args)[1]
+
+
 def test_the_next_commands_are_of_this_run(pipeline):
     report, predict = pipeline["next_commands"](arguments(pipeline, "pretrain.train.max_iter=3", "detect.model.a=b c"))
     assert shlex.split(report)[1:] == [str(TOOLS / "report.py"), "OUT"]

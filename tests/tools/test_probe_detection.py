@@ -46,6 +46,11 @@ def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys
     ):
         with pytest.raises(UserError, match=words):
             run_tool("probe_detection", *files, *options, "--output", output, *extra)
+    labels = tmp_path / "mine.json"
+    labels.write_text((small_coco / "labels.json").read_text())
+    with pytest.raises(UserError, match="mine.json is an input, and would be written over"):
+        given = ["--val-json", labels, "--overwrite", "--output", labels]
+        run_tool("probe_detection", *files, *options, *given)
     with pytest.raises(UserError, match="4.safetensors takes images of 4 bands"):
         run_tool("probe_detection", four_bands, *options, "--output", tmp_path / "new.json")
     assert not (tmp_path / "new.json").exists()

@@ -319,6 +319,13 @@ def test_an_empty_page_is_no_report(tmp_path):
     render(tmp_path)
 
 
+@pytest.mark.parametrize("files", ["[a.json, b.json]", "'*.json'"])
+def test_detections_in_several_annotation_files_are_told(folder, files):
+    (folder / "data" / "annotations" / "instances_val.json").unlink()
+    (folder / "detect_pretrained" / "config.yaml").write_text(f"dataset: {{val_json: {files}, val_images: x}}")
+    assert "evaluated on several annotation files at once" in Page(render(folder)).text
+
+
 def test_the_validation_set_is_the_demos_or_the_detectors(folder, tmp_path):
     own, other = folder / "data" / "annotations" / "instances_val.json", tmp_path / "labels.json"
     other.write_text("{}")
