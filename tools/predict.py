@@ -8,7 +8,8 @@ OUTPUT, a new or empty folder, gets the pictures and predictions.json with `imag
 video), `categories` and `annotations` with scores; boxes are [x, y, width, height] in pixels, masks compressed run
 lengths. Class names are read from the weights, or from --names, a COCO file, whose ids of categories and images are
 then used. For a detector trained on your own dataset, give the same dataset.train_json as in training. Broken files are
-skipped and listed in OUTPUT/broken_images.txt. Running the same command again reuses the results in OUTPUT.
+skipped and listed in OUTPUT/broken_images.txt. Running the same command again reuses the results in OUTPUT, or begins
+again if they are not complete.
 """
 
 import argparse
