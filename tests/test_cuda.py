@@ -142,3 +142,9 @@ def test_proposals_and_heads_are_detectron2s():
         wanted, found = stock.model(stock.batch), ours.model(stock.batch)
     # A region's edge that rounds to the other side may change a pixel of its mask.
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    for part in (stock, ours):
+        part.model.roi_heads.box_predictor.test_score_thresh = 0.0
+    for theirs, own in zip(stock.infer(), ours.infer(), strict=True):
+        theirs, own = theirs["instances"], own["instances"]
+        assert len(theirs) > 0
+        torch.testing.assert_close(own.scores, theirs.scores, rtol=1e-3, atol=1e-5)
