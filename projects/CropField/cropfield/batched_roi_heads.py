@@ -189,10 +189,8 @@ def detections(predictor: FastRCNNOutputLayers, predictions, proposals: list[Ins
     num_classes = scores.shape[2]
     candidates = (valid.unsqueeze(2) & (scores > predictor.test_score_thresh)).flatten(1)
     most = max(1, candidates.sum(1).amax().item())
-    # stable, so that of equal scores the same one comes first as in Detectron2
-    order = (
-        scores.flatten(1).masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :most]
-    )
+    ranked = scores.flatten(1).masked_fill(~candidates, -torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)[:, :most]  # of equal scores as in Detectron2
     scores, valid, classes = take(scores.flatten(1), order), take(candidates, order), order % num_classes
     own = order // num_classes if boxes.shape[2] == 4 else order
     boxes = clip(take(boxes.unflatten(2, (-1, 4)).flatten(1, 2), own), [image.image_size for image in proposals])
