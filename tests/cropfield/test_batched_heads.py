@@ -191,13 +191,13 @@ def test_proposals_are_detectron2s(training):
     proposals = []
     for model in (stock, ours):
         randomize(model.proposal_generator)
-        model.train(training).proposal_generator.pre_nms_topk = {True: 300, False: 100}
-        model.proposal_generator.post_nms_topk = {True: 90, False: 70}
+        model.train(training).proposal_generator.pre_nms_topk = {True: 300, False: 25}
+        model.proposal_generator.post_nms_topk = {True: 90, False: 40}
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)
         with EventStorage():
             proposals.append(model.proposal_generator(images, features, [one["instances"] for one in batch])[0])
-    assert len(proposals[0][0]) == (90 if training else 70)
+    assert len(proposals[0][0]) == (90 if training else len(proposals[1][0])) > 20
     for theirs, own in zip(*proposals, strict=True):
         assert own.image_size == theirs.image_size
         torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
@@ -266,9 +266,11 @@ def predictions_of(batch: list[dict], *, regions: list[int], classes: int = 3):
     return (4 * torch.randn(sum(regions), classes + 1), torch.randn(sum(regions), 4 * classes)), proposals
 
 
+@pytest.mark.parametrize("way", [suppressed_in_turn, suppressed_at_once])
 @pytest.mark.parametrize("score", [0.05, 1.0])
-def test_images_without_proposals_or_detections(score):
+def test_images_without_proposals_or_detections(score, way, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(cropfield.batched_roi_heads, "unsuppressed", way)
     predictor = detectors()[1].roi_heads.box_predictor
     predictor.test_score_thresh = score
     for regions in ([0, 30, 5], [0, 0, 0]):
@@ -294,7 +296,10 @@ def test_detections_that_are_not_finite_are_left_out_and_equal_scores_keep_their
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layer, value", [("anchor_deltas", float("nan")), ("objectness_logits", -float("inf"))])
+@pytest.mark.parametrize(
+    "layer, value",
+    [("anchor_deltas", float("nan")), ("objectness_logits", -float("inf")), ("objectness_logits", float("inf"))],
+)
 def test_proposals_that_are_not_finite_are_left_out_in_inference(layer, value):
     torch.manual_seed(0)
     proposals = []

@@ -148,6 +148,50 @@ def test_a_traced_detector_finds_the_same_at_other_sizes(detector):
                 torch.testing.assert_close(theirs, ours)
 
 
+def test_a_traced_detector_of_boxes_finds_more_or_less_in_other_images(detector, monkeypatch):
+    """Detectron2's masks cannot be traced for another number of detections but by ONNX."""
+    heads = detector[1].roi_heads
+    monkeypatch.setattr(heads, "mask_on", False)
+    monkeypatch.setattr(heads.box_predictor, "test_topk_per_image", 10_000)
+    model = Detections(detector[1])
+    torch.manual_seed(0)
+    image, lengths = 255 * torch.rand(3, 96, 128), set()
+    with torch.no_grad():
+        monkeypatch.setattr(heads.box_predictor, "test_score_thresh", model(image)[1].median().item())
+        traced = torch.jit.trace(model, (image,), check_trace=False)
+        for size in ((96, 128), (128, 80), (64, 64)):
+            image = 255 * torch.rand(3, *size)
+            found = model(image)
+            lengths.add(len(found[0]))
+            torch.testing.assert_close(traced(image), found)
+    assert min(lengths) > 0 and len(lengths) > 1
+
+
+class Proposals(torch.nn.Module):
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image):
+        images = self.detector.preprocess_image([{"image": image}])
+        ((found,), _) = self.detector.proposal_generator(images, self.detector.backbone(images.tensor))
+        return found.proposal_boxes.tensor
+
+
+def test_traced_proposals_are_more_or_less_in_other_images(detector, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(detector[1].proposal_generator, "nms_thresh", 0.1)
+    model, lengths = Proposals(detector[1]), set()
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (255 * torch.rand(3, 96, 128),), check_trace=False)
+        for size in ((96, 128), (128, 80), (64, 64)):
+            image = 255 * torch.rand(3, *size)
+            found = model(image)
+            lengths.add(len(found))
+            torch.testing.assert_close(traced(image), found)
+    assert min(lengths) > 0 and len(lengths) > 1
+
+
 @pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
 def test_the_detector_in_onnxruntime_finds_what_it_finds_here(detector, run_tool, tmp_path):
     options, model = detector
