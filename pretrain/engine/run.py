@@ -182,6 +182,7 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
 
 def make_hooks(cfg: DictConfig, trainer: PretrainTrainer, output: Path) -> list[HookBase | None]:
     """In the order in which they run: the checkpoint before what may end the run, the writers last."""
+    trainer.folder = output
     lr, weight_decay = build(cfg, "lr_multiplier"), build(cfg, "weight_decay")
     check_schedule(lr, "lr_multiplier", zero=False)
     check_schedule(weight_decay, "weight_decay")
