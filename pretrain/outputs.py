@@ -69,11 +69,17 @@ def _leave_nothing(process: int, folder: Path, made: list[Path], others: set[str
                 part.rmdir()
 
 
-def output_path(folder, name: str = "the output folder") -> Path:
-    """A folder as a config or command line gives it under `name`; a number is one too. Raises UserError otherwise."""
+def output_path(folder, name: str = "") -> Path:
+    """A folder as a config gives it under the key `name`, or a command line; a number is one too.
+
+    Raises UserError otherwise, and of a config's where it is not UTF-8: the config is written as text.
+    """
     if isinstance(folder, bool) or not isinstance(folder, str | int | os.PathLike) or folder == "":
-        raise UserError(f"{name} is {folder!r}; give the path of a folder")
-    return Path(str(folder) if isinstance(folder, int) else folder)
+        raise UserError(f"{name or 'the output folder'} is {folder!r}; give the path of a folder")
+    path = Path(str(folder) if isinstance(folder, int) else folder)
+    if name and any("\ud800" <= character <= "\udfff" for character in str(path)):
+        raise UserError(f"{name} is {path}, a name that is not UTF-8 and cannot be written into files; choose another")
+    return path
 
 
 def refuse_finished(folder: Path, finished: Iterable[str], advice: str = "choose another output folder") -> None:

@@ -102,6 +102,13 @@ def test_a_number_is_a_name_too():
     assert output_path(2024) == Path("2024")
 
 
+def test_a_configs_folder_is_text():
+    folder = os.fsdecode(b"a/o\xff")
+    with pytest.raises(UserError, match=r"train.output_dir is a/o\\xff, a name that is not UTF-8"):
+        output_path(folder, "train.output_dir")
+    assert output_path(folder) == Path(folder) and output_path("é", "train.output_dir") == Path("é")
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -99,6 +99,11 @@ class Photometric:
         if self.blur_kernel % 2 == 0:
             raise UserError(f"blur_kernel {self.blur_kernel} would move the image by half a pixel: give an odd number")
 
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise UserError(
+                f"blur_sigma {self.blur_sigma} is not a range: give two positive numbers, the smaller first"
+            )
+
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 (H, W, C) -> the same, for one band (H, W); `image` is left as it was."""
         if rng.random() < self.jitter_prob:

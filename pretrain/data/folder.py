@@ -35,6 +35,10 @@ class ImageFiles:
         """The file's path relative to `root`."""
         return self._names[index]
 
+    def path(self, index: int) -> Path:
+        """The image's file."""
+        return self.root / self.name(index)
+
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
         name = self.name(index)

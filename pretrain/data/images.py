@@ -5,10 +5,11 @@ A source has `len()`, `load(index)` -> uint8 (H, W, channels), raising `BrokenIm
 """
 
 import bisect
+import functools
 import glob
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ class JoinedSources:
         source, index = self._find(index)
         folder, name = getattr(source, "root", None), source.name(index)
         return name if folder is None else os.path.join(folder, name)
+
+    def path(self, index: int) -> Path | None:
+        """The image's file; None of one in a tar shard."""
+        source, own_index = self._find(index)
+        return None if isinstance(source, TarShards) else source.path(own_index)
 
     def load(self, index: int, min_pixels: int | None = None) -> np.ndarray:
         """-> uint8 (H, W, channels); `min_pixels`: see `decode_image`. Raises `BrokenImage`."""
@@ -136,7 +142,6 @@ def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder
     if not roots or not all(isinstance(root, str | os.PathLike) for root in roots):
         raise UserError(f"{roots} is not a list of image sources: give folders, files or patterns, at least one")
     _check_index(index, roots)
-    _refuse_nested([os.fspath(root) for root in roots], endings)
     folders = [images] * len(roots) if images is None or isinstance(images, str | os.PathLike) else list(images)
     if len(folders) != len(roots):
         raise UserError(
@@ -149,7 +154,11 @@ def _joined(roots: list, images, endings: tuple[str, ...], index) -> ImageFolder
             sources.append(ImageFiles(Path(root).parent, Names.pack([Path(root).name])))
         else:
             sources.append(_source(root, folder if kind.endswith((".txt", ".json")) else None, endings, index))
-    return sources[0] if len(sources) == 1 else JoinedSources(list(map(os.fspath, roots)), sources)
+    if len(sources) == 1:
+        return sources[0]
+    roots = list(map(os.fspath, roots))
+    _refuse_overlap(roots, sources)
+    return JoinedSources(roots, sources)
 
 
 def _by_pattern(pattern: str, images, endings: tuple[str, ...], index):
@@ -184,11 +193,38 @@ def _check_index(index, roots: list) -> None:
         raise UserError(f"index={index} keeps the list of one source, and {len(roots)} are given: leave it out")
 
 
-def _refuse_nested(roots: list[str], endings: tuple[str, ...]) -> None:
-    """Raise UserError for an image or a folder that is also in another folder of `roots`, and would count twice."""
-    folders = {os.path.realpath(root): root for root in roots if os.path.isdir(root)}
-    for root in roots:
-        if os.path.isdir(root) or root.lower().endswith(endings):
-            for parent in Path(os.path.realpath(root)).parents:
-                if str(parent) in folders:
-                    raise UserError(f"{root} is in {folders[str(parent)]}, all of whose images are taken: leave it out")
+def _refuse_overlap(roots: list[str], sources: list) -> None:
+    """Raise UserError for an image or a folder that two of `roots` take, and that would count twice."""
+    folders, files = {}, {}  # real paths: the root that takes them, and their path there
+    for root, source in zip(roots, sources, strict=True):
+        for part in getattr(source, "sources", [source]):
+            found = folders if isinstance(part, ImageFolder) else files
+            real = os.path.realpath if isinstance(part, ImageFolder) else _real
+            for path in _own_paths(part):
+                if (other := found.setdefault(real(path), (root, path))[0]) != root:
+                    raise UserError(
+                        f"{path} is given twice as a source of images, by {other} and by {root}; give it once"
+                    )
+    outer = functools.cache(lambda inner: [folders[f][0] for f in map(str, (inner, *inner.parents)) if f in folders])
+    for real, (root, path) in (folders | files).items():
+        if others := [other for other in outer(Path(real).parent) if other != root]:
+            words = root if root == path else f"{path}, of {root},"
+            raise UserError(f"{words} is in {others[0]}, all of whose images are taken: leave it out")
+
+
+def _own_paths(source) -> Iterable[str]:
+    """The folder that a source takes whole, or the files that it was given; none of what a list or a shard names."""
+    if isinstance(source, ImageFolder):
+        return [os.fspath(source.root)]
+    return (os.path.join(source.root, source.name(i)) for i in range(len(source))) if type(source) is ImageFiles else ()
+
+
+def _real(path: str) -> str:
+    """`os.path.realpath` of a file, quick for many of a folder."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+
+
+@functools.lru_cache(maxsize=1)  # files come folder by folder
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -85,10 +85,28 @@ class PeriodicCheckpoint(HookBase):
         check_finite({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, done)
         state = training_state(self.model, self.optimizer, done, self.batch_size)
         if comm.is_main_process():
-            if due(done, self.keep_period):  # first: a run cut off between the two files writes both again
-                write_torch_file(self.folder / f"step_{done:07d}.pth", state)
+            if due(done, self.keep_period):  # first: a run cut off between the two files finds this one, and goes on
+                write_kept(self.folder / f"step_{done:07d}.pth", state)
             write_torch_file(self.folder / LAST, state)
         self.saved = done
+
+
+def write_kept(path: Path, state: dict) -> None:
+    """Write a state that is to stay; one that is there stays, and it is logged."""
+    if path.exists():
+        logger.warning(f"{path} exists and stays, so this state is not kept beside it; move files of other runs away")
+    else:
+        write_torch_file(path, state)
+
+
+def refuse_later_steps(folder: Path, start: int, batch_size: int) -> None:
+    """Raise UserError where a kept file's step is after `start`: steps of another batch size than `batch_size`."""
+    for path in sorted(folder.glob("step_*.pth")):
+        if (number := path.stem.removeprefix("step_")).isdecimal() and int(number) > start:
+            raise UserError(
+                f"{path}: counts steps of another batch size, and the run, at {batch_size} images a step, goes on at "
+                f"{start}; move the step_*.pth out of {folder}, or keep the batch size"
+            )
 
 
 def training_state(
@@ -146,7 +164,7 @@ def restore(
 
     Raises:
         UserError: the file belongs to another model, holds a model and nothing of its training, or nonsense; or
-            nothing is left to do.
+            nothing is left to do; or files of later steps lie beside it, see `refuse_later_steps`.
     """
     state = load_checkpoint(path)
     if not {"optimizer", "iteration", "rng"} <= state.keys():
@@ -155,7 +173,10 @@ def restore(
         check_model_state(state["model"], model.state_dict())
         model.load_state_dict(state["model"])
         load_optimizer(optimizer, state["optimizer"])
-        iteration = resume_step(path, state["iteration"], state.get("batch_size"), batch_size, total)
+        saved = state.get("batch_size")
+        iteration = resume_step(path, state["iteration"], saved, batch_size, total)
+        if None not in (saved, batch_size) and saved != batch_size:
+            refuse_later_steps(Path(path).parent, iteration, batch_size)
         restore_rng(state["rng"], iteration)
     except BAD_STATE as error:
         raise UserError(

@@ -10,11 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pretrain.engine.addresses import local_file
 from pretrain.engine.yaml_config import read_config
 from pretrain.errors import UserError, printable
-from pretrain.models.export_formats import FORMATS
+from pretrain.models.export_formats import FORMATS, check_name
 from pretrain.models.weight_layouts import PATCH_WEIGHT, BackboneFile
 from pretrain.models.weights import (
     architecture,
     build_backbone,
+    check_ending,
     fill_backbone,
     fold_layer_scale,
     read_backbone,
@@ -23,6 +24,7 @@ from pretrain.models.weights import (
 )
 from pretrain.outputs import refuse_existing, refuse_inputs
 
+FACTS = {"data", "started_from"}  # of a run, in its config
 RECORDED = ("method", "patch_size", "field_size")  # by every backbone of ours
 
 
@@ -32,19 +34,19 @@ def export(options: argparse.Namespace) -> None:
     Raises:
         UserError: the checkpoint cannot be used, the format does not support its backbone, or an output exists.
     """
+    check_names(options.output or [], options.format)
     checkpoint = local_file(options.checkpoint)
     if not options.output:
         print(card(read_backbone(checkpoint)))
         return
-    refuse_inputs(options.output, [options.checkpoint])
+    in_folder = ("model.safetensors", "config.json") if options.format == "hf" else ("",)
+    refuse_inputs([output / name for output in options.output for name in in_folder], [options.checkpoint])
     if not options.overwrite:
         refuse_existing(*options.output)
-    if options.format and len(options.output) > 1:
-        raise UserError(f"--format {options.format} writes one --output, and {len(options.output)} are given")
     file = read_backbone(checkpoint)
     if not all(isinstance(file.metadata.get(name), str) for name in RECORDED):
         file = published(file, options)
-    else:
+    elif not file.metadata.keys() & FACTS:  # a file that has its own may lie beside another run's config
         file.metadata.update(run_metadata(options.checkpoint.parent / "config.yaml"))
     state, metadata = file.state, file.metadata
     if options.license:
@@ -62,13 +64,21 @@ def export(options: argparse.Namespace) -> None:
     if options.format:
         size = tuple(int(side) for side in metadata["field_size"].split("x"))
         lines = FORMATS[options.format](options.output[0], replace(file, state=state, field_size=size))
-        print(f"{options.output[0]}: load it with\n\n{lines}")
+        print(f"{printable(str(options.output[0]))}: load it with\n\n{lines}")
         return
     count = sum(tensor.numel() for tensor in state.values())
     facts = ", ".join(f"{name} {value}" for name, value in metadata.items())
     for path in options.output:
         write_backbone(path, state, metadata)
-        print(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})")
+        print(printable(f"{path}: {len(state)} tensors, {count / 1e6:.1f} M parameters ({facts})"))
+
+
+def check_names(outputs: list[Path], kind: str | None) -> None:
+    """Raise UserError where a name has another ending than what would be written; kind: of `FORMATS`, or None."""
+    if kind and len(outputs) > 1:
+        raise UserError(f"--format {kind} writes one --output, and {len(outputs)} are given")
+    for path in outputs:
+        check_name(path, kind) if kind else check_ending(path)
 
 
 def published(file: BackboneFile, options: argparse.Namespace) -> BackboneFile:

@@ -1,6 +1,7 @@
 """One pretraining run, from its config to its last checkpoint."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from detectron2.engine import HookBase, hooks
@@ -31,12 +32,13 @@ from pretrain.engine.writers import PeriodicWriter, mirror_to_wandb
 from pretrain.errors import UserError
 from pretrain.files import write_text
 from pretrain.models.weights import write_backbone
-from pretrain.outputs import open_output, output_path
+from pretrain.outputs import is_output, open_output, output_path, refuse_finished
 from pretrain.ranges import check_schedule
 
 logger = logging.getLogger(__name__)
 WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, "best_detection.pth", LISTED, "detection_probe.json")
 WRITTEN += ("step_*.pth",)
+RESULTS = ("last_checkpoint", "model_*.pth", "result.json", "step_*.pth", "best_detection.pth")  # of runs of any kind
 
 
 def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
@@ -51,6 +53,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
     checkpoint = output / LAST
     if checkpoint.exists() and not resume:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
+    if not checkpoint.exists() and is_output(output):
+        refuse_finished(output, RESULTS, f"choose another train.output_dir, or put its {LAST} back and add --resume")
     check_device(cfg.train.device)
     check_usable(cfg.train.device)
     if cfg.train.device == "cpu":
@@ -81,12 +85,19 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         start = restore(checkpoint, model, trainer.optimizer, loader.batch_size, cfg.train.max_iter)
     if len(set(comm.all_gather(start))) > 1:
         raise UserError(f"not every process finds {checkpoint}; put train.output_dir where all machines see it")
-    if comm.is_main_process():
-        write_text(output / "config.yaml", config)  # not before: a run that cannot go on with it keeps its own
-        if not start:
-            write_backbone(output / INITIAL, model.backbone.state_dict(), backbone_metadata(model, start))
+    if comm.is_main_process():  # the last hook: by then the others have refused what they will
+        trainer.register_hooks([hooks.CallbackHook(before_train=partial(write_beginning, output, config))])
     trainer.train(start, cfg.train.max_iter)
     return checkpoint
+
+
+def write_beginning(output: Path, config: str, trainer: PretrainTrainer) -> None:
+    """Write config.yaml, and a new run's first backbone; a run to which no step is added keeps what it has."""
+    start, model = trainer.start_iter, trainer.model
+    if start < trainer.max_iter:
+        write_text(output / "config.yaml", config)
+    if not start:
+        write_backbone(output / INITIAL, model.backbone.state_dict(), backbone_metadata(model, start))
 
 
 def channels_of(cfg: DictConfig) -> int:
@@ -171,6 +182,7 @@ def resolve_warm_start(cfg: DictConfig, resumed: bool) -> None:
 
 def make_hooks(cfg: DictConfig, trainer: PretrainTrainer, output: Path) -> list[HookBase | None]:
     """In the order in which they run: the checkpoint before what may end the run, the writers last."""
+    trainer.folder = output
     lr, weight_decay = build(cfg, "lr_multiplier"), build(cfg, "weight_decay")
     check_schedule(lr, "lr_multiplier", zero=False)
     check_schedule(weight_decay, "weight_decay")

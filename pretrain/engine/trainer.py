@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from detectron2.utils import comm
@@ -21,7 +22,7 @@ class PretrainTrainer(TrainingLoop):
     """One process with one device, alone or one of several that do the same on their slices of the batch.
 
     Losses and gradients are means over the processes and the accumulated parts of a step. `batch` is the last part that
-    this process saw, for hooks.
+    this process saw, and `folder` the run's output, for hooks.
 
     Args:
         model: a `pretrain.methods.protocol.Method`.
@@ -30,6 +31,8 @@ class PretrainTrainer(TrainingLoop):
         clip_grad: largest gradient norm of each sub-module; 0 turns clipping off.
         accumulate: parts in which this process works off its slice of the batch, for less memory.
     """
+
+    folder: Path | None = None
 
     def __init__(
         self,

@@ -1,9 +1,11 @@
 """Writers of metrics: the console line, Weights & Biases, and a clear error when the disk is full."""
 
 import datetime
+import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from detectron2.engine import hooks
@@ -91,6 +93,16 @@ class PeriodicWriter(hooks.PeriodicWriter):
         with _disk_errors_as_user_errors():
             for writer in self._writers:
                 writer.write()
+
+
+def is_logged(folder: Path, name: str, done: int) -> bool:
+    """Whether metrics.json in `folder` has a value of `name` after `done` steps, made then or by a resumed run."""
+    with suppress(OSError), open(folder / "metrics.json", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError, TypeError, KeyError):  # cut off, or nobody's
+                if f'"{name}"' in line and json.loads(line)["iteration"] in (done - 1, done):
+                    return True
+    return False
 
 
 @contextmanager

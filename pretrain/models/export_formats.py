@@ -89,7 +89,7 @@ def write_timm(path: Path, file: BackboneFile) -> str:
     shape, state = Shape.of(file), fold_layer_scale(file.state)
     positions = state["pos_embed"]
     state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    write_backbone(_ending(path, ".safetensors", "timm"), state, file.metadata | {"layer_scale": "folded"})
+    write_backbone(check_name(path, "timm"), state, file.metadata | {"layer_scale": "folded"})
     return (
         "import timm\n"
         f"model = timm.create_model(\n    'vit_base_patch16_224', patch_size={shape.patch}, embed_dim={shape.width}, "
@@ -113,8 +113,7 @@ def write_transformers(folder: Path, file: BackboneFile) -> str:
     """FOLDER/model.safetensors and config.json for `from_pretrained`: a DINOv2, without class token an I-JEPA."""
     if "norm.weight" not in file.state:
         raise UserError(f"{file.path} has no last norm, and transformers' models have one; take --format detectron2")
-    if folder.suffix:
-        raise UserError(f"{folder}: transformers wants a folder; give -o a name without ending")
+    check_name(folder, "hf")
     kind = "Dinov2" if "cls_token" in file.state else "IJepa"
     state, config = (_dinov2 if kind == "Dinov2" else _ijepa)(file, Shape.of(file))
     with replacing(folder / "model.safetensors") as draft:
@@ -176,7 +175,7 @@ def write_detectron2(path: Path, file: BackboneFile) -> str:
     """PATH.pth for Detectron2's own `ViT` below a simple feature pyramid; returns the lines that build it."""
     shape = Shape.of(file)
     side = shape.side("Detectron2's ViT")
-    write_backbone(_ending(path, ".pth", "detectron2"), fold_layer_scale(file.state), file.metadata)
+    write_backbone(check_name(path, "detectron2"), fold_layer_scale(file.state), file.metadata)
     return (
         "from detectron2.config import LazyCall as L\nfrom detectron2.modeling import ViT\n"
         f"model.backbone.net = L(ViT)(\n    img_size={side}, patch_size={shape.patch}, embed_dim={shape.width}, "
@@ -186,10 +185,14 @@ def write_detectron2(path: Path, file: BackboneFile) -> str:
     )
 
 
-def _ending(path: Path, ending: str, name: str) -> Path:
-    if path.suffix != ending:
-        raise UserError(f"{path}: --format {name} writes a {ending}; give -o a name with that ending")
+def check_name(path: Path, kind: str) -> Path:
+    """`path`, if it has the ending of that format. Raises UserError."""
+    if kind == "hf" and path.suffix:
+        raise UserError(f"{path}: transformers wants a folder; give -o a name without ending")
+    if path.suffix != ENDINGS[kind]:
+        raise UserError(f"{path}: --format {kind} writes a {ENDINGS[kind]}; give -o a name with that ending")
     return path
 
 
+ENDINGS = {"timm": ".safetensors", "hf": "", "detectron2": ".pth"}
 FORMATS = {"timm": write_timm, "hf": write_transformers, "detectron2": write_detectron2}

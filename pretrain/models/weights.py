@@ -12,7 +12,7 @@ from safetensors.torch import save
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, printable
 from pretrain.files import CHECKSUM, checksum, read_tensors, replacing, write_torch_file
 from pretrain.models.pos_embed import sample_pos_embed
 from pretrain.models.vit import VisionTransformer
@@ -284,6 +284,22 @@ def resize_field(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     return sample_pos_embed(pos_embed.unflatten(1, old), None, new).to(pos_embed.dtype)
 
 
+def check_ending(path: Path) -> Path:
+    """`path`, if `write_backbone` writes such files. Raises UserError."""
+    if path.suffix not in (".safetensors", ".pth"):
+        raise UserError(f"{path} ends in neither .safetensors nor .pth; choose one of them")
+    return path
+
+
+def encodable(text: str) -> str:
+    r"""`text` itself, or, with bytes of a name that is not UTF-8, which nothing could read, with these as \xff."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return printable(text)
+
+
 def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a backbone file; it is whole or it is not there.
 
@@ -295,9 +311,8 @@ def write_backbone(path: str | Path, state: dict[str, Tensor], metadata: dict[st
     Raises:
         UserError: another suffix, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix not in (".safetensors", ".pth"):
-        raise UserError(f"{path} ends in neither .safetensors nor .pth; choose one of them")
+    path = check_ending(Path(path))
+    metadata = {name: encodable(text) if isinstance(text, str) else text for name, text in metadata.items()}
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if path.suffix == ".safetensors":
         with replacing(path) as draft:

@@ -4,13 +4,17 @@ feel it."""
 import json
 import logging
 import shutil
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cropfield.online_probe import BEST, RECORD, OnlineDetectionProbe
 from cropfield.probe import DetectionProbe
+from cropfield.probe_images import tell_of_shared_images
+from pretrain.data.images import open_source
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain
 from pretrain.engine.trainer import PretrainTrainer
@@ -132,6 +136,25 @@ def test_a_probe_that_was_cut_off_after_its_checkpoint_is_made_up_for(scenes, tm
     (tmp_path / BEST).unlink()
     run(scenes, tmp_path, "train.max_iter=3", resume=True)
     assert record(tmp_path)["probes"][:1] == found["probes"] and (tmp_path / BEST).is_file()
+    found = record(tmp_path)
+    (tmp_path / RECORD).write_text(json.dumps(found | {"probes": found["probes"][:1]}))
+    run(scenes, tmp_path, "train.max_iter=3", resume=True)  # no step is left, and step 3 is only due as the last
+    assert record(tmp_path) == found
+
+
+def test_a_probe_belongs_to_the_images_seen(scenes, tmp_path):
+    """What steps are is another thing after a resume with another batch size."""
+    hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
+    hook.trainer = SimpleNamespace(loader=SimpleNamespace(batch_size=2))
+    figures = dict.fromkeys(("box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"), 1.0)
+    probes = [{"step": 3, "images": 12, **figures}, {"step": 4, "images": 16, **figures}, {"step": 7, **figures}]
+    written = {"settings": hook.settings, "start": None, "lower_line": None, "probes": probes}
+    (tmp_path / RECORD).write_text(json.dumps(written))
+    assert hook.read_record(6)["probes"] == probes[:1]
+    assert hook.read_record(7)["probes"] == [probes[0], probes[2]]  # an older record's has no number of images
+    assert [hook.step_of(probe) for probe in probes] == [6, 8, 7]
+    hook.trainer.loader.batch_size = 5
+    assert hook.read_record(2)["probes"] == probes[:1]
 
 
 def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, values, told):
@@ -212,6 +235,20 @@ def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes
         [text for text in told if words in text] for words in ("are also pretrained on", "share only their names")
     )
     assert "4 of its 12 images" in same and "2 of its images share" in named
+
+
+def test_images_in_shards_are_compared_by_name_alone_and_it_is_said(scenes, tmp_path, told):
+    files = sorted(Path(scenes[2][1]).iterdir())
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for file in files[:2]:
+            tar.add(file, file.name)
+    shards = str(tmp_path / "0.tar")
+    tell_of_shared_images(files, open_source(shards))
+    (line,) = told
+    assert "not compared with those in tar shards; 2 of its images share a name with one there" in line
+    told.clear()
+    tell_of_shared_images(files, open_source([scenes[2][1], shards]))
+    assert len(told) == 2 and "6 of its 6 images are also pretrained on" in told[0] and "shards; 2 of" in told[1]
 
 
 def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatch, write_scenes):

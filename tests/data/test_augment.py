@@ -71,6 +71,12 @@ def test_operations_leave_their_input_alone():
     assert np.array_equal(image, IMAGE)
 
 
+def test_a_range_that_is_reversed_is_refused():
+    with pytest.raises(UserError, match="blur_sigma .* is not a range"):
+        augment.Photometric(blur_sigma=(2.0, 0.1))
+    assert augment.Photometric(blur_sigma=[1.0, 1.0]).blur_sigma == (1.0, 1.0)
+
+
 def test_untouched_is_the_identity():
     assert augment.UNTOUCHED(IMAGE, np.random.default_rng(0)) is IMAGE
 

@@ -90,6 +90,11 @@ def test_endings_count_in_any_case_and_from_a_config(tmp_path):
         (["a", "b/../a"], None, "b/../a is given twice"),
         (["a", "b/../a/c"], None, "b/../a/c is in a, all of whose images are taken"),
         (["b/../a/1.png", "a"], None, "b/../a/1.png is in a, all"),
+        (["a", "a/*"], None, "a/c, of a/., is in a, all"),
+        (["a*", "*a"], None, "a is given twice"),
+        (["a", "**/*.png"], None, "a/.*, of .*, is in a, all"),
+        (["*/1*", "a"], None, "a/1.png, of .*, is in a, all"),
+        (["*/1.png", "a/?.png"], None, "a/1.png is given twice"),
         ("*/*.png", "b", "images=b is for .txt or .json files"),
         (["a", "b"], ["a"], "2 image sources and 1 folders"),
         ("nothing/*.jpg", None, "nothing fits nothing/"),
@@ -101,6 +106,17 @@ def test_several_sources_that_are_none(tmp_path, monkeypatch, roots, images, wor
     pictures(tmp_path / "a", "1.png", "c/2.png"), pictures(tmp_path / "b", "3.png")
     with pytest.raises(UserError, match=words):
         open_source(roots, images)
+
+
+def test_patterns_that_do_not_overlap_are_several_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "a", "1.png", "c/2.png"), pictures(tmp_path / "b", "3.png"), pictures(tmp_path / "ab", "4.png")
+    assert sorted(seen(open_source(["a/*", "b/..//ab", "[b]/*"]))) == [
+        ("1.png", 1),
+        ("2.png", 2),
+        ("3.png", 1),
+        ("4.png", 1),
+    ]
 
 
 def test_an_index_is_of_one_source(tmp_path):

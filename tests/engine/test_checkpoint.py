@@ -71,6 +71,21 @@ def test_checkpoints_stay_at_their_period_and_the_last_one_is_always_there(tmp_p
     assert kept["iteration"] == 3 and kept["model"]["bias"].tolist() == [3, 3]
 
 
+def test_a_kept_file_is_never_written_over(tmp_path, caplog):
+    model, optimizer, state = trained(tmp_path / "last.pth")
+    hook = PeriodicCheckpoint(tmp_path, model, optimizer, period=2, keep_period=2, batch_size=2)
+    hook.save(2)
+    (tmp_path / "step_0000004.pth").write_bytes(b"precious")
+    hook.save(4)
+    assert (tmp_path / "step_0000004.pth").read_bytes() == b"precious" and "step_0000004.pth exists" in caplog.text
+    assert load_checkpoint(tmp_path / "last.pth")["iteration"] == 4
+    with pytest.raises(UserError, match="step_0000002.pth: counts steps of another batch size.* at 8 images .* at 1;"):
+        restore(tmp_path / "last.pth", model, optimizer, batch_size=8)
+    (tmp_path / "step_0000002.pth").unlink()
+    assert restore(tmp_path / "last.pth", model, optimizer, batch_size=2) == 4
+    assert restore(tmp_path / "last.pth", model, optimizer, batch_size=1) == 8
+
+
 def test_one_step_is_saved_once(tmp_path, monkeypatch):
     """As when a signal comes in a step that is saved anyway."""
     model = Method(2, 2)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -142,6 +143,27 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     assert "resumed with a changed config: train.max_iter: 1 -> 2" in log
     assert "max_iter: 2" in (tmp_path / "config.yaml").read_text()
     assert not list(tmp_path.glob(".*.partial*"))
+
+
+@pytest.mark.parametrize("name", ["model_final.pth", "result.json", "step_0000002.pth", "best_detection.pth"])
+def test_results_of_another_run_or_of_one_without_its_last_state_are_not_written_over(images, tmp_path, name):
+    """In a folder that a tool has opened; config.yaml and the figures there are part of the results."""
+    for file in (".cropfield.lock", "config.yaml", "metrics.json", name):
+        (tmp_path / file).write_bytes(b"precious")
+    for resume in (False, True):
+        with pytest.raises(UserError, match=f"{name} exists: .* choose another train.output_dir, or put its last.pth"):
+            pretrain(config(images, tmp_path), resume)
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=0.0005", "train.accumulate=3 train.max_iter=2"])
+def test_the_config_stays_where_no_step_is_added(images, tmp_path, override):
+    """The run is at its end, or what is asked for is refused."""
+    pretrain(config(images, tmp_path, "train.max_iter=1"))
+    saved = (tmp_path / "config.yaml").read_bytes()
+    with contextlib.suppress(UserError):
+        pretrain(config(images, tmp_path, "train.max_iter=1", *override.split()), resume=True)
+    assert (tmp_path / "config.yaml").read_bytes() == saved
 
 
 def test_with_another_batch_size_it_goes_on_after_as_many_images(images, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from detectron2.utils.events import TensorboardXWriter
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lab.probes.online_knn import OnlineKnn
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import make_writers, pretrain
 from pretrain.errors import UserError
@@ -75,6 +77,25 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(images, tmp_path):
     (summary,) = [text for text in said if text.startswith("done: 4 steps")]
     for part in ("feature_rank", "top1 100", "broken images skipped: 0", "export_backbone.py", "total_loss"):
         assert part in summary
+
+
+def test_a_value_that_an_interruption_left_out_is_made_up_for(images, tmp_path, monkeypatch):
+    """Once: not where metrics.json has it."""
+    made = []
+    monkeypatch.setattr(OnlineKnn, "evaluate", lambda self, when: made.append(when))
+    hook = OnlineKnn(str(images), str(images), period=2, image_size=32)
+    backbone = SimpleNamespace(patch_size=8)
+    hook.trainer = SimpleNamespace(iter=4, folder=tmp_path, model=SimpleNamespace(backbone=backbone))
+    lines = '{"knn/top1": 5.0, "iteration": 1}\n{"loss": 1.0, "iteration": 3}\n'
+    (tmp_path / "metrics.json").write_text(lines)
+    hook.before_train()
+    assert made == ["after 4 steps"]
+    for iteration in (3, 4):  # in its step, or before the one after it
+        (tmp_path / "metrics.json").write_text(lines + f'{{"knn/top1": 5.0, "iteration": {iteration}}}\n{{"knn/to')
+        hook.before_train()
+    hook.trainer.iter = 5
+    hook.before_train()
+    assert made == ["after 4 steps"]
 
 
 def test_half_a_labelled_set_is_refused(images, tmp_path):

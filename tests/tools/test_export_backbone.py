@@ -318,3 +318,39 @@ def test_an_export_replaces_no_file_unless_told_to(checkpoint):
     assert path.read_bytes() == b"someone's own"
     run_tool(str(checkpoint), "-o", str(path), "--overwrite")
     load_backbone(CropFieldViT(**SHAPE), path)
+
+
+def test_a_format_of_a_folder_is_not_written_over_its_input(tmp_path):
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes(b"someone's own")
+    with pytest.raises(UserError, match="model.safetensors is an input"):
+        run_tool(str(tmp_path / "model.safetensors"), "-o", str(tmp_path), "--format", "hf", "--overwrite")
+
+
+def test_what_a_file_says_itself_is_not_replaced_by_a_config_beside_it(checkpoint, tmp_path):
+    """Nor completed by it: the data would be of one run, and the initial weights of another."""
+    state = torch.load(checkpoint, weights_only=True)
+    state["metadata"]["data"] = "own"
+    torch.save(state, tmp_path / "a.pth")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    run_tool(str(tmp_path / "a.pth"), "-o", str(tmp_path / "b.safetensors"))
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        assert file.metadata()["data"] == "own" and "started_from" not in file.metadata()
+
+
+def test_text_that_is_not_utf8_is_recorded_and_shown_readably(checkpoint, tmp_path, capsys):
+    outputs = [tmp_path / "b.safetensors", tmp_path / "b.pth"]
+    run_tool(str(checkpoint), "-o", *map(str, outputs), "--license", "caf\udce9 é")
+    assert "license caf\\xe9 é" in capsys.readouterr().out
+    with safe_open(outputs[0], "pt") as file:
+        assert file.metadata()["license"] == "caf\\xe9 é"
+    assert torch.load(outputs[1], weights_only=True)["metadata"]["license"] == "caf\\xe9 é"
+
+
+def test_all_names_are_checked_before_anything_is_read_or_written(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="b.txt ends in neither"):
+        run_tool(str(checkpoint), "-o", str(tmp_path / "a.pth"), str(tmp_path / "b.txt"))
+    assert not list(tmp_path.iterdir())
+    for options in (["b.txt"], ["b.txt", "--format", "timm"], ["b.pth", "c.pth", "--format", "detectron2"]):
+        with pytest.raises(UserError, match="ends in neither|writes a .safetensors|writes one --output"):
+            run_tool(str(tmp_path / "absent.pth"), "-o", *options)

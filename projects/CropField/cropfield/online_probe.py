@@ -98,17 +98,24 @@ class OnlineDetectionProbe(HookBase):
             self.record |= {"lower_line": lower_line, "start": self.measure()}
             self.log("before the first step", self.record["start"])
             self.write_record()
-        elif due(done, self.period) and done not in [probe["step"] for probe in self.record["probes"]]:
+        elif self.is_due(done) and done not in map(self.step_of, self.record["probes"]):
             self.look(done)  # the run was interrupted between checkpoint and probe
         self.stop_in_time(done)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if self.period and (due(done, self.period) or done == self.trainer.max_iter):
+        if self.period and self.is_due(done):
             self.look(done)
             self.stop_in_time(done)
             if done == self.trainer.max_iter:
                 self.tell_of_no_gain()
+
+    def is_due(self, done: int) -> bool:
+        return due(done, self.period) or done == self.trainer.max_iter
+
+    def step_of(self, probe: dict) -> int:
+        """After how many steps of the run's batch size it was made; older records have no number of images."""
+        return probe["images"] // self.trainer.loader.batch_size if "images" in probe else probe["step"]
 
     def look(self, done: int) -> None:
         """Probe the backbone after `done` steps; if an image cannot be read, only this probe is skipped."""
@@ -118,7 +125,7 @@ class OnlineDetectionProbe(HookBase):
             logger.warning(f"step {done}: {error}; there is no value of this step")
             return
         best = self.best()
-        self.record["probes"].append({"step": done, **figures})
+        self.record["probes"].append({"step": done, "images": done * self.trainer.loader.batch_size, **figures})
         self.log(f"after {done:,} steps", figures)
         if best is None or figures[self.metric] > best[self.metric]:
             self.keep_best(done, figures)  # first: a run interrupted between the two files writes both again
@@ -178,7 +185,7 @@ class OnlineDetectionProbe(HookBase):
             return empty
         try:
             record = json.loads(path.read_text())
-            probes = [probe for probe in record["probes"] if probe["step"] <= done]
+            probes = [probe for probe in record["probes"] if self.step_of(probe) <= done]
             for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
                 [float(figures[name]) for name, _ in FIGURES]
             settings = record["settings"]

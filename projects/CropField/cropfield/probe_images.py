@@ -172,15 +172,18 @@ def tell_of_shared_images(files: Sequence[Path], source) -> None:
     """Log which of `files` are also in a run's own images (`source`), by content and by name; this is allowed.
 
     Contents are compared only between files of equal size; in a source of more than 100,000 files, only for that many
-    and for those with equal names; in tar shards not at all.
+    and for those with equal names; in tar shards not at all, which is logged.
     """
+    path_of = getattr(source, "path", lambda index: None)
     own, count = {file.name for file in files}, len(source)
     named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
-    by_size, same = {}, {}
+    by_size, same, unknown = {}, {}, {}  # the last: contents that are not compared
     for file in files:
         by_size.setdefault(os.path.getsize(file), {})[sha256(file)] = file
-    for index in {*range(0, count, -(-count // MOST_COMPARED)), *named} if hasattr(source, "root") else ():
-        path = source.root / source.name(index)
+    for index in {*range(0, count, -(-count // MOST_COMPARED)), *named}:
+        if (path := path_of(index)) is None:
+            unknown[index] = named.get(index)
+            continue
         with contextlib.suppress(OSError, ValueError):  # the loader counts unreadable files
             if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(sha256(path))):
                 same[index] = file
@@ -189,5 +192,11 @@ def tell_of_shared_images(files: Sequence[Path], source) -> None:
             f"detection probe: {len(set(same.values())):,} of its {len(files):,} images are also pretrained on, "
             f"{next(iter(same.values()))} for example: its metrics say less about unseen images"
         )
-    if names := set(named.values()) - {file.name for file in same.values()}:
+    if unknown:
+        logger.info(
+            "detection probe: the contents of its images are not compared with those in tar shards; "
+            f"{len(set(unknown.values()) - {None}):,} of its images share a name with one there"
+        )
+    compared = {name for index, name in named.items() if index not in unknown}
+    if names := compared - {file.name for file in same.values()}:
         logger.info(f"detection probe: {len(names):,} of its images share only their names with the run's")

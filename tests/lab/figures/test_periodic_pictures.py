@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
-from lab.figures.periodic_pictures import SIDE, attention_overview, field_overview, masks_overview
+from lab.figures.periodic_pictures import SIDE, PeriodicPictures, attention_overview, field_overview, masks_overview
 from pretrain.models.vit import VisionTransformer
 
 
@@ -48,3 +50,15 @@ def test_each_image_has_a_row_with_itself_features_and_attention():
         for parameter in backbone.blocks.parameters():
             parameter.mul_(1.5)
     assert not np.array_equal(picture, attention_overview(backbone, images))
+
+
+def test_images_that_have_no_patch_when_they_are_drawn_are_left_out():
+    sizes = [(12, 600), (90, 120), (600, 12), (120, 90)]
+    images = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    hook = PeriodicPictures(num_images=3)
+    source = type("Source", (), {"__len__": lambda self: len(images), "load": lambda self, index: images[index]})()
+    backbone = make_backbone()
+    hook.trainer = SimpleNamespace(model=SimpleNamespace(backbone=backbone), loader=SimpleNamespace(source=source))
+    assert [image.shape[:2] for image in hook.read_images()] == [(90, 120), (120, 90)]
+    del images[1::2]
+    assert hook.read_images() == [] and attention_overview(backbone, []) is None

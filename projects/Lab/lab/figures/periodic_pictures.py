@@ -22,6 +22,7 @@ SIDE = 224  # side in pixels of a tile, and of the backbone's input
 POINTS = ((0.5, 0.5), (0.2, 0.8))  # queries of the attention, (x, y)
 LEAST_TOP = 2.0  # least top of the colour scale, in multiples of uniform attention, so that noise is not enlarged
 NUM_MASKS = 4
+LOOKED_AT = 1000  # images of the source, to find some to draw
 MASKS = {"content_masks": content_mask_picture, "position_masks": position_mask_picture}
 
 
@@ -30,7 +31,8 @@ class PeriodicPictures(HookBase):
 
     Args:
         period: steps between pictures; 0 turns them off.
-        num_images: images for attention and features, the first readable ones of the run's source.
+        num_images: images for attention and features, the first of the run's source that can be read and have a patch
+            when they are drawn, which long and narrow ones do not.
     """
 
     def __init__(self, period: Whole = 1000, num_images: Count = 3):
@@ -55,14 +57,16 @@ class PeriodicPictures(HookBase):
     def read_images(self) -> list:
         source = self.trainer.loader.source
 
-        def readable():
-            for index in range(len(source)):
+        def usable():
+            for index in range(min(len(source), LOOKED_AT)):
                 try:
-                    yield source.load(index)
+                    image = source.load(index)
                 except BrokenImage:  # the loader counts broken images
                     continue
+                if min(fit(image, SIDE).shape[:2]) >= self.trainer.model.backbone.patch_size:
+                    yield image
 
-        return list(itertools.islice(readable(), self.num_images))
+        return list(itertools.islice(usable(), self.num_images))
 
 
 def field_overview(backbone: VisionTransformer) -> np.ndarray:
@@ -86,12 +90,15 @@ def masks_overview(batch: dict[str, Tensor], patch_size: int) -> np.ndarray | No
 
 def attention_overview(
     backbone: VisionTransformer, images: list[np.ndarray], statistics: Statistics = OF_RGB
-) -> np.ndarray:
+) -> np.ndarray | None:
     """One row for each image, uint8 (H, W, C): the image, its patch features as colours, attention from two points.
+    None without any.
 
     Colours have one basis for all images. Attention is from the last layer, averaged over heads, in multiples of
     uniform. Images of bands other than RGB are shown as `as_rgb` does.
     """
+    if not images:
+        return None
     images = [fit(image, SIDE) for image in images]
     rows = []
     for image, features in zip(images, feature_colors(backbone, images, SIDE, statistics), strict=True):

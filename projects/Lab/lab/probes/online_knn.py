@@ -10,6 +10,7 @@ from lab.probes.features import extract_features
 from lab.probes.knn import knn_accuracy
 from lab.probes.labelled import LabelledImages, labelled_folder
 from pretrain.engine.loop import due
+from pretrain.engine.writers import is_logged
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.ranges import BatchSize, Count, Pixels, Positive, Whole, Workers
@@ -62,8 +63,11 @@ class OnlineKnn(HookBase):
             raise UserError(
                 "train.knn reads RGB, and the backbone takes other bands: leave out train.knn.train and val"
             )
-        if self.period and self.trainer.iter == 0:
+        done = self.trainer.iter
+        if self.period and done == 0:
             self.evaluate("at the start")
+        elif due(done, self.period) and not comm.all_gather(is_logged(self.trainer.folder, "knn/top1", done))[0]:
+            self.evaluate(f"after {done:,} steps")  # the run was interrupted between checkpoint and evaluation
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
