@@ -16,6 +16,7 @@ from pretrain.files import read_torch_file, write_torch_file
 
 LAST = "last.pth"
 INITIAL = "initial.safetensors"  # the backbone before the first step: what pretraining is compared with
+BEST = "best_detection.pth"  # the backbone with the best detection probe
 # What readers of a state stumble on where it is damaged or of something else.
 BAD_STATE = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 SCALARS = {"step", "mu_product", "eta", "mu"}  # in the states of torch's optimizers

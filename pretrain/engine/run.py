@@ -15,7 +15,7 @@ from pretrain.data import pixel_statistics
 from pretrain.data.batches import CropLoader
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
-from pretrain.engine.checkpoint import INITIAL, LAST, PeriodicCheckpoint, backbone_metadata, restore
+from pretrain.engine.checkpoint import BEST, INITIAL, LAST, PeriodicCheckpoint, backbone_metadata, restore
 from pretrain.engine.config_values import check_config
 from pretrain.engine.cpu_memory import tune_cpu_memory
 from pretrain.engine.devices import check_usable
@@ -36,9 +36,9 @@ from pretrain.outputs import is_output, open_output, output_path, refuse_finishe
 from pretrain.ranges import check_schedule
 
 logger = logging.getLogger(__name__)
-WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, "best_detection.pth", LISTED, "detection_probe.json")
+WRITTEN = ("config.yaml", "log.txt", "metrics.json", INITIAL, BEST, LISTED, "detection_probe.json")
 WRITTEN += ("step_*.pth",)
-RESULTS = ("last_checkpoint", "model_*.pth", "result.json", "step_*.pth", "best_detection.pth")  # of runs of any kind
+RESULTS = ("last_checkpoint", "model_*.pth", "result.json", "step_*.pth")  # of runs of any kind
 
 
 def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
@@ -55,6 +55,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         raise UserError(f"{checkpoint} exists; add --resume to go on with it, or choose another train.output_dir")
     if not checkpoint.exists() and is_output(output):
         refuse_finished(output, RESULTS, f"choose another train.output_dir, or put its {LAST} back and add --resume")
+        if not resume:  # of a run that was stopped before its first checkpoint
+            refuse_finished(output, [BEST], "choose another train.output_dir, or add --resume to begin that run again")
     check_device(cfg.train.device)
     check_usable(cfg.train.device)
     if cfg.train.device == "cpu":

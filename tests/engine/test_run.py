@@ -145,7 +145,7 @@ def test_resuming_says_what_changed_and_a_refused_config_leaves_no_trace(images,
     assert not list(tmp_path.glob(".*.partial*"))
 
 
-@pytest.mark.parametrize("name", ["model_final.pth", "result.json", "step_0000002.pth", "best_detection.pth"])
+@pytest.mark.parametrize("name", ["model_final.pth", "result.json", "step_0000002.pth"])
 def test_results_of_another_run_or_of_one_without_its_last_state_are_not_written_over(images, tmp_path, name):
     """In a folder that a tool has opened; config.yaml and the figures there are part of the results."""
     for file in (".cropfield.lock", "config.yaml", "metrics.json", name):
@@ -154,6 +154,15 @@ def test_results_of_another_run_or_of_one_without_its_last_state_are_not_written
         with pytest.raises(UserError, match=f"{name} exists: .* choose another train.output_dir, or put its last.pth"):
             pretrain(config(images, tmp_path), resume)
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(images, tmp_path):
+    """Its probe may already have kept a backbone."""
+    for file in (".cropfield.lock", "best_detection.pth"):
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(UserError, match="best_detection.pth exists: .* add --resume to begin that run again"):
+        pretrain(config(images, tmp_path))
+    assert pretrain(config(images, tmp_path, "train.max_iter=1"), resume=True).exists()
 
 
 @pytest.mark.parametrize("override", ["optimizer.lr=0.0005", "train.accumulate=3 train.max_iter=2"])

@@ -12,14 +12,14 @@ from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluati
 from cropfield.probe_images import PixelFormat, check_probe_files, probe_images, tell_of_shared_images
 from pretrain.data import pixel_statistics_of
 from pretrain.data.reading import AS_RGB, Reading
-from pretrain.engine.checkpoint import backbone_metadata
+from pretrain.engine.checkpoint import BEST, backbone_metadata
 from pretrain.engine.loop import due
 from pretrain.errors import UserError
 from pretrain.files import write_json
 from pretrain.models.weights import write_backbone
 from pretrain.ranges import BatchSize, Count, Layers, Pixels, Whole
 
-RECORD, BEST = "detection_probe.json", "best_detection.pth"
+RECORD = "detection_probe.json"
 
 logger = logging.getLogger(__name__)
 
