@@ -19,6 +19,7 @@ detect.KEY=VALUE, and apply to all configs.
 import argparse
 import functools
 import itertools
+import json
 import os
 import re
 import sys
@@ -218,12 +219,15 @@ class Comparison:
             whole = read_coco_file(self.args.train_json)
             found[self.train_json(share)] = content = few_images(whole, share)
             images, objects = len(content["images"]), len(content["annotations"])
+            shown = {entry["category_id"] for entry in content["annotations"]}
+            absent = [entry["name"] for entry in content["categories"] if entry["id"] not in shown]
             of = f"{images:,} of the {len(whole['images']):,} images of {self.args.train_json}"
             if not objects:
                 raise UserError(
                     f"--labels {share:g}: {of} would be trained on, which show no object; give a larger share"
                 )
-            print(f"{100 * share:g}% of the labels: {of}; objects: {objects:,}")
+            without = f"; none of {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}" if absent else ""
+            print(f"{100 * share:g}% of the labels: {of}; objects: {objects:,}{without}")
         return found
 
     def figures(self, done: Container[str]) -> list:
@@ -271,14 +275,14 @@ def write_subset(chain, path: Path, content: dict) -> None:
     from cropfield.stages import read_result
     from pretrain.files import write_json
 
-    if path.exists() and read_result(path) == content:
+    if path.exists() and read_result(path) == json.loads(json.dumps(content)):  # in which tuples are lists
         return
     if begun := next(
         (name for name, entry in chain.record.items() if any(str(path) in w for w in entry["command"])), None
     ):
         raise UserError(
-            f"{begun} was begun with {path}, which --train-json does not give: choose another --output, or remove that "
-            "folder"
+            f"{begun} was begun with {path}, which --train-json does not give: give what was given then, or choose "
+            "another --output"
         )
     write_json(path, content)
 
@@ -293,12 +297,12 @@ def main() -> None:
     comparison = Comparison(args)
     waves = list(comparison.waves())
     chain = Chain(comparison.output, "comparison.*", "train_*.json", "*_probe.json")
-    chain.plan([stage for wave in waves for stage in wave])
     # Also where none is trained: the probe reads its data.
     mode = "frozen" if "frozen" in args.modes and FINE_TUNED not in args.modes else FINE_TUNED
     *_, detector = comparison.detector("any", "", mode, share=1, seed=1)
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
+    chain.plan([stage for wave in waves for stage in wave])  # after the checks, which know what a typo is
     subsets = comparison.subsets()
     chain.open()
     for path, content in subsets.items():

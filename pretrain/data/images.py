@@ -212,6 +212,16 @@ def _refuse_overlap(roots: list[str], sources: list) -> None:
             raise UserError(f"{words} is in {others[0]}, all of whose images are taken: leave it out")
 
 
+def refuse_among(output: Path, source) -> None:
+    """Raise UserError for an output folder in a folder all of whose images are taken."""
+    for part in getattr(source, "sources", [source]):
+        if isinstance(part, ImageFolder) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(part.root)):
+            raise UserError(
+                f"the output folder {output} lies in {part.root}, all of whose images are taken, and pictures of the "
+                "run would be some of them: choose one elsewhere"
+            )
+
+
 def _own_paths(source) -> Iterable[str]:
     """The folder that a source takes whole, or the files that it was given; none of what a list or a shard names."""
     if isinstance(source, ImageFolder):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pretrain.data import pixel_statistics
 from pretrain.data.batches import CropLoader
+from pretrain.data.images import refuse_among
 from pretrain.engine.addresses import local_file
 from pretrain.engine.broken_images import LISTED, BrokenImagesReport
 from pretrain.engine.checkpoint import BEST, INITIAL, LAST, PeriodicCheckpoint, backbone_metadata, restore
@@ -63,6 +64,8 @@ def pretrain(cfg: DictConfig, resume: bool = False) -> Path:
         tune_cpu_memory()
     check_statistics(cfg)
     loader = build(cfg, "dataloader.train")  # before any folder is made: bad data leaves no trace
+    if not checkpoint.exists():
+        refuse_among(output, loader.source)
     if comm.is_main_process():
         open_output(output, written=() if checkpoint.exists() else WRITTEN)
     setup_logger(str(output), comm.get_rank(), name="pretrain", abbrev_name="pretrain")

@@ -61,6 +61,7 @@ def test_what_the_wrong_size_looks_like(folder):
         ("deep\\b.jpg", "backslashes of a Windows path: write / instead)"),
         (".\\a.jpg", "write / instead, and it is found"),
         ("C:\\data\\a.jpg", "backslashes of a Windows path"),
+        ("C:/data/a.jpg", "an absolute path of another machine: make it relative"),
         ("a%20b.jpg", "percent codes"),
         ("https://x.org/a.jpg", "a URL"),
         ("train/a.jpg", "'a.jpg' is there: leave out the folder"),

@@ -174,6 +174,9 @@ def test_a_subset_of_before_is_made_again_until_a_stage_has_begun_with_it(compar
     (tmp_path / "out" / "fail_pretraining").unlink()
     compare(*options, "--train-json", str(files[1]))
     assert subset.read_text() != before
+    before = calls(tmp_path)
+    compare(*options, "--train-json", str(files[1]))  # the same command finds all done
+    assert calls(tmp_path) == before
     with pytest.raises(
         UserError, match="a_seed1_pretrained_frozen_0.75 was begun with .*train_0.75.json, which --train"
     ):

@@ -113,6 +113,8 @@ def test_a_broken_file_loses_no_others_predictions(run_tool, detector, small_coc
     pipes = {"pipe.png": "not a file", "pipe.mp4": "not a file"}
     assert reasons == pipes | {"broken.jpg": "not an image", "broken.mp4": "not a video", "cut.png": "truncated"}
     assert "2 not a file" in capsys.readouterr().out
+    run_tool("predict", folder, "--output", tmp_path / "out", *detector)
+    assert "done before" in (again := capsys.readouterr().out) and "left out: see " in again
     drawn = {path.name for path in (tmp_path / "out" / "in").iterdir()}
     assert drawn == {image.name, video.with_suffix(".mp4").name}
 

@@ -12,7 +12,7 @@ from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_sa
 from cropfield.forms import Detection
 from cropfield.stages import Stage
 from cropfield.trial import try_detector
-from pretrain.data.images import open_source
+from pretrain.data.images import open_source, refuse_among
 from pretrain.data.reading import MAX_PIXELS, Reading
 from pretrain.engine.forms import Pretraining
 from pretrain.engine.lazy_config import load_config
@@ -78,9 +78,11 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
                 f"{name} of the backbone is {mine} in pretraining and {theirs} in the detector: make them equal"
             )
     check_pixels(*configs)
-    source = configs[0].dataloader.train.source
-    reading = Reading(source.get("max_pixels", MAX_PIXELS), nets[0].get("in_chans", 3), source.get("value_range"))
-    open_source(images, **vars(reading))
+    given = configs[0].dataloader.train.source
+    reading = Reading(given.get("max_pixels", MAX_PIXELS), nets[0].get("in_chans", 3), given.get("value_range"))
+    source = open_source(images, **vars(reading))
+    if not Path(configs[0].train.output_dir).exists():
+        refuse_among(Path(configs[0].train.output_dir), source)
     reading = replace(reading, max_pixels=configs[1].get("dataset", {}).get("max_pixels", MAX_PIXELS))
     for split in ("train", "val"):
         check_coco_file(dataset[f"{split}_json"], dataset[f"{split}_images"], reading)

@@ -39,7 +39,7 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, reading
             + (
                 "give the folder that its file names are relative to"
                 if len(absent) == len(entries)
-                else "copy them there, or take them out of the file"
+                else "is it the right folder? If so, copy them there, or take them out of the file"
             )
         )
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
@@ -91,6 +91,8 @@ def _looks_like(name: str, folder: str) -> str:
     """A hint about the name of a missing file, in parentheses, or ""."""
     if re.match("[A-Za-z][A-Za-z0-9+.-]+://", name):
         return " (a URL: download the images, and write their names)"
+    if re.match("[A-Za-z]:/", name):
+        return " (an absolute path of another machine: make it relative to the folder)"
     if "\\" in name or re.match("[A-Za-z]:", name):
         there = os.path.isfile(os.path.join(folder, PureWindowsPath(name).as_posix()))
         return f" (backslashes of a Windows path: write / instead{', and it is found' if there else ''})"

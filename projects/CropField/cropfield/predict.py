@@ -52,6 +52,8 @@ def predict(args: argparse.Namespace) -> None:
     before = earlier(args.output, request)
     if before and before["images"] and (args.no_pictures or all_drawn(before, media, args.output)):
         print(f"done before, with the same inputs, weights and options: {summary(args.output, before)}")
+        if (listed := Path(args.output) / LISTED).exists():
+            print(f"files were left out: see {printable(str(listed))}")
         return
     if before is None:
         refuse_occupied(args.output)

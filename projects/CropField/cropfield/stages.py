@@ -90,7 +90,7 @@ class Chain:
                 fault = f"of before {changed[0]} was changed"
             if fault:
                 raise UserError(
-                    f"{self.output} holds a {stage.name} stage {fault}; choose another --output, or remove that folder"
+                    f"{self.output} holds a {stage.name} stage {fault}; give what was given then, or choose another --output"
                 )
 
     def open(self) -> None:

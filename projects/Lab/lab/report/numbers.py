@@ -103,7 +103,7 @@ def verdict(run: RunFiles) -> str:
     twin = {name: values["untrained"] for name, values in found.items() if values["untrained"] is not None}
     start = ", ".join(f"{name} AP {value:.1f}" for name, value in twin.items())
     start = f" Its own initial weights, without the pretraining: {start}." if start else ""
-    return f"{outcome}: {numbers}.{start} This is one seed; a small gap can be chance."
+    return f"{outcome}: {numbers}.{start} This is one seed, and another one moves such APs by points."
 
 
 def difference(ours: float, other: float) -> float:
