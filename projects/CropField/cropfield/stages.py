@@ -90,7 +90,8 @@ class Chain:
                 fault = f"of before {changed[0]} was changed"
             if fault:
                 raise UserError(
-                    f"{self.output} holds a {stage.name} stage {fault}; give what was given then, or choose another --output"
+                    f"{self.output} holds a {stage.name} stage {fault}; give what was given then, or choose another "
+                    "--output"
                 )
 
     def open(self) -> None:
