@@ -156,6 +156,17 @@ def test_results_of_another_run_or_of_one_without_its_last_state_are_not_written
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
 
 
+def test_a_runs_folder_is_not_among_its_images(images, tmp_path):
+    (tmp_path / "link").symlink_to(images)
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (90, 90)).save(tmp_path / "more" / "1.jpg")
+    for root in (images, f"[{tmp_path / 'more'},{images}]"):
+        for output in (images, images / "out", tmp_path / "link" / "out"):
+            with pytest.raises(UserError, match="the output folder .* lies in .*, all of whose images are taken"):
+                pretrain(config(root, output))
+    assert not (images / "out").exists()
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(images, tmp_path):
     """Its probe may already have kept a backbone."""
     for file in (".cropfield.lock", "best_detection.pth"):

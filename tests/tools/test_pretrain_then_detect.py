@@ -2,6 +2,7 @@
 
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def test_the_annotated_images_have_the_detectors_limit_of_pixels(pipeline, small
     pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, "detect.dataset.max_pixels=50"))
     with pytest.raises(UserError, match="dataset.max_pixels"):
         check_chain(pretrain, detect, small_coco, data)
+
+
+def test_the_output_is_not_among_the_images(pipeline, small_coco, tmp_path):
+    (tmp_path / "images").mkdir()
+    shutil.copy(small_coco / "0.png", tmp_path / "images")
+    data = {f"{split}_{kind}": path for split in ("train", "val")
+            for kind, path in (("json", small_coco / "labels.json"), ("images", small_coco))}  # fmt: skip
+    args = arguments(pipeline)
+    args.output = tmp_path / "images" / "out"
+    pretrain, _, detect = pipeline["make_stages"](args)
+    with pytest.raises(UserError, match="the output folder .*out/pretrain lies in .*images, all of whose"):
+        check_chain(pretrain, detect, tmp_path / "images", data)
 
 
 @pytest.mark.parametrize("key", FIXED)
