@@ -136,13 +136,13 @@ SHAPE = dict(patch_size=8, embed_dim=48, depth=2, num_heads=3)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """`whole`: four steps of a small StoP. `cut`: the same, stopped after two steps and resumed."""
-    folder = tmp_path_factory.mktemp("stop")
+    folder, images = tmp_path_factory.mktemp("stop"), tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(6):
-        Image.fromarray(rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(images / f"{i}.png")
 
     def config(name, *more):
-        places = (f"dataloader.train.source.root={folder}", f"train.output_dir={folder / name}")
+        places = (f"dataloader.train.source.root={images}", f"train.output_dir={folder / name}")
         return load_config(CONFIGS / "stop_tiny.py", [*SMALL, *places, *more])
 
     pretrain(config("whole"))
