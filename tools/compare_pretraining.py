@@ -309,8 +309,9 @@ def main() -> None:
         write_subset(chain, path, content)
     for wave in waves:
         chain.run(*wave)
-        if (done := len(chain.seconds)) < len(chain.names) and (found := comparison.figures(chain.seconds)):
-            write_report(found, comparison.output, args.seeds, f"After {done} of {len(chain.names)} stages. ")
+        done, planned = len(chain.seconds.keys() & set(chain.names)), len(chain.names)
+        if done < planned and (found := comparison.figures(chain.seconds)):
+            write_report(found, comparison.output, args.seeds, f"After {done} of {planned} stages. ")
     print(write_report(comparison.figures(chain.seconds), comparison.output, args.seeds))
     print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")
 
