@@ -214,9 +214,9 @@ class Comparison:
         from cropfield.datasets import read_coco_file
         from lab.ablation import few_images
 
-        found = {}
-        for share in sorted({share for share in self.args.labels if share < 1}):
-            whole = read_coco_file(self.args.train_json)
+        found, shares = {}, sorted(share for share in self.args.labels if share < 1)
+        whole = read_coco_file(self.args.train_json) if shares else {}
+        for share in shares:
             found[self.train_json(share)] = content = few_images(whole, share)
             images, objects = len(content["images"]), len(content["annotations"])
             shown = {entry["category_id"] for entry in content["annotations"]}

@@ -146,8 +146,11 @@ def suppressed_in_turn(boxes: Tensor, valid: Tensor, threshold: float, classes: 
     for number, (row, real, kept) in enumerate(zip(boxes, valid, keep, strict=True)):
         places = real.nonzero().squeeze(1)
         row, scores = row[places], falling[places]
-        of_class = () if classes is None else (classes[number, places],)
-        kept[places[(batched_nms if of_class else nms)(row, scores, *of_class, threshold)]] = True
+        if classes is None:
+            chosen = nms(row, scores, threshold)
+        else:
+            chosen = batched_nms(row, scores, classes[number, places], threshold)
+        kept[places[chosen]] = True
     return keep
 
 
@@ -161,11 +164,12 @@ def suppressed_at_once(
     """
     overlaps = torch.empty(*valid.shape, valid.shape[1], dtype=torch.bfloat16, device=boxes.device)
     rows = max(1, PAIRS // boxes.shape[1] ** 2)
-    if classes is None:
-        classes = valid.new_zeros(valid.shape)
-    for part, own, place in zip(boxes.split(rows), classes.split(rows), overlaps.split(rows), strict=True):
-        alike = own.unsqueeze(1) == own.unsqueeze(2)
-        place.copy_(((box_iou(part, part) > threshold) & alike).triu(1))
+    for first in range(0, len(boxes), rows):
+        part = slice(first, first + rows)
+        overlap = box_iou(boxes[part], boxes[part]) > threshold
+        if classes is not None:
+            overlap &= classes[part].unsqueeze(1) == classes[part].unsqueeze(2)
+        overlaps[part] = overlap.triu(1)
     keep = valid
     while True:
         for _ in range(rounds):
