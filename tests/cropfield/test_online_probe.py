@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cropfield.online_probe import BEST, RECORD, OnlineDetectionProbe
-from cropfield.probe import DetectionProbe
+from cropfield.probe import FIGURES, DetectionProbe
 from cropfield.probe_images import tell_of_shared_images
 from pretrain.data.images import open_source
 from pretrain.engine.lazy_config import load_config
@@ -21,6 +21,7 @@ from pretrain.engine.trainer import PretrainTrainer
 from pretrain.errors import UserError
 from pretrain.models.weights import build_backbone, fill_backbone, read_backbone
 
+NAMES = [name for name, _ in FIGURES]
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pretrain" / "cropfield_tiny.py"
 SMALL = (
     "model.backbone.embed_dim=32", "model.backbone.depth=2", "model.backbone.num_heads=2",
@@ -83,8 +84,7 @@ def values(monkeypatch):
 
     def set_values(*aps: float) -> None:
         rest = iter(aps)
-        names = ("box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy")
-        monkeypatch.setattr(DetectionProbe, "measure", lambda self, features: dict.fromkeys(names, next(rest)))
+        monkeypatch.setattr(DetectionProbe, "measure", lambda self, features: dict.fromkeys(NAMES, next(rest)))
 
     return set_values
 
@@ -146,7 +146,7 @@ def test_a_probe_belongs_to_the_images_seen(scenes, tmp_path):
     """What steps are is another thing after a resume with another batch size."""
     hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
     hook.trainer = SimpleNamespace(loader=SimpleNamespace(batch_size=2))
-    figures = dict.fromkeys(("box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"), 1.0)
+    figures = dict.fromkeys(NAMES, 1.0)
     probes = [{"step": 3, "images": 12, **figures}, {"step": 4, "images": 16, **figures}, {"step": 7, **figures}]
     written = {"settings": hook.settings, "start": None, "lower_line": None, "probes": probes}
     (tmp_path / RECORD).write_text(json.dumps(written))
@@ -186,7 +186,7 @@ def test_ap50_chooses_the_best_by_default(scenes, tmp_path, monkeypatch):
 
     def measure(probe, features) -> dict[str, float]:
         ap, ap50 = next(probes)
-        return {"box_ap": ap, "box_ap50": ap50, "patch_box_iou": 1.0, "patch_class_accuracy": 1.0}
+        return dict.fromkeys(NAMES, 1.0) | {"box_ap": ap, "box_ap50": ap50}
 
     monkeypatch.setattr(DetectionProbe, "measure", measure)
     run(scenes, tmp_path, "train.detection_probe.period=1", "train.max_iter=2")
@@ -302,14 +302,25 @@ def test_a_single_image_to_measure_ap_on_is_told(scenes, tmp_path, told):
     assert any(f"{scenes[1][0]}: the detection probe's AP is that of a single image" in text for text in told)
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"settings": 1, "start": {"box_ap": "x"}, "lower_line": null, "probes": []}']
-)
-def test_a_damaged_record_is_told(scenes, tmp_path, text):
+@pytest.mark.parametrize("figures", ["{", "[]", {"box_ap50": "x"}, {"box_ap": 1.0}, {"box_ap50": 1.0, "box_ap": None}])
+def test_a_damaged_record_is_told(scenes, tmp_path, figures):
     hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
-    (tmp_path / RECORD).write_text(text)
+    record = {"settings": hook.settings, "start": None, "lower_line": None, "probes": [figures]}
+    (tmp_path / RECORD).write_text(figures if isinstance(figures, str) else json.dumps(record))
     with pytest.raises(UserError, match="is damaged .*; remove it"):
         hook.read_record(2)
+
+
+def test_an_older_record_without_the_rank_is_gone_on_with(scenes, tmp_path, told):
+    run(scenes, tmp_path, "train.max_iter=2")
+    older = record(tmp_path)
+    for figures in (older["start"], older["lower_line"], *older["probes"]):
+        del figures["object_rank"]
+    (tmp_path / RECORD).write_text(json.dumps(older))
+    run(scenes, tmp_path, resume=True)
+    found = record(tmp_path)
+    assert found["start"] == older["start"] and ["object_rank" in probe for probe in found["probes"]] == [False, True]
+    assert not any("the record restarts" in text for text in told)
 
 
 def test_another_metric_starts_a_record_of_its_own(scenes, tmp_path, told):

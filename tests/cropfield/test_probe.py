@@ -15,6 +15,7 @@ from cropfield.probe import (
     backbone_features,
     box_ap,
     evaluating,
+    object_tokens,
     overlaps,
     positions_and_colours,
     to_boxes,
@@ -60,7 +61,9 @@ def test_features_that_hold_class_and_box_find_everything(scenes):
             found.append(torch.cat([torch.nn.functional.one_hot(classes, 4), sides], dim=1) @ rotation + 3)
         return found
 
-    assert probe.measure(telling) == pytest.approx(
+    figures = probe.measure(telling)
+    del figures["object_rank"]
+    assert figures == pytest.approx(
         dict(box_ap=100, box_ap50=100, patch_box_iou=100, patch_class_accuracy=100), abs=0.1
     )
 
@@ -72,6 +75,45 @@ def test_noise_tells_nothing_and_colour_the_class(scenes):
     assert noise["patch_class_accuracy"] < 50 and noise["box_ap50"] < lower["box_ap50"] / 2
     assert noise["patch_box_iou"] < lower["patch_box_iou"]
     assert lower["patch_class_accuracy"] > 95  # each class has a colour here
+
+
+def test_an_objects_token_is_the_mean_over_its_patches(scenes):
+    val = images(scenes)[1]
+    for index in range(len(val)):
+        on_object, classes, boxes = val.targets(index)
+        tokens = torch.randn(len(classes), 6)
+        found, of_class = object_tokens(tokens, val, index)
+        expected = {}
+        for token, number, box in zip(tokens[on_object], classes[on_object], boxes[on_object], strict=True):
+            expected.setdefault((*box.tolist(), int(number)), []).append(token)
+        keys = sorted(expected)
+        torch.testing.assert_close(found, torch.stack([torch.stack(expected[key]).mean(0) for key in keys]))
+        assert of_class.tolist() == [key[-1] for key in keys]
+    val.classes[0][:] = len(val.coco.names)  # an image whose objects lie between its patches
+    assert object_tokens(torch.randn(len(val.classes[0]), 6), val, 0)[0].shape == (0, 6)
+
+
+def test_the_rank_of_objects_counts_their_directions(scenes):
+    """Tokens that only tell the class span as many directions as there are classes, here equally strong; the tokens of
+    other patches do not count."""
+    probe = numbered(DetectionProbe(*images(scenes)))
+
+    def of_class(batch):
+        found = []
+        for image in batch:
+            split, index = divmod(int(image[0, 0, 0]), 1000)
+            on_object, classes, _ = (probe.train, probe.val)[split].targets(index)
+            noise = torch.randn(len(classes), 8, dtype=torch.float64) * ~on_object[:, None]
+            found.append(noise + torch.nn.functional.one_hot(classes, 8) * on_object[:, None])
+        return found
+
+    counts = np.unique([a["category_id"] for a in probe.val.truth["annotations"]], return_counts=True)[1]
+    weights = np.sqrt(counts) / np.sqrt(counts).sum()
+    expected = np.exp(-(weights * np.log(weights)).sum())
+    assert probe.measure(of_class)["object_rank"] == pytest.approx(expected, rel=0.05)
+    assert probe.measure(lambda batch: [tokens * 3 for tokens in of_class(batch)])["object_rank"] == pytest.approx(
+        expected, rel=0.05
+    )
 
 
 def test_neither_order_nor_batches_nor_processes_matter(scenes, write_scenes, tmp_path, on_ranks):

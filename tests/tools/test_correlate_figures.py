@@ -3,14 +3,12 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from cropfield.probe_images import ProbeImages
 from cropfield.stages import Chain
-from lab.correlation import Correlation, object_crops, square_around
+from lab.correlation import Correlation
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -38,29 +36,6 @@ def test_an_interval_covers_the_true_correlation():
     assert 460 <= inside <= 495
 
 
-def test_an_objects_crop_is_centred_on_it(small_coco):
-    """The small dataset's objects are bright boxes of 30 x 40 pixels on dark images."""
-    images = ProbeImages(str(small_coco / "labels.json"), str(small_coco), 4, 64, 8)
-    crops, classes = object_crops(images, 48)
-    assert crops.shape == (4, 3, 48, 48) and classes.tolist() == [0, 1, 0, 1]
-    bright = crops.mean(1) > 1  # normalised: 220 is 1.7, the grey outside 0.1, the noise below it less
-    height, width = 48 / 1.2, 48 / 1.2 * 30 / 40
-    for crop in bright:
-        rows, columns = crop.any(1).nonzero(), crop.any(0).nonzero()
-        assert abs(len(rows) - height) <= 2 and abs(len(columns) - width) <= 2
-        assert abs(rows.float().mean() - 23.5) <= 1 and abs(columns.float().mean() - 23.5) <= 1
-
-
-def test_an_objects_crop_does_not_alias_and_is_grey_outside_the_picture():
-    """One bright column in four becomes the mean of the four when they share a pixel."""
-    stripes = np.zeros((200, 200, 3), np.uint8)
-    stripes[:, ::4] = 240
-    inside = square_around(stripes, [20, 20, 160, 160], 48)
-    assert np.abs(inside[:, 2:-2].astype(int) - 60).max() <= 2
-    half_out = square_around(stripes, [-80, 20, 160, 160], 48)
-    assert (half_out[:, :20] == 128).all() and np.abs(half_out[:, 28:-2].astype(int) - 60).max() <= 2
-
-
 def test_a_table_and_a_plot_of_all_backbones(run_tool, small_coco, tmp_path, capsys, monkeypatch):
     """Detectors are stages of a chain, here without their training; the loss is that of the run beside."""
     files = []
@@ -85,7 +60,7 @@ def test_a_table_and_a_plot_of_all_backbones(run_tool, small_coco, tmp_path, cap
         for k, v in (("json", small_coco / "labels.json"), ("images", small_coco))
     ]
     out = tmp_path / "out"
-    options = [*data, "--image-size", "64", "--crop-size", "48", "detect.train.max_iter=1"]
+    options = [*data, "--image-size", "64", "detect.train.max_iter=1"]
     run_tool("correlate_figures", *files, *options, "--output", out)
     rows = json.loads((out / "correlation.json").read_text())
     assert [row["backbone"] for row in rows] == ["run0", "run1", "run2", "run3"]

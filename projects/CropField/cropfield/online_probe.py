@@ -58,7 +58,7 @@ class OnlineDetectionProbe(HookBase):
         val_limit: Count = 100,
         layers: Layers = 1,
         batch_size: BatchSize = 16,
-        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy"] = "box_ap50",
+        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy", "object_rank"] = "box_ap50",
         patience: Whole = 0,
     ):
         files = dict(train_json=train_json, train_images=train_images, val_json=val_json, val_images=val_images)
@@ -141,7 +141,7 @@ class OnlineDetectionProbe(HookBase):
             **{f"probe/{name}": value for name, value in figures.items()}, smoothing_hint=False
         )
         start = self.record["start"]
-        beside = {name: f" (start {start[name]:.2f})" if start else "" for name, _ in FIGURES}
+        beside = {name: f" (start {start[name]:.2f})" if start and name in start else "" for name, _ in FIGURES}
         shown = [f"{words} {figures[name]:.2f}{beside[name]}" for name, words in FIGURES]
         logger.info(f"detection probe {when}: {', '.join(shown)}")
 
@@ -185,13 +185,12 @@ class OnlineDetectionProbe(HookBase):
             return empty
         try:
             record = json.loads(path.read_text())
-            probes = [probe for probe in record["probes"] if self.step_of(probe) <= done]
+            if record["settings"] != self.settings:
+                logger.warning("detection probe: resumed with other images or settings; the record restarts")
+                return empty
             for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
-                [float(figures[name]) for name, _ in FIGURES]
-            settings = record["settings"]
+                # an older record may lack another figure than the metric
+                [float(value) for value in (figures[self.metric], *figures.values())]
+            return record | {"probes": [probe for probe in record["probes"] if self.step_of(probe) <= done]}
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}); remove it to restart the record") from None
-        if settings != self.settings:
-            logger.warning("detection probe: resumed with other images or settings; the record restarts")
-            return empty
-        return record | {"probes": probes}

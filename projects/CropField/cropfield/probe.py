@@ -22,6 +22,7 @@ from cropfield.probe_images import ProbeImages
 from cropfield.ridge import Ridge, fit_chosen, moments
 from pretrain.data.decode import BrokenImage
 from pretrain.errors import UserError
+from pretrain.methods.feature_statistics import effective_rank
 from pretrain.models.attention import pack
 from pretrain.models.vit import VisionTransformer
 
@@ -34,6 +35,7 @@ FIGURES = (
     ("box_ap50", "AP50"),
     ("patch_box_iou", "box IoU of object patches"),
     ("patch_class_accuracy", "their class"),
+    ("object_rank", "effective rank of objects"),
 )
 
 Features = Callable[[list[Tensor]], list[Tensor]]  # normalised images (3, H*p, W*p) -> tokens of each, (H*W, D)
@@ -52,29 +54,38 @@ class DetectionProbe:
 
     @torch.no_grad()
     def measure(self, features: Features) -> dict[str, float]:
-        """Metrics on the validation images, in percent.
+        """Metrics on the validation images, all but the last in percent.
 
         Returns:
             box_ap, box_ap50: COCO AP of the boxes of all patches after non-maximum suppression.
             patch_box_iou: mean IoU of predicted and true box, over patches on objects.
             patch_class_accuracy: accuracy among the classes, without "none", over patches on objects.
+            object_rank: effective rank (RankMe) of the objects' mean tokens; compare it only between features of one
+                width, on the same images.
 
         Raises:
             UserError: an image cannot be read; raised in every process.
         """
         classifier, locator = self.fit(features)
-        detections, sums = [], np.zeros(3)
+        detections, objects, sums = [], [], np.zeros(3)
         for index, tokens in self.tokens(self.val, features):
             scores, boxes = classifier(tokens)[:, :-1], to_boxes(locator(tokens), self.val.centres(index))
             on_object, classes, true_boxes = self.val.targets(index)
             right = scores[on_object].argmax(1) == classes[on_object]
             sums += [right.sum(), overlaps(boxes[on_object], true_boxes[on_object]).sum(), on_object.sum()]
             detections += detect(self.val, index, scores, boxes)
-        everywhere = self.gather((detections, sums))
-        right, overlap, patches = sum(part for _, part in everywhere)
-        ap, ap50 = box_ap(self.val.truth, [found for part, _ in everywhere for found in part])
-        patch_figures = {"patch_box_iou": 100 * overlap / patches, "patch_class_accuracy": 100 * right / patches}
-        return {"box_ap": ap, "box_ap50": ap50} | {name: float(value) for name, value in patch_figures.items()}
+            objects.append(object_tokens(tokens, self.val, index)[0].cpu())
+        found, objects, sums = zip(*self.gather((detections, objects, sums)), strict=True)
+        right, overlap, patches = sum(sums)
+        ap, ap50 = box_ap(self.val.truth, sum(found, []))
+        figures = {
+            "box_ap": ap,
+            "box_ap50": ap50,
+            "patch_box_iou": 100 * overlap / patches,
+            "patch_class_accuracy": 100 * right / patches,
+            "object_rank": effective_rank(torch.cat(sum(objects, []))),
+        }
+        return {name: float(value) for name, value in figures.items()}
 
     def fit(self, features: Features) -> tuple[Ridge, Ridge]:
         """Fit tokens to scores of the classes and "none" (C + 1), and to box sides (4), see `to_sides`."""
@@ -164,6 +175,18 @@ def evaluating(backbone: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def object_tokens(tokens: Tensor, images: ProbeImages, index: int) -> tuple[Tensor, Tensor]:
+    """Mean token of each object of an image, (n, D), over the patches that it lies on; and their classes (n,) int64.
+
+    tokens: of all patches, (N, D).
+    """
+    on_object, classes, boxes = images.targets(index)
+    of_patches = torch.cat([boxes[on_object], classes[on_object, None]], dim=1)
+    objects, which = of_patches.unique(dim=0, return_inverse=True)
+    member = (which == torch.arange(len(objects))[:, None]).to(tokens)
+    return member @ tokens[on_object] / member.sum(1, keepdim=True), objects[:, -1].long()
 
 
 def to_sides(boxes: Tensor, centres: Tensor) -> Tensor:

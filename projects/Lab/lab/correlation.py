@@ -5,72 +5,34 @@ correlations.
 import math
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import torch
 from scipy import stats
 from tabulate import tabulate
 from torch import Tensor
 
-from cropfield.probe import DetectionProbe, backbone_features
+from cropfield.probe import DetectionProbe, backbone_features, object_tokens
 from cropfield.probe_images import ProbeImages
-from lab.probes.features import own_pool, pooled_layers
 from lab.probes.knn import knn_accuracy
-from pretrain.data import IMAGE_MEAN, IMAGE_STD
-from pretrain.data.crops import resize_crop
-from pretrain.data.decode import decode_image
-from pretrain.methods.feature_statistics import effective_rank
 from pretrain.models.vit import VisionTransformer
-
-CONTEXT = 1.2  # side of an object's square crop, relative to the longer side of its box
-
-
-def square_around(picture: np.ndarray, bbox: list[float], size: int) -> np.ndarray:
-    """Square crop around a box (x, y, width, height) in pixels, uint8 (size, size, 3); grey outside the picture."""
-    x, y, width, height = bbox
-    side = max(1, round(CONTEXT * max(width, height)))
-    corner = [[round(side / 2 - x - width / 2)], [round(side / 2 - y - height / 2)]]
-    # whole pixels, so that only the resize, which is antialiased, interpolates
-    square = cv2.warpAffine(picture, np.hstack([np.eye(2), corner]), (side, side), borderValue=(128, 128, 128))
-    return resize_crop(square, (0, 0, side, side), size)
-
-
-def object_crops(images: ProbeImages, size: int) -> tuple[Tensor, Tensor]:
-    """Square crop around each object -> normalised pixels (n, 3, size, size) and classes (n,) int64."""
-    crops, classes, names = [], [], list(images.coco.names)
-    for index, image_id in enumerate(images.ids):
-        picture = decode_image(images.path(index))
-        for annotation in images.coco.truth[image_id]:
-            crops.append(square_around(picture, annotation["bbox"], size))
-            classes.append(names.index(annotation["category_id"]))
-    pixels = (np.stack(crops) - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(classes)
 
 
 class CheapMetrics:
-    """Metrics of frozen backbones with one patch size: the detection probe's, and two of their objects' features.
+    """Metrics of frozen backbones with one patch size: the detection probe's, and k-NN of its objects."""
 
-    size: pixels of an object's crop, a multiple of the patch.
-    """
-
-    def __init__(self, train: ProbeImages, val: ProbeImages, size: int):
+    def __init__(self, train: ProbeImages, val: ProbeImages):
         self.probe = DetectionProbe(train, val)
-        self.train, self.val = object_crops(train, size), object_crops(val, size)
 
     @torch.no_grad()
     def measure(self, backbone: VisionTransformer) -> dict[str, float]:
-        """The probe's metrics, the k-NN accuracy of objects' classes in percent, and their features' effective rank."""
+        """The probe's metrics, and the k-NN accuracy of its objects' classes (from their mean tokens) in percent."""
+        features = backbone_features(backbone)
 
-        def pooled(pixels: Tensor) -> Tensor:
-            parts = [pooled_layers(backbone, part, 1, [own_pool(backbone)])[:, 0, 0] for part in pixels.split(64)]
-            return torch.cat(parts)
+        def objects(images: ProbeImages) -> list[Tensor]:
+            found = [object_tokens(tokens, images, index) for index, tokens in self.probe.tokens(images, features)]
+            return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-        (known, known_classes), (asked, asked_classes) = (
-            (pooled(pixels), classes) for pixels, classes in (self.train, self.val)
-        )
-        knn = 100 * knn_accuracy(known, known_classes, asked, asked_classes)
-        probed = self.probe.measure(backbone_features(backbone))
-        return probed | {"object_knn": knn, "object_rank": float(effective_rank(asked))}
+        knn = knn_accuracy(*objects(self.probe.train), *objects(self.probe.val))
+        return self.probe.measure(features) | {"object_knn": 100 * knn}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
         --val-json V.json --val-images V/ --output outputs/correlation detect.train.max_iter=150
 
 For each backbone a frozen and a fine-tuned detector are trained with the same config and seed. The metrics need no
-training: those of the detection probe, k-NN of object classes, the effective rank of object features, and the loss, if
-the run's metrics.json is in the same folder. Use backbones of different quality: steps, recipes, seeds, untrained ones.
+training: those of the detection probe, k-NN of object classes, and the loss, if the run's metrics.json is in the same
+folder. Use backbones of different quality: steps, recipes, seeds, untrained ones.
 Writes OUTPUT/correlation.md (Spearman's rank correlations with 95% intervals), correlation.json and correlation.png.
 Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 """
@@ -34,7 +34,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--detector", default="mask_rcnn_cropfield_tiny.py", metavar="FILE", help="config in configs/COCO, or a path")
     add("--seed", type=int, default=1, help="seed of the detectors (default 1)")
     add("--image-size", type=int, default=128, metavar="PX", help="longer side for the probe (default 128)")
-    add("--crop-size", type=int, default=96, metavar="PX", help="size of object crops for k-NN and rank (default 96)")
     args = parser.parse_intermixed_args(argv)
     args.overrides = [word for word in args.backbones if "=" in word and not os.path.exists(word)]
     args.backbones = [Path(word) for word in args.backbones if word not in args.overrides]
@@ -96,7 +95,7 @@ def main() -> None:
     chain = Chain(output, "correlation.*")
     chain.plan([stage(name, ap) for name in named for ap in MODES])
     chain.open()
-    cheap, rows = CheapMetrics(*images, args.crop_size), []
+    cheap, rows = CheapMetrics(*images), []
     for name, backbone in backbones.items():
         rows.append({"backbone": name, **cheap.measure(backbone), "loss": last_loss(named[name])})
         for ap in MODES:
