@@ -305,7 +305,7 @@ def test_a_single_image_to_measure_ap_on_is_told(scenes, tmp_path, told):
 @pytest.mark.parametrize("figures", ["{", "[]", {"box_ap50": "x"}, {"box_ap": 1.0}, {"box_ap50": 1.0, "box_ap": None}])
 def test_a_damaged_record_is_told(scenes, tmp_path, figures):
     hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
-    record = {"settings": hook.settings, "start": None, "lower_line": None, "probes": [figures]}
+    record = {"settings": hook.settings, "start": figures, "lower_line": None, "probes": []}
     (tmp_path / RECORD).write_text(figures if isinstance(figures, str) else json.dumps(record))
     with pytest.raises(UserError, match="is damaged .*; remove it"):
         hook.read_record(2)
