@@ -99,12 +99,12 @@ def task_name(mode: str, share: float) -> str:
     return f"{mode}, {100 * share:g}% of labels" if share < 1 else mode
 
 
-def probe_ap50(file: Path) -> list[float]:
-    """AP50 of the backbones in a probe's results, without the baseline; docs/results.md says why AP50."""
+def probe_rows(file: Path) -> list[dict[str, float]]:
+    """Metrics of the backbones in a probe's results, without the baseline."""
     from cropfield.stages import read_result
 
     *backbones, _ = read_result(file)["backbones"]
-    return [row["box_ap50"] for row in backbones]
+    return backbones
 
 
 def box_ap(folder: Path) -> float:
@@ -232,7 +232,7 @@ class Comparison:
 
     def figures(self, done: Container[str]) -> list:
         """Results of the detectors and probes whose stages are done."""
-        from lab.ablation import NO_CONFIG, PROBE, Figure
+        from lab.ablation import NO_CONFIG, PROBES, Figure
 
         found, seeds = [], range(1, self.args.seeds + 1)
         runs = [(config, seed) for seed in seeds for config in self.args.configs]
@@ -245,8 +245,9 @@ class Comparison:
         for config, seed in runs if "probe" in self.args.modes else ():
             file, stage = self.probe(config, seed)
             if stage.name in done:
-                for (start, _), ap50 in zip(self.starts(config, seed), probe_ap50(file), strict=True):
-                    found.append(Figure(config.stem, start, PROBE, seed, ap50))
+                for (start, _), row in zip(self.starts(config, seed), probe_rows(file), strict=True):
+                    known = {task: row[name] for name, task in PROBES.items() if name in row}  # older ones have one
+                    found += [Figure(config.stem, start, task, seed, value) for task, value in known.items()]
         return found
 
 
@@ -262,7 +263,7 @@ def write_report(found: list, output: Path, seeds: int, progress: str = "") -> s
         if seeds > 1
         else "One seed has no interval, so neither a gain nor an order is claimed."
     )
-    parts = f"{progress}Box AP; of the probe, AP50. {intervals}\n", figures.table(), figures.differences(), verdicts
+    parts = f"{progress}Box AP; of the probe, percent. {intervals}\n", figures.table(), figures.differences(), verdicts
     text = "\n".join(parts) + "\n"
     write_text(output / "comparison.md", text)
     write_json(output / "comparison.json", [asdict(figure) for figure in found])

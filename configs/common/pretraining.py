@@ -41,7 +41,7 @@ train = dict(
         image_size=256,
         train_limit=300,
         val_limit=100,
-        metric="box_ap50",  # selects best_detection.pth
+        metric="object_knn",  # selects best_detection.pth
         patience=0,  # end the run after this many probes without a better value; 0: never
     ),
     hooks=[

@@ -180,17 +180,30 @@ def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, value
     assert read_backbone(tmp_path / BEST).metadata["iteration"] == "5"
 
 
-def test_ap50_chooses_the_best_by_default(scenes, tmp_path, monkeypatch):
-    """Where AP would choose the other one; docs/results.md says why."""
-    probes = iter([(0, 0), (0, 0), (1, 5), (9, 3)])  # AP, AP50; the first two are before the first step
+@pytest.mark.parametrize("classes, best", [(3, "object_knn"), (1, "box_ap50")])
+def test_neighbours_choose_the_best_by_default_where_there_are_classes(
+    scenes, tmp_path, monkeypatch, told, classes, best
+):
+    """docs/results.md says why; an accuracy of one class is always 100."""
+    files = [str(tmp_path / name) for name in ("train.json", "val.json")]
+    for file, (original, _) in zip(files, scenes[:2], strict=True):
+        content = json.loads(Path(original).read_text())
+        content["categories"] = content["categories"][:classes]
+        kept = {category["id"] for category in content["categories"]}
+        content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] in kept]
+        Path(file).write_text(json.dumps(content))
+    better = iter([0, 0, 5, 3])  # the first two are before the first step
 
     def measure(probe, features) -> dict[str, float]:
-        ap, ap50 = next(probes)
-        return dict.fromkeys(NAMES, 1.0) | {"box_ap": ap, "box_ap50": ap50}
+        value = next(better)
+        return dict.fromkeys(NAMES, 10.0 - value) | {best: value}
 
     monkeypatch.setattr(DetectionProbe, "measure", measure)
-    run(scenes, tmp_path, "train.detection_probe.period=1", "train.max_iter=2")
-    assert read_backbone(tmp_path / BEST).metadata["iteration"] == "1"
+    data = [(file, folder) for file, (_, folder) in zip(files, scenes[:2], strict=True)]
+    run(data, tmp_path / "run", "train.detection_probe.period=1", "train.max_iter=2")
+    assert read_backbone(tmp_path / "run" / BEST).metadata["iteration"] == "1"
+    assert record(tmp_path / "run")["settings"]["metric"] == best
+    assert any(f"one class; {BEST} will be the best by box_ap50" in text for text in told) == (classes == 1)
 
 
 def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
@@ -302,7 +315,9 @@ def test_a_single_image_to_measure_ap_on_is_told(scenes, tmp_path, told):
     assert any(f"{scenes[1][0]}: the detection probe's AP is that of a single image" in text for text in told)
 
 
-@pytest.mark.parametrize("figures", ["{", "[]", {"box_ap50": "x"}, {"box_ap": 1.0}, {"box_ap50": 1.0, "box_ap": None}])
+@pytest.mark.parametrize(
+    "figures", ["{", "[]", {"object_knn": "x"}, {"box_ap": 1.0}, {"object_knn": 1.0, "box_ap": None}]
+)
 def test_a_damaged_record_is_told(scenes, tmp_path, figures):
     hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
     record = {"settings": hook.settings, "start": figures, "lower_line": None, "probes": []}

@@ -63,6 +63,7 @@ def test_features_that_hold_class_and_box_find_everything(scenes):
 
     figures = probe.measure(telling)
     del figures["object_rank"]
+    assert figures.pop("object_knn") > 90
     assert figures == pytest.approx(
         dict(box_ap=100, box_ap50=100, patch_box_iou=100, patch_class_accuracy=100), abs=0.1
     )
@@ -74,7 +75,8 @@ def test_noise_tells_nothing_and_colour_the_class(scenes):
     noise = probe.measure(lambda batch: [torch.randn(16 * 12, 16) for _ in batch])
     assert noise["patch_class_accuracy"] < 50 and noise["box_ap50"] < lower["box_ap50"] / 2
     assert noise["patch_box_iou"] < lower["patch_box_iou"]
-    assert lower["patch_class_accuracy"] > 95  # each class has a colour here
+    assert lower["patch_class_accuracy"] > 95 and lower["object_knn"] > 95  # each class has a colour here
+    assert noise["object_knn"] < 50
 
 
 def test_an_objects_token_is_the_mean_over_its_patches(scenes):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cropfield import halves
-from lab.ablation import Interval, few_images
+from lab.ablation import PROBES, Interval, few_images
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
@@ -41,12 +41,12 @@ ap += 5 * (said["train.freeze_backbone"] == "False") + 3 * scratch
 with open(folder.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
 """
-# AP50: 42 where pretrained, else 40; then the baseline.
+# AP50: 42 where pretrained, else 40, k-NN twice that; then the baseline.
 PROBE = """
 import json, pathlib, sys
 output = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
-rows = [dict(box_ap50=40 + 2 * ("last" in word)) for word in sys.argv[1:3]]
-output.write_text(json.dumps(dict(backbones=[*rows, dict(box_ap50=1)])))
+rows = [dict(box_ap50=ap, object_knn=2 * ap) for ap in (40 + 2 * ("last" in word) for word in sys.argv[1:3])]
+output.write_text(json.dumps(dict(backbones=[*rows, rows[0]])))
 with open(output.parent / "calls.txt", "a") as calls:
     calls.write(output.stem + "\\n")
 """
@@ -99,13 +99,12 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
     assert "probe (box AP50): every pretraining gains" in text
-    assert [line.split("|")[-2].strip() for line in text.splitlines() if "gain" in line and "|" in line] == [
-        "2.00 ± 0.00"
-    ] * 2
+    gains = [line.split("|")[-3:-1] for line in text.splitlines() if "gain" in line and "|" in line]
+    assert [[cell.strip() for cell in row] for row in gains] == [["4.00 ± 0.00", "2.00 ± 0.00"]] * 2
     assert (
         "over its initial values; b is above a by 1.00 ± 0.00 box AP. Over training from scratch: a gains 7.00" in text
     )
-    assert [line.split("|")[-3].strip() for line in text.splitlines() if "scratch" in line and "|" in line] == [
+    assert [line.split("|")[-4].strip() for line in text.splitlines() if "scratch" in line and "|" in line] == [
         "7.00 ± 0.00", "8.00 ± 0.00", f"{Interval.of([9, 10])}"
     ]  # fmt: skip
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
@@ -271,7 +270,7 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
     found = json.loads(file.read_text())
     assert found["settings"]["image_size"] == 64 and "overwrite" not in found["settings"]
     assert [Path(row["backbone"]).name for row in found["backbones"][:2]] == ["last.pth", "initial.safetensors"]
-    assert tool.probe_ap50(file) == [row["box_ap50"] for row in found["backbones"][:2]]
+    assert tool.probe_rows(file) == found["backbones"][:2] and set(PROBES) < set(found["backbones"][0])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class OnlineDetectionProbe(HookBase):
         image_size: longer side in pixels; larger than a crop, as in detection.
         train_limit, val_limit: most images to use, evenly spaced through the files.
         layers, batch_size: see `backbone_features` and `DetectionProbe`.
-        metric: selects the best backbone.
+        metric: selects the best backbone. With a single class, object_knn is always 100 and box_ap50 takes its place.
         patience: end the run after this many probes without a better value; 0: never.
 
     Raises:
@@ -58,7 +58,9 @@ class OnlineDetectionProbe(HookBase):
         val_limit: Count = 100,
         layers: Layers = 1,
         batch_size: BatchSize = 16,
-        metric: Literal["box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy", "object_rank"] = "box_ap50",
+        metric: Literal[
+            "box_ap", "box_ap50", "patch_box_iou", "patch_class_accuracy", "object_knn", "object_rank"
+        ] = "object_knn",
         patience: Whole = 0,
     ):
         files = dict(train_json=train_json, train_images=train_images, val_json=val_json, val_images=val_images)
@@ -77,7 +79,6 @@ class OnlineDetectionProbe(HookBase):
         )
         self.metric, self.patience, self.folder = metric, patience, Path(output_dir)
         self.settings = files | {"image_size": image_size, "limits": [train_limit, val_limit], "layers": layers}
-        self.settings["metric"] = metric  # which says what best_detection.pth is
 
     def before_train(self) -> None:
         if not self.period:
@@ -89,6 +90,10 @@ class OnlineDetectionProbe(HookBase):
         pixels = PixelFormat(mean, std, reading)
         images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size, pixels)
         self.probe = DetectionProbe(*images, self.batch_size)
+        if self.metric == "object_knn" and self.probe.num_classes == 1:
+            logger.info(f"detection probe: {self.train[0]} has one class; {BEST} will be the best by box_ap50")
+            self.metric = "box_ap50"
+        self.settings["metric"] = self.metric  # which says what best_detection.pth is
         if comm.is_main_process():
             files = [part.path(index) for part in images for index in range(len(part))]
             tell_of_shared_images(files, self.trainer.loader.source)

@@ -8,7 +8,8 @@ training image, and evaluated on other images, also as a detector in which every
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from cropfield.knn import knn_accuracy
 from cropfield.probe_images import ProbeImages
 from cropfield.ridge import Ridge, fit_chosen, moments
 from pretrain.data.decode import BrokenImage
@@ -35,6 +37,7 @@ FIGURES = (
     ("box_ap50", "AP50"),
     ("patch_box_iou", "box IoU of object patches"),
     ("patch_class_accuracy", "their class"),
+    ("object_knn", "k-NN of objects"),
     ("object_rank", "effective rank of objects"),
 )
 
@@ -60,13 +63,14 @@ class DetectionProbe:
             box_ap, box_ap50: COCO AP of the boxes of all patches after non-maximum suppression.
             patch_box_iou: mean IoU of predicted and true box, over patches on objects.
             patch_class_accuracy: accuracy among the classes, without "none", over patches on objects.
-            object_rank: effective rank (RankMe) of the objects' mean tokens; compare it only between features of one
+            object_knn: accuracy of the objects' classes by `knn_accuracy` of their mean tokens, see `object_tokens`.
+            object_rank: effective rank (RankMe) of these tokens; compare it only between features of one
                 width, on the same images.
 
         Raises:
             UserError: an image cannot be read; raised in every process.
         """
-        classifier, locator = self.fit(features)
+        classifier, locator, known = self.fit(features)
         detections, objects, sums = [], [], np.zeros(3)
         for index, tokens in self.tokens(self.val, features):
             scores, boxes = classifier(tokens)[:, :-1], to_boxes(locator(tokens), self.val.centres(index))
@@ -74,22 +78,26 @@ class DetectionProbe:
             right = scores[on_object].argmax(1) == classes[on_object]
             sums += [right.sum(), overlaps(boxes[on_object], true_boxes[on_object]).sum(), on_object.sum()]
             detections += detect(self.val, index, scores, boxes)
-            objects.append(object_tokens(tokens, self.val, index)[0].cpu())
+            objects.append(object_tokens(tokens, self.val, index))
         found, objects, sums = zip(*self.gather((detections, objects, sums)), strict=True)
         right, overlap, patches = sum(sums)
         ap, ap50 = box_ap(self.val.truth, sum(found, []))
+        asked = joined(objects)
         figures = {
             "box_ap": ap,
             "box_ap50": ap50,
             "patch_box_iou": 100 * overlap / patches,
             "patch_class_accuracy": 100 * right / patches,
-            "object_rank": effective_rank(torch.cat(sum(objects, []))),
+            "object_knn": 100 * knn_accuracy(*known, *asked),
+            "object_rank": effective_rank(asked[0]),
         }
         return {name: float(value) for name, value in figures.items()}
 
-    def fit(self, features: Features) -> tuple[Ridge, Ridge]:
-        """Fit tokens to scores of the classes and "none" (C + 1), and to box sides (4), see `to_sides`."""
-        held_out, sums = set(self.train.with_objects[::HELD_OUT]), {}
+    def fit(self, features: Features) -> tuple[Ridge, Ridge, tuple[Tensor, Tensor]]:
+        """Fit tokens to scores of the classes and "none" (C + 1), and to box sides (4), see `to_sides`; and collect the
+        `object_tokens` of all images.
+        """
+        held_out, sums, objects = set(self.train.with_objects[::HELD_OUT]), {}, []
         for index, tokens in self.tokens(self.train, features):
             on_object, classes, boxes = self.train.targets(index)
             one_hot = torch.nn.functional.one_hot(classes, self.num_classes + 1)
@@ -97,12 +105,14 @@ class DetectionProbe:
             for task, patches, targets in (("class", slice(None), one_hot), ("box", on_object, sides)):
                 part = moments(tokens[patches], targets[patches].to(tokens.device)).cpu()
                 sums[task, index in held_out] = sums.get((task, index in held_out), 0) + part
-        everywhere = self.gather(sums)
+            objects.append(object_tokens(tokens, self.train, index))
+        everywhere, objects = zip(*self.gather((sums, objects)), strict=True)
         total = {
             key: sum(part.get(key, 0) for part in everywhere) for key in sorted({k for p in everywhere for k in p})
         }
         sizes = {"class": self.num_classes + 1, "box": 4}
-        return tuple(fit_chosen(total[task, False], total[task, True], size) for task, size in sizes.items())
+        ridges = [fit_chosen(total[task, False], total[task, True], size) for task, size in sizes.items()]
+        return *ridges, joined(objects)
 
     def tokens(self, images: ProbeImages, features: Features) -> Iterator[tuple[int, Tensor]]:
         """Yield index and tokens of this process's images; unreadable ones are recorded."""
@@ -178,7 +188,8 @@ def evaluating(backbone: torch.nn.Module) -> Iterator[None]:
 
 
 def object_tokens(tokens: Tensor, images: ProbeImages, index: int) -> tuple[Tensor, Tensor]:
-    """Mean token of each object of an image, (n, D), over the patches that it lies on; and their classes (n,) int64.
+    """Mean token of each object of an image over the patches that it lies on, (n, D) on the CPU; and their classes
+    (n,) int64.
 
     tokens: of all patches, (N, D).
     """
@@ -186,7 +197,13 @@ def object_tokens(tokens: Tensor, images: ProbeImages, index: int) -> tuple[Tens
     of_patches = torch.cat([boxes[on_object], classes[on_object, None]], dim=1)
     objects, which = of_patches.unique(dim=0, return_inverse=True)
     member = (which == torch.arange(len(objects))[:, None]).to(tokens)
-    return member @ tokens[on_object] / member.sum(1, keepdim=True), objects[:, -1].long()
+    return (member @ tokens[on_object] / member.sum(1, keepdim=True)).cpu(), objects[:, -1].long()
+
+
+def joined(objects: Sequence[list[tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+    """Tokens (n, D) and classes (n,) of the objects of all processes' images."""
+    tokens, classes = zip(*itertools.chain(*objects), strict=True)
+    return torch.cat(tokens), torch.cat(classes)
 
 
 def to_sides(boxes: Tensor, centres: Tensor) -> Tensor:

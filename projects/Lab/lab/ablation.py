@@ -12,12 +12,13 @@ from tabulate import tabulate
 CONFIDENCE = 0.95
 PRETRAINED, UNTRAINED, SCRATCH = "pretrained", "untrained", "from scratch"
 NO_CONFIG = ""  # of a detector from scratch, which all configs are compared with
-PROBE = "probe (box AP50)"  # a task without a detector
+# tasks without a detector, by the name in the probe's results
+PROBES = {"object_knn": "probe (k-NN of objects)", "box_ap50": "probe (box AP50)"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Box AP of one detector, or `PROBE`'s value. task: how it was trained and with how many labels, e.g. "frozen,
+    """Box AP of one detector, or a value of `PROBES`. task: how it was trained and with how many labels, e.g. "frozen,
     10%".
     """
 
@@ -152,7 +153,7 @@ class Figures:
             for better, worse in ((a, b), (b, a)):
                 difference = self.difference((better, PRETRAINED, task), (worse, PRETRAINED, task))
                 if difference and difference.above_zero:
-                    unit = "points of AP50" if task == PROBE else "box AP"
+                    unit = "points" if task in PROBES.values() else "box AP"
                     said.append(f"{better} is above {worse} by {difference} {unit}")
         order = "; ".join(said) if said else "no significant difference between them"
         return f"{task}: every pretraining gains over its initial values; {order}."
@@ -181,7 +182,7 @@ def plot(figures: Figures, path) -> None:
             panel.axhline(scratch.mean, color="0.5", linewidth=1, linestyle="--", zorder=0)
         panel.set_title(task)
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
-        panel.set_ylabel("box AP50" if task == PROBE else "box AP")
+        panel.set_ylabel("percent" if task in PROBES.values() else "box AP")
         panel.margins(x=0.2, y=0.1)
         panel.set_ylim(bottom=0)
     axes[0].scatter([], [], color="0.3", label=PRETRAINED)

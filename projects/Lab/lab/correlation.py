@@ -1,38 +1,10 @@
-"""Find cheap metrics of a backbone that predict its detector's AP: metrics of frozen features, and rank
-correlations.
-"""
+"""Rank correlations of a backbone's metrics with its detector's AP."""
 
 import math
 from dataclasses import dataclass
 
-import torch
 from scipy import stats
 from tabulate import tabulate
-from torch import Tensor
-
-from cropfield.probe import DetectionProbe, backbone_features, object_tokens
-from cropfield.probe_images import ProbeImages
-from lab.probes.knn import knn_accuracy
-from pretrain.models.vit import VisionTransformer
-
-
-class CheapMetrics:
-    """Metrics of frozen backbones with one patch size: the detection probe's, and k-NN of its objects."""
-
-    def __init__(self, train: ProbeImages, val: ProbeImages):
-        self.probe = DetectionProbe(train, val)
-
-    @torch.no_grad()
-    def measure(self, backbone: VisionTransformer) -> dict[str, float]:
-        """The probe's metrics, and the k-NN accuracy of its objects' classes (from their mean tokens) in percent."""
-        features = backbone_features(backbone)
-
-        def objects(images: ProbeImages) -> list[Tensor]:
-            found = [object_tokens(tokens, images, index) for index, tokens in self.probe.tokens(images, features)]
-            return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-        knn = knn_accuracy(*objects(self.probe.train), *objects(self.probe.val))
-        return self.probe.measure(features) | {"object_knn": 100 * knn}
 
 
 @dataclass(frozen=True)

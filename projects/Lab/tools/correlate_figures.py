@@ -5,9 +5,9 @@
         --val-json V.json --val-images V/ --output outputs/correlation detect.train.max_iter=150
 
 For each backbone a frozen and a fine-tuned detector are trained with the same config and seed. The metrics need no
-training: those of the detection probe, k-NN of object classes, and the loss, if the run's metrics.json is in the same
-folder. Use backbones of different quality: steps, recipes, seeds, untrained ones.
-Writes OUTPUT/correlation.md (Spearman's rank correlations with 95% intervals), correlation.json and correlation.png.
+training: those of the detection probe, and the loss, if the run's metrics.json is in the same folder. Use backbones of
+different quality: steps, recipes, seeds, untrained ones. Writes OUTPUT/correlation.md (Spearman's rank correlations
+with 95% intervals), correlation.json and correlation.png.
 Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 """
 
@@ -71,10 +71,10 @@ def main() -> None:
     named = names_of(args.backbones)
     from cropfield.commands import Commands, override
     from cropfield.halves import split_overrides
-    from cropfield.probe import PROBE_LIMITS
+    from cropfield.probe import PROBE_LIMITS, DetectionProbe, backbone_features
     from cropfield.probe_images import probe_images
     from cropfield.stages import Chain, read_result
-    from lab.correlation import CheapMetrics, plot, table
+    from lab.correlation import plot, table
     from pretrain.files import write_json, write_text
     from pretrain.models.weights import open_backbone
 
@@ -95,9 +95,10 @@ def main() -> None:
     chain = Chain(output, "correlation.*")
     chain.plan([stage(name, ap) for name in named for ap in MODES])
     chain.open()
-    cheap, rows = CheapMetrics(*images), []
+    probe, rows = DetectionProbe(*images), []
     for name, backbone in backbones.items():
-        rows.append({"backbone": name, **cheap.measure(backbone), "loss": last_loss(named[name])})
+        metrics = probe.measure(backbone_features(backbone))
+        rows.append({"backbone": name, **metrics, "loss": last_loss(named[name])})
         for ap in MODES:
             detector = stage(name, ap)
             chain.run(detector)

@@ -29,9 +29,9 @@ def main() -> None:
     args = parse_args()
     from detectron2.utils.logger import setup_logger
 
+    from cropfield.knn import knn_accuracy
     from cropfield.results import RESULT
     from lab.probes.evaluation import features_of, report
-    from lab.probes.knn import knn_accuracy
     from pretrain.outputs import open_output
 
     open_output(args.output, [RESULT])

@@ -6,8 +6,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from cropfield.knn import knn_accuracy
 from lab.probes.features import extract_features
-from lab.probes.knn import knn_accuracy
 from lab.probes.labelled import LabelledImages, labelled_folder
 from pretrain.engine.loop import due
 from pretrain.engine.writers import is_logged

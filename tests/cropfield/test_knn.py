@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lab.probes.knn import knn_accuracy
+from cropfield.knn import knn_accuracy
 
 
 def clusters(per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
