@@ -200,7 +200,7 @@ def test_neighbours_choose_the_best_by_default_where_there_are_classes(
 
     monkeypatch.setattr(DetectionProbe, "measure", measure)
     data = [(file, folder) for file, (_, folder) in zip(files, scenes[:2], strict=True)]
-    run(data, tmp_path / "run", "train.detection_probe.period=1", "train.max_iter=2")
+    run([*data, scenes[2]], tmp_path / "run", "train.detection_probe.period=1", "train.max_iter=2")
     assert read_backbone(tmp_path / "run" / BEST).metadata["iteration"] == "1"
     assert record(tmp_path / "run")["settings"]["metric"] == best
     assert any(f"one class; {BEST} will be the best by box_ap50" in text for text in told) == (classes == 1)

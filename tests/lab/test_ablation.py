@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.ablation import NO_CONFIG, PRETRAINED, SCRATCH, UNTRAINED, Figure, Figures, Interval, few_images, plot
+from lab.ablation import NO_CONFIG, PRETRAINED, PROBES, SCRATCH, UNTRAINED, Figure, Figures, Interval, few_images, plot
 
 
-def figures(**values: list[float]) -> Figures:
+def figures(task: str = "frozen", **values: list[float]) -> Figures:
     """a=[...], a0=[...]: box AP of pretraining a, and of its untrained twin, by seed."""
     found = []
     for name, aps in values.items():
         start = UNTRAINED if name.endswith("0") else PRETRAINED
-        found += [Figure(name.rstrip("0"), start, "frozen", seed, ap) for seed, ap in enumerate(aps, 1)]
+        found += [Figure(name.rstrip("0"), start, task, seed, ap) for seed, ap in enumerate(aps, 1)]
     return Figures(found)
 
 
@@ -60,7 +60,9 @@ def test_differences_are_of_the_seeds_that_both_have():
 
 def test_an_order_needs_gains_and_a_difference():
     better, worse, twin = [30, 30.5, 31], [20, 20.5, 21], [5, 5.1, 5.2]
-    assert "a is above b by 10.00" in figures(a=better, a0=twin, b=worse, b0=twin).verdict("frozen")
+    assert "a is above b by 10.00 ± 0.00 box AP" in figures(a=better, a0=twin, b=worse, b0=twin).verdict("frozen")
+    for probe in PROBES.values():
+        assert "10.00 ± 0.00 points" in figures(probe, a=better, a0=twin, b=worse, b0=twin).verdict(probe)
     assert "b is above a" in figures(a=worse, a0=twin, b=better, b0=twin).verdict("frozen")
     assert "no significant difference between them" in figures(a=better, a0=twin, b=[20, 40, 31], b0=twin).verdict(
         "frozen"
