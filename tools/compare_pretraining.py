@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Container, Iterator
 from dataclasses import asdict, replace
@@ -252,7 +253,7 @@ class Comparison:
 
 
 def write_report(found: list, output: Path, seeds: int, progress: str = "") -> str:
-    """Write comparison.md, comparison.json and comparison.png -> the text: tables and sentences."""
+    """Write comparison.md, comparison.json and comparison.png -> the text: tables, sentences and this command."""
     from lab.ablation import Figures, plot
     from pretrain.files import write_json, write_text
 
@@ -264,7 +265,8 @@ def write_report(found: list, output: Path, seeds: int, progress: str = "") -> s
         else "One seed has no interval, so neither a gain nor an order is claimed."
     )
     parts = f"{progress}Box AP; of the probe, percent. {intervals}\n", figures.table(), figures.differences(), verdicts
-    text = "\n".join(parts) + "\n"
+    command = shlex.join(["tools/compare_pretraining.py", *sys.argv[1:]])
+    text = "\n".join((*parts, f"\n```\n{command}\n```\n"))
     write_text(output / "comparison.md", text)
     write_json(output / "comparison.json", [asdict(figure) for figure in found])
     plot(figures, output / "comparison.png")

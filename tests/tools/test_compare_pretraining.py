@@ -99,6 +99,9 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
     assert "probe (box AP50): every pretraining gains" in text
+    assert (
+        "\n```\ntools/compare_pretraining.py --configs a.py b.py " in text and "--labels 0.5 1 --jobs 2\n```\n" in text
+    )
     gains = [line.split("|")[-3:-1] for line in text.splitlines() if "gain" in line and "|" in line]
     assert [[cell.strip() for cell in row] for row in gains] == [["4.00 ± 0.00", "2.00 ± 0.00"]] * 2
     assert (

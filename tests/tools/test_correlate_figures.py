@@ -70,6 +70,7 @@ def test_a_table_and_a_plot_of_all_backbones(run_tool, small_coco, tmp_path, cap
     assert all("train.max_iter=1" in stage.command for stage in ran)
     expected = Correlation.of([row["patch_box_iou"] for row in rows], [1, 3, 5, 7])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| patch_box_iou")]
+    assert " detect.train.max_iter=1 --output " in (out / "correlation.md").read_text()
     assert str(expected) in line and (out / "correlation.png").stat().st_size > 1000
     with pytest.raises(UserError, match="would be called run0-backbone"):
         run_tool("correlate_figures", files[0], files[0], *options, "--output", tmp_path / "new")

@@ -4,6 +4,9 @@ steps.
 For each patch it predicts (i) the class of the object at the patch, one-hot including "none", and (ii) the distances
 from the patch to the sides of the object's box. Both are fitted in closed form, with penalties chosen on every tenth
 training image, and evaluated on other images, also as a detector in which every patch proposes a box.
+
+Two more metrics need no fit: the classes of whole objects by the nearest ones of the training images, and in how many
+directions their features spread.
 """
 
 import contextlib

@@ -7,13 +7,15 @@
 For each backbone a frozen and a fine-tuned detector are trained with the same config and seed. The metrics need no
 training: those of the detection probe, and the loss, if the run's metrics.json is in the same folder. Use backbones of
 different quality: steps, recipes, seeds, untrained ones. Writes OUTPUT/correlation.md (Spearman's rank correlations
-with 95% intervals), correlation.json and correlation.png.
+with 95% intervals, all values, and the command), correlation.json and correlation.png.
 Finished detectors in OUTPUT are kept, so an interrupted call can be resumed.
 """
 
 import argparse
 import os
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
@@ -104,8 +106,9 @@ def main() -> None:
             chain.run(detector)
             rows[-1][ap] = read_result(output / detector.name / "result.json")["bbox"]["AP"] or 0.0
     figures = [name for name in rows[0] if name not in ("backbone", *MODES)]
-    text = table(rows, figures, [*MODES])
-    write_text(output / "correlation.md", text + "\n")
+    command = shlex.join(["projects/Lab/tools/correlate_figures.py", *sys.argv[1:]])
+    text = f"{table(rows, figures, [*MODES])}\n\n```\n{command}\n```\n"
+    write_text(output / "correlation.md", text)
     write_json(output / "correlation.json", rows)
     plot(rows, figures, [*MODES], output / "correlation.png")
     print(text)
