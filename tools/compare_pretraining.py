@@ -19,7 +19,6 @@ detect.KEY=VALUE, and apply to all configs.
 import argparse
 import functools
 import itertools
-import json
 import os
 import re
 import shlex
@@ -209,27 +208,13 @@ class Comparison:
             yield tuple(replace(stage, environment=stage.environment | cores | gpu[place]) for place, stage in wave)
 
     def subsets(self) -> dict[Path, dict]:
-        """Training files with fewer images; smaller subsets are part of larger ones. Raises UserError for one without
-        an object.
-        """
+        """Training files with fewer images; smaller subsets are part of larger ones."""
         from cropfield.datasets import read_coco_file
-        from lab.ablation import few_images
+        from lab.label_shares import told_subset
 
-        found, shares = {}, sorted(share for share in self.args.labels if share < 1)
+        shares = sorted(share for share in self.args.labels if share < 1)
         whole = read_coco_file(self.args.train_json) if shares else {}
-        for share in shares:
-            found[self.train_json(share)] = content = few_images(whole, share)
-            images, objects = len(content["images"]), len(content["annotations"])
-            shown = {entry["category_id"] for entry in content["annotations"]}
-            absent = [entry["name"] for entry in content["categories"] if entry["id"] not in shown]
-            of = f"{images:,} of the {len(whole['images']):,} images of {self.args.train_json}"
-            if not objects:
-                raise UserError(
-                    f"--labels {share:g}: {of} would be trained on, which show no object; give a larger share"
-                )
-            without = f"; none of {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}" if absent else ""
-            print(f"{100 * share:g}% of the labels: {of}; objects: {objects:,}{without}")
-        return found
+        return {self.train_json(share): told_subset(whole, self.args.train_json, share) for share in shares}
 
     def figures(self, done: Container[str]) -> list:
         """Results of the detectors and probes whose stages are done."""
@@ -273,29 +258,13 @@ def write_report(found: list, output: Path, seeds: int, progress: str = "") -> s
     return text
 
 
-def write_subset(chain, path: Path, content: dict) -> None:
-    """Write a training file with fewer images. Raises UserError if a stage has begun with another one."""
-    from cropfield.stages import read_result
-    from pretrain.files import write_json
-
-    if path.exists() and read_result(path) == json.loads(json.dumps(content)):  # in which tuples are lists
-        return
-    if begun := next(
-        (name for name, entry in chain.record.items() if any(str(path) in w for w in entry["command"])), None
-    ):
-        raise UserError(
-            f"{begun} was begun with {path}, which --train-json does not give: give what was given then, or choose "
-            "another --output"
-        )
-    write_json(path, content)
-
-
 def main() -> None:
     args = parse_args()
     check_args(args)
     say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
+    from lab.label_shares import write_subset
 
     comparison = Comparison(args)
     waves = list(comparison.waves())

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cropfield import halves
-from lab.ablation import PROBES, Interval, few_images
+from lab.ablation import PROBES, Interval
+from lab.label_shares import few_images
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone

@@ -192,16 +192,3 @@ def plot(figures: Figures, path) -> None:
     canvas.legend(loc="outside upper center", ncols=3)
     canvas.savefig(path, dpi=120)
     pyplot.close(canvas)
-
-
-def few_images(content: dict, share: float) -> dict:
-    """Keep the fraction `share` of a COCO file's images, at least one, with their annotations; categories are kept.
-
-    Deterministic and nested: a smaller subset is part of a larger one.
-    """
-    images = sorted(content["images"], key=lambda image: str(image["id"]))
-    order = np.random.default_rng(0).permutation(len(images))[: max(1, round(share * len(images)))]
-    chosen = [images[place] for place in sorted(order)]
-    kept = {image["id"] for image in chosen}
-    annotations = [entry for entry in content["annotations"] if entry["image_id"] in kept]
-    return content | {"images": chosen, "annotations": annotations}
