@@ -106,7 +106,8 @@ def test_a_run_does_not_feel_its_probe(scenes, looked, tmp_path):
     assert lines[-1]["probe/box_ap"] == found["probes"][-1]["box_ap"]
     log = (folder / "log.txt").read_text()
     ap = f"box AP {found['probes'][1]['box_ap']:.2f} (start {found['start']['box_ap']:.2f})"
-    assert "detection probe before the first step: " in log and f"detection probe after 4 steps: {ap}" in log
+    assert f"detection probe before the first step: box AP {found['start']['box_ap']:.2f}, AP50" in log
+    assert f"detection probe after 4 steps: {ap}" in log
     assert f"detection probe: box_ap {found['probes'][1]['box_ap']:.3g}" in log  # in the summary
 
 

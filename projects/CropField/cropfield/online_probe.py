@@ -145,9 +145,9 @@ class OnlineDetectionProbe(HookBase):
         self.trainer.storage.put_scalars(
             **{f"probe/{name}": value for name, value in figures.items()}, smoothing_hint=False
         )
-        start = self.record["start"]
-        beside = {name: f" (start {start[name]:.2f})" if start and name in start else "" for name, _ in FIGURES}
-        shown = [f"{words} {figures[name]:.2f}{beside[name]}" for name, words in FIGURES]
+        start = {} if figures is self.record["start"] else self.record["start"] or {}
+        beside = {name: f" (start {value:.2f})" for name, value in start.items()}
+        shown = [f"{words} {figures[name]:.2f}{beside.get(name, '')}" for name, words in FIGURES]
         logger.info(f"detection probe {when}: {', '.join(shown)}")
 
     def best(self) -> dict | None:
