@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -38,7 +39,8 @@ class OnlineDetectionProbe(HookBase):
         image_size: longer side in pixels; larger than a crop, as in detection.
         train_limit, val_limit: most images to use, evenly spaced through the files.
         layers, batch_size: see `backbone_features` and `DetectionProbe`.
-        metric: selects the best backbone. With a single class, object_knn is always 100 and box_ap50 takes its place.
+        metric: selects the best backbone. Where all objects are of one class, object_knn is always 100 and box_ap50
+            takes its place.
         patience: end the run after this many probes without a better value; 0: never.
 
     Raises:
@@ -90,8 +92,9 @@ class OnlineDetectionProbe(HookBase):
         pixels = PixelFormat(mean, std, reading)
         images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size, pixels)
         self.probe = DetectionProbe(*images, self.batch_size)
-        if self.metric == "object_knn" and self.probe.num_classes == 1:
-            logger.info(f"detection probe: {self.train[0]} has one class; {BEST} will be the best by box_ap50")
+        shown = np.setdiff1d(np.concatenate(images[1].classes), self.probe.num_classes)
+        if self.metric == "object_knn" and len(shown) == 1:
+            logger.info(f"detection probe: {self.val[0]} shows one class; {BEST} will be the best by box_ap50")
             self.metric = "box_ap50"
         self.settings["metric"] = self.metric  # which says what best_detection.pth is
         if comm.is_main_process():
