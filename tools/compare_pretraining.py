@@ -237,15 +237,19 @@ class Comparison:
         return found
 
 
-def write_report(found: list, output: Path, seeds: int, progress: str = "") -> str:
-    """Write comparison.md, comparison.json and comparison.png -> the text: tables, sentences and this command."""
+def write_report(found: list, output: Path, progress: str = "") -> str:
+    """Write comparison.md, comparison.json and comparison.png -> the text: tables, sentences and this command.
+
+    progress: which stages are done, if not all are.
+    """
     from lab.ablation import Figures, plot
     from pretrain.files import write_json, write_text
 
     figures = Figures(found)
     verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
+    seeds = len({figure.seed for figure in found})
     intervals = (
-        f"Mean over {seeds} seeds ± 95% interval (Student's t)."
+        f"Mean over {'up to ' if progress else ''}{seeds} seeds ± 95% interval (Student's t)."
         if seeds > 1
         else "One seed has no interval, so neither a gain nor an order is claimed."
     )
@@ -283,8 +287,8 @@ def main() -> None:
         chain.run(*wave)
         done, planned = len(chain.seconds.keys() & set(chain.names)), len(chain.names)
         if done < planned and (found := comparison.figures(chain.seconds)):
-            write_report(found, comparison.output, args.seeds, f"After {done} of {planned} stages. ")
-    print(write_report(comparison.figures(chain.seconds), comparison.output, args.seeds))
+            write_report(found, comparison.output, f"After {done} of {planned} stages. ")
+    print(write_report(comparison.figures(chain.seconds), comparison.output))
     print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")
 
 

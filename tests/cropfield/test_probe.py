@@ -84,15 +84,15 @@ def test_an_objects_token_is_the_mean_over_its_patches(scenes):
     for index in range(len(val)):
         on_object, classes, boxes = val.targets(index)
         tokens = torch.randn(len(classes), 6)
-        found, of_class = object_tokens(tokens, val, index)
+        found, of_class = object_tokens(tokens, on_object, classes, boxes)
         expected = {}
         for token, number, box in zip(tokens[on_object], classes[on_object], boxes[on_object], strict=True):
             expected.setdefault((*box.tolist(), int(number)), []).append(token)
         keys = sorted(expected)
         torch.testing.assert_close(found, torch.stack([torch.stack(expected[key]).mean(0) for key in keys]))
         assert of_class.tolist() == [key[-1] for key in keys]
-    val.classes[0][:] = len(val.coco.names)  # an image whose objects lie between its patches
-    assert object_tokens(torch.randn(len(val.classes[0]), 6), val, 0)[0].shape == (0, 6)
+    nowhere = torch.zeros_like(on_object)  # in an image whose objects lie between its patches
+    assert object_tokens(tokens, nowhere, classes, boxes)[0].shape == (0, 6)
 
 
 def test_the_rank_of_objects_counts_their_directions(scenes):

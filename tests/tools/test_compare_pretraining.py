@@ -97,7 +97,7 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     ]
     assert one == 2 + 10 + 1 + 5
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
+    assert "Mean over 2 seeds ±" in text and "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
     assert "probe (box AP50): every pretraining gains" in text
     assert (
@@ -211,6 +211,11 @@ def test_what_is_done_so_far_is_in_the_report(compare, tmp_path, capsys):
     compare("--seeds", "1")
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "After" not in text and text in capsys.readouterr().out
+    (tmp_path / "out" / "fail").write_text("")
+    with pytest.raises(UserError, match="told to fail"):
+        compare("--seeds", "3")  # after a detector of seed 2, and none of seed 3
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert text.startswith("After 18 of 39 stages. ") and "Mean over up to 2 seeds ±" in text
 
 
 def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):

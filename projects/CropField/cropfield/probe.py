@@ -81,7 +81,7 @@ class DetectionProbe:
             right = scores[on_object].argmax(1) == classes[on_object]
             sums += [right.sum(), overlaps(boxes[on_object], true_boxes[on_object]).sum(), on_object.sum()]
             detections += detect(self.val, index, scores, boxes)
-            objects.append(object_tokens(tokens, self.val, index))
+            objects.append(object_tokens(tokens, on_object, classes, true_boxes))
         found, objects, sums = zip(*self.gather((detections, objects, sums)), strict=True)
         right, overlap, patches = sum(sums)
         ap, ap50 = box_ap(self.val.truth, sum(found, []))
@@ -108,7 +108,7 @@ class DetectionProbe:
             for task, patches, targets in (("class", slice(None), one_hot), ("box", on_object, sides)):
                 part = moments(tokens[patches], targets[patches].to(tokens.device)).cpu()
                 sums[task, index in held_out] = sums.get((task, index in held_out), 0) + part
-            objects.append(object_tokens(tokens, self.train, index))
+            objects.append(object_tokens(tokens, on_object, classes, boxes))
         everywhere, objects = zip(*self.gather((sums, objects)), strict=True)
         total = {
             key: sum(part.get(key, 0) for part in everywhere) for key in sorted({k for p in everywhere for k in p})
@@ -190,13 +190,12 @@ def evaluating(backbone: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def object_tokens(tokens: Tensor, images: ProbeImages, index: int) -> tuple[Tensor, Tensor]:
+def object_tokens(tokens: Tensor, on_object: Tensor, classes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Mean token of each object of an image over the patches that it lies on, (n, D) on the CPU; and their classes
     (n,) int64.
 
-    tokens: of all patches, (N, D).
+    tokens: of all patches, (N, D). on_object, classes, boxes: of each patch, see `ProbeImages.targets`.
     """
-    on_object, classes, boxes = images.targets(index)
     of_patches = torch.cat([boxes[on_object], classes[on_object, None]], dim=1)
     objects, which = of_patches.unique(dim=0, return_inverse=True)
     member = (which == torch.arange(len(objects))[:, None]).to(tokens)
