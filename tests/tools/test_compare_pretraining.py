@@ -97,7 +97,9 @@ def test_each_config_and_seed_has_its_twin_and_every_task(compare, tmp_path, cap
     ]
     assert one == 2 + 10 + 1 + 5
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "Mean over 2 seeds ±" in text and "| 12.50 ± " in text and "10.00 ± 0.00" in text  # mean of b frozen; gain over the twin in each seed
+    assert (
+        "Mean over 2 seeds ±" in text and "| 12.50 ± " in text and "10.00 ± 0.00" in text
+    )  # mean of b frozen; gain over the twin in each seed
     assert "b is above a by 1.00 ± 0.00 box AP" in text and text in capsys.readouterr().out
     assert "probe (box AP50): every pretraining gains" in text
     assert (

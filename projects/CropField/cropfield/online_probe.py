@@ -186,19 +186,28 @@ class OnlineDetectionProbe(HookBase):
             write_json(self.folder / RECORD, self.record)
 
     def read_record(self, done: int) -> dict:
-        """Probes of the run's first `done` steps, if made with the same images; a resumed run repeats later ones."""
+        """Probes of the run's first `done` steps; a resumed run repeats later ones.
+
+        Raises:
+            UserError: the record is damaged, or of other images or settings, as best_detection.pth is too then.
+        """
         empty = {"settings": self.settings, "lower_line": None, "start": None, "probes": []}
         path = self.folder / RECORD
         if done == 0 or not path.is_file():
             return empty
         try:
             record = json.loads(path.read_text())
-            if record["settings"] != self.settings:
-                logger.warning("detection probe: resumed with other images or settings; the record restarts")
-                return empty
+            changed = [name for name, value in self.settings.items() if record["settings"].get(name) != value]
             for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
                 # an older record may lack another figure than the metric
                 [float(value) for value in (figures[self.metric], *figures.values())]
-            return record | {"probes": [probe for probe in record["probes"] if self.step_of(probe) <= done]}
-        except (ValueError, TypeError, KeyError) as error:
+            known = record | {"probes": [probe for probe in record["probes"] if self.step_of(probe) <= done]}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); remove it to restart the record") from None
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{path}: is of a probe with {name} {record['settings'].get(name)}, not {self.settings[name]}; go on "
+                f"with train.detection_probe as it was, or move {RECORD} and {BEST} out of the folder to begin anew"
+            )
+        return known
