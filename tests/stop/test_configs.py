@@ -18,6 +18,7 @@ from cropfield import CropFieldViT, load_backbone
 from pretrain.engine.lazy_config import load_config
 from pretrain.engine.run import pretrain, resolve_length_and_lr
 from pretrain.engine.trainer import PretrainTrainer
+from pretrain.models.attention import pack
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "projects" / "StoP" / "configs"
@@ -53,6 +54,16 @@ def test_the_papers_values(method, size):
     lr, weight_decay = instantiate(cfg.lr_multiplier), instantiate(cfg.weight_decay)
     assert lr(0.0) == 1e-4 and lr(warmup / epochs) == pytest.approx(cfg.optimizer.lr)
     assert lr(1.0) == pytest.approx(1e-6) and (weight_decay(0.0), weight_decay(1.0)) == pytest.approx((0.04, 0.4))
+
+
+@pytest.mark.parametrize("name", ["ijepa_tiny.py", "stop_tiny.py"])
+def test_tiny_positions_are_weaker_than_content(name):
+    """And blocks start near the identity: a detector of few iterations needs the patches themselves."""
+    backbone = instantiate(load_config(CONFIGS / name, []).model.backbone)
+    with torch.no_grad():
+        tokens, layout = pack([backbone.embed_patches(torch.randn(1, 3, 96, 96))])
+        content, added = tokens.square().mean(), backbone.blocks[0](tokens, layout) - tokens
+    assert backbone.pos_embed.square().mean() < content / 4 and added.square().mean() < content / 1000
 
 
 DELTAS = {  # against stop.py
