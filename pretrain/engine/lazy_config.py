@@ -2,6 +2,7 @@
 
 import builtins
 import difflib
+import re
 import traceback
 from collections.abc import Iterator
 from numbers import Number
@@ -126,8 +127,15 @@ def _innermost_failure(node, key: str, error: Exception) -> tuple[str, Exception
             if isinstance(child, DictConfig | ListConfig):
                 instantiate(child)
         except Exception as inner:
-            return _innermost_failure(child, f"{key}.{name}", inner)
+            return _innermost_failure(child, _name_of(node, key, name), inner)
     return key, error
+
+
+def _name_of(node: DictConfig | ListConfig, key: str, name: str | int) -> str:
+    """Key of a part of `node`, which is at `key`: where it is written, if it stands here as ${that.key}."""
+    raw = OmegaConf.to_container(node, resolve=False)[name]
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return reference[1] if reference else f"{key}.{name}"
 
 
 def check_key(cfg: DictConfig, key: str) -> None:

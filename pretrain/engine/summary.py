@@ -33,7 +33,11 @@ class Summary(HookBase):
             return  # cut short, or nothing was left to do
         steps = self.trainer.iter - self.trainer.start_iter
         seconds = time.perf_counter() - self.started
-        latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
+        latest = {
+            name: value
+            for name, (value, at) in self.trainer.storage.latest().items()
+            if at > 0 or steps == 1 or not name.startswith(("knn/", "probe/"))  # not those of before the first step
+        }
         backbone = self.checkpoint.with_name("backbone.safetensors")
         export = ["tools/export_backbone.py", str(self.checkpoint), "-o", str(backbone)]
         lines = [

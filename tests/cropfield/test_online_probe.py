@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from cropfield.online_probe import BEST, RECORD, OnlineDetectionProbe
 from cropfield.probe import FIGURES, DetectionProbe
@@ -163,7 +164,8 @@ def test_the_best_backbone_is_kept_and_survives_a_resume(scenes, tmp_path, value
     values(0, 9, 3, 5)  # the start, at 9, was better than what was trained
     run(scenes, tmp_path, period, metric, "train.max_iter=2")
     (line,) = [text for text in told if "none has risen above" in text]
-    assert "above box_ap 9.00 of the backbone before the first step" in line and line.endswith("after it, 5.00")
+    assert "above box_ap 9.00 of the backbone before the first step" in line
+    assert line.endswith(f"after it, 5.00, is {tmp_path / BEST}")
     kept = read_backbone(tmp_path / BEST)
     assert kept.metadata["iteration"] == "2" and kept.metadata["probe/box_ap"] == "5.0000"
     state = torch.load(tmp_path / "last.pth", weights_only=True)["model"]
@@ -215,7 +217,7 @@ def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
     state = run(scenes, tmp_path, *options, "train.max_iter=9")
     assert state["iteration"] == 4 and read_backbone(tmp_path / BEST).metadata["iteration"] == "2"
     (line,) = [text for text in told if "the run ends here" in text]
-    assert "2 probes have not risen above box_ap 5.00 of step 2" in line
+    assert "2 probes without a value above box_ap 5.00 of step 2" in line
     assert len([text for text in told if "none has risen above box_ap 9.00" in text]) == 1
     assert any(text.startswith("done: 4 steps") for text in told)
     assert run(scenes, tmp_path, *options, "train.max_iter=9", resume=True)["iteration"] == 4
@@ -234,6 +236,7 @@ def test_an_image_that_vanishes_costs_a_probe_and_not_the_run(scenes, tmp_path, 
     assert run([scenes[0], files, scenes[2]], tmp_path / "run")["iteration"] == 4
     assert record(tmp_path / "run")["probes"] == [] and not (tmp_path / "run" / BEST).exists()
     assert sum("missing" in text and "there is no value of this step" in text for text in told) == 2
+    assert "probe" not in next(text for text in told if text.startswith("done: "))  # those before the first step
 
 
 def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes):
@@ -248,6 +251,12 @@ def test_shared_images_are_told_and_allowed(scenes, tmp_path, told, write_scenes
         [text for text in told if words in text] for words in ("are also pretrained on", "share only their names")
     )
     assert "4 of its 12 images" in same and "2 of its images share" in named
+
+
+def test_images_to_fit_on_and_to_measure_on_are_told_apart(scenes, tmp_path, told):
+    run([scenes[0], scenes[0], scenes[2]], tmp_path / "run", "train.max_iter=1")
+    (line,) = [text for text in told if "its metrics are too high" in text]
+    assert "6 of the detection probe's 6 validation images are training images too" in line
 
 
 def test_images_in_shards_are_compared_by_name_alone_and_it_is_said(scenes, tmp_path, told):
@@ -291,7 +300,7 @@ def test_bad_input_is_refused_before_the_first_step(scenes, tmp_path, monkeypatc
             f"{key}.train_json={tiny}",
             "needs 2 images with an object .* 6 it looked at 0 qualify; give .* larger image size",
         ),
-        (f"{key}.train_json={other}", "have different categories"),
+        (f"{key}.train_json={other}", f"^{key}: .* have different categories"),
         (f"{key}.train_json={tmp_path}/none.json", "cannot be read"),
         (f"{key}.train_images={tmp_path}/none", "is not a folder"),
         (f"{key}.val_images={scenes[2][1]}", "6 of 6 images of .* are not in"),
@@ -322,19 +331,57 @@ def test_a_damaged_record_is_told(scenes, tmp_path, figures):
     hook = OnlineDetectionProbe(*scenes[0], *scenes[1], str(tmp_path))
     record = {"settings": hook.settings, "start": figures, "lower_line": None, "probes": []}
     (tmp_path / RECORD).write_text(figures if isinstance(figures, str) else json.dumps(record))
-    with pytest.raises(UserError, match="is damaged .*; remove it"):
+    with pytest.raises(UserError, match="is damaged .*; put a good one back, or move"):
         hook.read_record(2)
 
 
 def test_an_older_record_without_the_rank_is_gone_on_with(scenes, tmp_path):
     run(scenes, tmp_path, "train.max_iter=2")
     older = record(tmp_path)
+    del older["settings"]["contents"]
     for figures in (older["start"], older["lower_line"], *older["probes"]):
         del figures["object_rank"]
     (tmp_path / RECORD).write_text(json.dumps(older))
     run(scenes, tmp_path, resume=True)
     found = record(tmp_path)
     assert found["start"] == older["start"] and ["object_rank" in probe for probe in found["probes"]] == [False, True]
+
+
+def test_a_probe_of_changed_files_replaces_nothing(scenes, tmp_path):
+    shutil.copytree(Path(scenes[1][0]).parent, tmp_path / "val")
+    file, output = tmp_path / "val" / "scenes.json", tmp_path / "run"
+    own = [scenes[0], (str(file), str(tmp_path / "val" / "images")), scenes[2]]
+    run(own, output, "train.max_iter=2")
+    changes = [file, *sorted((tmp_path / "val" / "images").iterdir())[:1]]
+    for path in changes:
+        before = path.read_bytes()
+        if path == file:
+            path.write_text(json.dumps(json.loads(before) | {"annotations": json.loads(before)["annotations"][1:]}))
+        else:
+            ImageOps.mirror(Image.open(path)).save(path)
+        with pytest.raises(UserError, match="is of a probe with other images or annotations; go on with the former"):
+            run(own, output, resume=True)
+        path.write_bytes(before)
+    run(own, output, resume=True)
+    assert [probe["step"] for probe in record(output)["probes"]] == [2, 4]
+
+
+def test_a_best_backbone_without_its_record_is_not_replaced(scenes, tmp_path):
+    run(scenes, tmp_path, "train.max_iter=2")
+    (tmp_path / RECORD).rename(tmp_path / "record")
+    before = (tmp_path / BEST).read_bytes()
+    with pytest.raises(UserError, match=f"{BEST} is of a probe whose {RECORD} is missing; put it back, or move"):
+        run(scenes, tmp_path, resume=True)
+    assert (tmp_path / BEST).read_bytes() == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_probe(scenes, tmp_path):
+    run(scenes, tmp_path, "train.max_iter=2")
+    (tmp_path / "last.pth").unlink()
+    with pytest.raises(UserError, match="is of a probe with metric object_knn, not box_ap; go on"):
+        run(scenes, tmp_path, "train.detection_probe.metric=box_ap", resume=True)
+    run(scenes, tmp_path, resume=True)
+    assert [probe["step"] for probe in record(tmp_path)["probes"]] == [2, 4]
 
 
 @pytest.mark.parametrize("change", ["train_limit=4", "metric=patch_class_accuracy", "val_json=other.json"])

@@ -68,6 +68,7 @@ def test_a_good_config_gives_its_model_back(dataset):
         (CACHE, "^dataloader.feature_cache needs a frozen backbone; set train.freeze_backbone=True"),
         (f"{CACHE} {FROZEN} model.vis_period=9", "^dataloader.feature_cache leaves no images"),
         (f"{CACHE} {FROZEN} model.backbone.square_pad=0", "^dataloader.feature_cache needs maps of one"),
+        (f"dataloader.feature_cache.folder={__file__} {FROZEN}", "test_trial.py is not a folder that can be written"),
         ("dataloader.feature_cache=D", "^dataloader.feature_cache"),
         ("dataloader.feature_cache.dtype=int8", "dtype is 'int8'; give 'bfloat16' or 'float32'"),
         ("dataloader.feature_cache.augmentations=-1", "augmentations is -1; give a whole number of at least 0"),

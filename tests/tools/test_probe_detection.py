@@ -41,6 +41,7 @@ def test_several_backbones_make_one_table(run_tool, small_coco, tmp_path, capsys
     for extra, words in (
         ([], "exists, and would be written over"),
         (["--output", tmp_path / "new.json", "--image-size", "60"], "is not a multiple of the backbone's patch, 8"),
+        (["--output", tmp_path], "--output .* is a folder; give a .json file"),
         (["--output", tmp_path / "new.json", "--layers", "99"], "--layers 99: .* has 2"),
         (["--output", tmp_path / "new.json", "--device", "gpu0"], "--device: 'gpu0' cannot be used here"),
         (["--output", tmp_path / "new.json", "--train-json", tmp_path / "no.json"], "cannot be read"),

@@ -63,6 +63,16 @@ def check_cacheable(model: nn.Module, mapper) -> None:
         raise UserError("dataloader.feature_cache needs cropfield.mapper.ImageMapper as dataloader.train.mapper")
 
 
+def writable(folder: str | os.PathLike) -> Path:
+    """The folder, or the nearest one above it that exists. Raises UserError unless files can be written there."""
+    where = Path(folder).absolute()
+    while not where.exists():
+        where = where.parent
+    if not where.is_dir() or not os.access(where, os.W_OK):
+        raise UserError(f"dataloader.feature_cache.folder: {where} is not a folder that can be written; give another")
+    return where
+
+
 class FeatureCache:
     """The features of a loader's images, and a mapper that returns them instead of the images.
 
@@ -159,20 +169,15 @@ class FeatureCache:
     def check_disk(self) -> None:
         """Log the size of the cache; raise UserError if the disk has not enough space left."""
         absent = 0 if self.is_whole() else len(self.missing())
-        need, where = absent * self.row_bytes, self.path.parent.absolute()
-        while not where.exists():
-            where = where.parent
-        if not where.is_dir() or not os.access(where, os.W_OK):
-            raise UserError(
-                f"dataloader.feature_cache.folder: {where} is not a folder that can be written; give another"
-            )
+        need, where = absent * self.row_bytes, writable(self.path.parent)
         size, free = len(self) * self.row_bytes / 1e9, shutil.disk_usage(where).free
-        of = f"{len(self.first):,} images" + (f", {self.views} views each," if self.views > 1 else "")
+        of = f"{len(self.first):,} images" + (f" ({self.views} views of each)" if self.views > 1 else "")
         logger.info("features of %s: %.3g GB in %s, %.3g GB still to compute", of, size, self.path, need / 1e9)
         if need and need + MARGIN > free:
+            smaller = "" if self.dtype == torch.bfloat16 else ", dtype=bfloat16"
             raise UserError(
                 f"features of {of} take {need / 1e9:.3g} GB in dataloader.feature_cache.folder, and {where} has "
-                f"{free / 1e9:.3g} GB left; choose another folder, fewer augmentations, dtype=bfloat16 or no cache"
+                f"{free / 1e9:.3g} GB left; choose another folder, fewer augmentations{smaller} or no cache"
             )
 
     def attach(self, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from detectron2.utils import comm
 from cropfield.probe import FIGURES, DetectionProbe, backbone_features, evaluating, positions_and_colours
 from cropfield.probe_images import PixelFormat, check_probe_files, probe_images, tell_of_shared_images
 from pretrain.data import pixel_statistics_of
-from pretrain.data.reading import AS_RGB, Reading
+from pretrain.data.reading import AS_RGB
 from pretrain.engine.checkpoint import BEST, backbone_metadata
 from pretrain.engine.loop import due
 from pretrain.errors import UserError
@@ -88,8 +89,7 @@ class OnlineDetectionProbe(HookBase):
         model, done = self.trainer.model, self.trainer.iter
         backbone, source = model.backbone, self.trainer.loader.source
         mean, std = pixel_statistics_of(model)
-        reading = Reading(channels=len(mean), value_range=getattr(source, "reading", AS_RGB).value_range)
-        pixels = PixelFormat(mean, std, reading)
+        pixels = PixelFormat(mean, std, replace(getattr(source, "reading", AS_RGB), channels=len(mean)))
         images = probe_images(self.train, self.val, self.limits, self.image_size, backbone.patch_size, pixels)
         self.probe = DetectionProbe(*images, self.batch_size)
         shown = np.setdiff1d(np.concatenate(images[1].classes), self.probe.num_classes)
@@ -97,6 +97,7 @@ class OnlineDetectionProbe(HookBase):
             logger.info(f"detection probe: {self.val[0]} shows one class; {BEST} will be the best by box_ap50")
             self.metric = "box_ap50"
         self.settings["metric"] = self.metric  # which says what best_detection.pth is
+        self.settings["contents"] = [part.digest for part in images]
         if comm.is_main_process():
             files = [part.path(index) for part in images for index in range(len(part))]
             tell_of_shared_images(files, self.trainer.loader.source)
@@ -134,7 +135,7 @@ class OnlineDetectionProbe(HookBase):
             return
         best = self.best()
         self.record["probes"].append({"step": done, "images": done * self.trainer.loader.batch_size, **figures})
-        self.log(f"after {done:,} steps", figures)
+        self.log(f"after {done:,} step{'s' * (done != 1)}", figures)
         if best is None or figures[self.metric] > best[self.metric]:
             self.keep_best(done, figures)  # first: a run interrupted between the two files writes both again
         self.write_record()
@@ -162,8 +163,9 @@ class OnlineDetectionProbe(HookBase):
         waited = len(probes) - 1 - probes.index(best) if best else 0
         if self.patience and waited >= self.patience:
             logger.info(
-                f"detection probe: {waited} probes have not risen above {self.metric} {best[self.metric]:.2f} of step "
-                f"{best['step']:,}: the run ends here; that backbone is {self.folder / BEST}"
+                f"detection probe: {waited} probe{'s' * (waited != 1)} without a value above {self.metric} "
+                f"{best[self.metric]:.2f} of step {best['step']:,}: the run ends here; that backbone is "
+                f"{self.best_file()}"
             )
             self.trainer.stop(done)
 
@@ -172,8 +174,12 @@ class OnlineDetectionProbe(HookBase):
         if start and best and best[self.metric] <= start[self.metric]:
             logger.warning(
                 f"detection probe: none has risen above {self.metric} {start[self.metric]:.2f} of the backbone before "
-                f"the first step; {self.folder / BEST} is the best of those after it, {best[self.metric]:.2f}"
+                f"the first step; the best of those after it, {best[self.metric]:.2f}, is {self.best_file()}"
             )
+
+    def best_file(self) -> str:
+        path = self.folder / BEST
+        return str(path) if path.exists() else f"gone ({path} was moved or removed)"
 
     def keep_best(self, done: int, figures: dict[str, float]) -> None:
         if comm.is_main_process():
@@ -189,25 +195,33 @@ class OnlineDetectionProbe(HookBase):
         """Probes of the run's first `done` steps; a resumed run repeats later ones.
 
         Raises:
-            UserError: the record is damaged, or of other images or settings, as best_detection.pth is too then.
+            UserError: the record is damaged, is of other images or settings, or is missing beside a best backbone.
         """
         empty = {"settings": self.settings, "lower_line": None, "start": None, "probes": []}
-        path = self.folder / RECORD
-        if done == 0 or not path.is_file():
+        path, best = self.folder / RECORD, self.folder / BEST
+        anew = f"move {RECORD} and {BEST} out of the folder to begin anew"
+        if not path.is_file() and best.exists():
+            raise UserError(f"{best} is of a probe whose {RECORD} is missing; put it back, or {anew}")
+        if not path.is_file():
             return empty
         try:
             record = json.loads(path.read_text())
-            changed = [name for name, value in self.settings.items() if record["settings"].get(name) != value]
+            other = self.other_settings(record["settings"])
             for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
                 # an older record may lack another figure than the metric
                 [float(value) for value in (figures[self.metric], *figures.values())]
             known = record | {"probes": [probe for probe in record["probes"] if self.step_of(probe) <= done]}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}); remove it to restart the record") from None
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{path}: is of a probe with {name} {record['settings'].get(name)}, not {self.settings[name]}; go on "
-                f"with train.detection_probe as it was, or move {RECORD} and {BEST} out of the folder to begin anew"
-            )
-        return known
+            raise UserError(f"{path} is damaged ({error}); put a good one back, or {anew}") from None
+        if other:
+            raise UserError(f"{path} is of a probe with {other}; go on with the former, or {anew}")
+        return known if done else empty
+
+    def other_settings(self, recorded: dict) -> str:
+        """How a record's settings differ from this probe's, in words; "" if they do not."""
+        for name, value in self.settings.items():
+            if name == "contents" and recorded.get(name, value) != value:  # older records have none
+                return "other images or annotations"
+            if name != "contents" and recorded.get(name) != value:
+                return f"{name} {recorded.get(name)}, not {value}"
+        return ""

@@ -1,9 +1,12 @@
 """Images and targets of a detection probe: whole images of a COCO file, and the object at each patch."""
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +71,16 @@ class ProbeImages:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def contents(self) -> dict[str, Path]:
+        """The image files by the SHA-256 of their bytes. Raises OSError."""
+        return {sha256(self.path(index)): self.path(index) for index in range(len(self))}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the images' bytes and annotations. Raises OSError."""
+        return hashlib.sha256(json.dumps([self.truth, [*self.contents]], sort_keys=True).encode()).hexdigest()
 
     def path(self, index: int) -> Path:
         return self.coco.path(self.ids[index])
@@ -165,6 +178,11 @@ def probe_images(
             )
     if len(found[1]) == 1:
         logger.warning(f"{val[0]}: the detection probe's AP is that of a single image, and says little")
+    if both := found[0].contents.keys() & found[1].contents.keys():
+        logger.warning(
+            f"{val[0]}: {len(both):,} of the detection probe's {len(found[1]):,} validation images are training images "
+            f"too, {found[1].contents[min(both)]} for example: its metrics are too high"
+        )
     return found[0], found[1]
 
 

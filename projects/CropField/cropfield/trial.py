@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
-from cropfield.feature_cache import check_cacheable
+from cropfield.feature_cache import check_cacheable, writable
 from cropfield.forms import Detection
 from cropfield.recipe import precision
 from cropfield.schedule import BatchRule
@@ -50,8 +50,9 @@ def try_detector(cfg: DictConfig, eval_only: bool = False) -> nn.Module:
     with TemporaryDirectory() as folder, evaluator_on_trial(cfg) as evaluator:
         entry = made_up_entry(Path(folder))
         if not eval_only:
-            if cfg.dataloader.get("feature_cache", {}).get("folder"):
+            if cached := cfg.dataloader.get("feature_cache", {}).get("folder"):
                 check_cacheable(model, build(cfg, "dataloader.train.mapper"))
+                writable(cached)
             BatchRule(1, 1, cfg.train.get("lr_rule", "none"))
             build_optimizer(cfg, model)
             check_schedule(build(cfg, "lr_multiplier"), "lr_multiplier", zero=False)

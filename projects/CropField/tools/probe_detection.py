@@ -54,6 +54,8 @@ def main() -> None:
 
     args.device = args.device or default_device()
     check_usable(args.device, "--device")
+    if args.output and args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder; give a .json file")
     if not args.overwrite:
         refuse_existing(args.output)
     elif args.output:

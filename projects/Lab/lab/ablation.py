@@ -183,8 +183,8 @@ def plot(figures: Figures, path) -> None:
         panel.set_title(task)
         panel.set_xticks(range(len(figures.configs)), figures.configs, rotation=20, ha="right")
         panel.set_ylabel("percent" if task in PROBES.values() else "box AP")
-        panel.margins(x=0.2, y=0.1)
-        panel.set_ylim(bottom=0)
+        panel.margins(x=0.2)
+        panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
     axes[0].scatter([], [], color="0.3", label=PRETRAINED)
     axes[0].scatter([], [], edgecolors="0.3", facecolors="none", label=UNTRAINED)
     if figures.has_scratch:
