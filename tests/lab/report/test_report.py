@@ -257,6 +257,17 @@ def test_charts_show_the_losses_as_they_were_logged(folder):
     assert ElementTree.fromstring(svg).tag.endswith("svg") and charts(render(folder)) == [svg]
 
 
+def test_the_detection_probe_has_its_charts(folder):
+    before = len(charts(render(folder)))
+    assert "k-NN of objects" not in render(folder)
+    (folder / "pretrain").mkdir(exist_ok=True)
+    lines = [{"iteration": i, "probe/object_knn": 60.0 + i, "probe/box_ap": 1.0, "monitor/rank": 2.0} for i in (0, 9)]
+    (folder / "pretrain" / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    text = render(folder)
+    assert len(charts(text)) == before + 2 and all(f"<h3>{name}" in text for name in ("k-NN of objects", "box AP"))
+    assert text.index("<h3>box AP") < text.index("<h3>k-NN")
+
+
 def test_only_confident_detections_are_drawn(page):
     assert page.text.count("pretrained: 1") == 3  # of two detections in each of three images
 

@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cropfield.coco_files import CocoImages, coco_images, spread_out
 from cropfield.datasets import read_coco_file
 from cropfield.joined import is_several
+from cropfield.probe import FIGURES
 from lab.finished_runs import Pretraining
 from lab.report import learned, numbers, views
-from lab.report.charts import loss_charts
+from lab.report.charts import LOSSES, charts_of
 from lab.report.run_files import Notes, RunFiles, at, read_run, shown
 from pretrain.data.decode import BrokenImage, decode_image
 from pretrain.errors import UserError
@@ -58,8 +59,9 @@ def write_report(
         "budgets": lambda: {"Pretraining": numbers.pretraining_budget(run), "Detection": numbers.detection_budget(run)},
         "verdict": lambda: numbers.verdict(run),
         "classes": lambda: numbers.class_names(run),
-        "pretraining_charts": lambda: loss_charts({"pretraining": run.pretrain}, "step", notes),
-        "detection_charts": lambda: loss_charts(run.detectors, "iteration", notes),
+        "pretraining_charts": lambda: charts_of(LOSSES, {"pretraining": run.pretrain}, "step", notes),
+        "probe_charts": lambda: charts_of(("probe/",), {"pretraining": run.pretrain}, "step", notes),
+        "detection_charts": lambda: charts_of(LOSSES, run.detectors, "iteration", notes),
         "pictures": lambda: pretraining and pretraining_pictures(pretraining, coco, images, notes),
         "detections": lambda: views.detections(run, coco, images, notes),
     }
@@ -108,7 +110,10 @@ def render(run: RunFiles, made: dict) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["signed"], jinja.filters["minus"] = numbers.signed, numbers.difference
-    page = jinja.get_template("report.html.j2").render(made, ap_tables=partial(numbers.ap_tables, run))
+    names = {f"probe/{name}": words for name, words in FIGURES}
+    page = jinja.get_template("report.html.j2").render(
+        made, ap_tables=partial(numbers.ap_tables, run), probe_figures=names
+    )
     return page.lstrip().encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Charts of the losses, as SVG."""
+"""Charts of losses and of the detection probe, as SVG."""
 
 import io
 from dataclasses import dataclass
@@ -7,32 +7,35 @@ from lab.report.panels import data_uri
 from lab.report.run_files import Notes, Part, number, shown
 
 COLORS = {"pretrained": "#0072b2", "untrained": "#cc79a7", "scratch": "#d55e00", "pretraining": "#009e73"}
+LOSSES = "total_loss", "loss_"
 MOST_CHARTS, MOST_POINTS = 24, 4_000
 GREY = "#7c8187"  # legible on a light and on a dark page
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of one loss. `legend`: colours by line name. `uri`: the lines, without any text from the run."""
+    """A chart of one value. `legend`: colours by line name. `uri`: the lines, without any text from the run."""
 
     legend: dict[str, str]
     uri: str
 
 
-def loss_charts(parts: dict[str, Part], x_label: str, notes: Notes) -> dict[str, Chart]:
-    """A chart for each logged loss, with one line for each of `parts`; non-finite values are left out."""
+def charts_of(beginnings: tuple[str, ...], parts: dict[str, Part], x_label: str, notes: Notes) -> dict[str, Chart]:
+    """A chart for each logged value whose name begins so, with one line for each of `parts`; non-finite values are left
+    out.
+    """
     keys = {key for part in parts.values() for line in part.metrics for key in line}
-    losses, charts = sorted(key for key in keys if key == "total_loss" or key.startswith("loss_")), {}
-    if len(losses) > MOST_CHARTS:
-        notes.append(f"{len(losses) - MOST_CHARTS} of {len(losses)} losses have no chart")
-    for loss in sorted(losses, key=lambda key: key != "total_loss")[:MOST_CHARTS]:
+    values, charts = sorted(key for key in keys if key.startswith(beginnings)), {}
+    if len(values) > MOST_CHARTS:
+        notes.append(f"{len(values) - MOST_CHARTS} of {len(values)} values have no chart")
+    for value in sorted(values, key=lambda key: key != "total_loss")[:MOST_CHARTS]:
         lines = {
-            name: [(line["iteration"] + 1, y) for line in part.metrics if (y := number(line, loss)) is not None]
+            name: [(line["iteration"] + 1, y) for line in part.metrics if (y := number(line, value)) is not None]
             for name, part in parts.items()
         }
         lines = {name: thinned(points) for name, points in lines.items() if points}
         if lines:
-            charts[shown(loss, 100)] = Chart({name: COLORS[name] for name in lines}, line_chart(lines, x_label))
+            charts[shown(value, 100)] = Chart({name: COLORS[name] for name in lines}, line_chart(lines, x_label))
     return charts
 
 
