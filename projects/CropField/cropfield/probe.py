@@ -39,7 +39,7 @@ FIGURES = (
     ("box_ap", "box AP"),
     ("box_ap50", "AP50"),
     ("patch_box_iou", "box IoU of object patches"),
-    ("patch_class_accuracy", "their class"),
+    ("patch_class_accuracy", "class of object patches"),
     ("object_knn", "k-NN of objects"),
     ("object_rank", "effective rank of objects"),
 )
