@@ -86,6 +86,8 @@ def read_torch_file(path: str | Path):
             would take more memory than its size.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a checkpoint; give one of its files")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the path")
     try:

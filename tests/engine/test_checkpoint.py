@@ -38,6 +38,8 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path, monkeypatch):
     torch.save({"weights": {}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="there is no checkpoint"):
         load_checkpoint(tmp_path / "missing.pth")
+    with pytest.raises(UserError, match="is a folder, not a checkpoint; give one of its files"):
+        load_checkpoint(tmp_path)
     with pytest.raises(UserError, match="holds no training state"):
         load_checkpoint(tmp_path / "other.pth")
     with pytest.raises(UserError, match="truncated"):

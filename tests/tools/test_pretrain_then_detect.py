@@ -67,6 +67,9 @@ def test_a_detectors_config_is_no_pretrainings(pipeline):
     pretrain, _, detect = pipeline["make_stages"](arguments(pipeline, "--pretrain-config", config))
     with pytest.raises(UserError, match="mask_rcnn_cropfield_tiny.py is no pretraining's config"):
         check_chain(pretrain, detect, Path("I"), {})
+    pretrain = pipeline["make_stages"](arguments(pipeline))[0]
+    with pytest.raises(UserError, match="cropfield_tiny.py is no detector's config; give one, .* configs/COCO"):
+        check_chain(pretrain, pretrain, Path("I"), {})
 
 
 def test_overrides_reach_the_half_that_they_name(pipeline):

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from cropfield.datasets import check_can_be_evaluated, check_coco_file, check_same_categories
 from cropfield.forms import Detection
+from cropfield.recipe import detector_config
 from cropfield.stages import Stage
 from cropfield.trial import try_detector
 from pretrain.data.images import open_source, refuse_among
@@ -69,6 +70,8 @@ def check_chain(pretrain: Stage, detect: Stage, images: Path, dataset: dict[str,
         if half == "pretrain" and "source" not in (load_config(config, []).get("dataloader") or {}).get("train", {}):
             raise UserError(f"{config} is no pretraining's config; give one, such as those in configs/pretrain")
         with naming_half(half, form):
+            if half == "detect":
+                detector_config(config, [])
             configs.append(load_config(config, overrides, form))
     nets = [cfg.model.backbone.get("net", cfg.model.backbone) for cfg in configs]
     for name in ("patch_size", "embed_dim", "depth", "num_heads", "in_chans"):
