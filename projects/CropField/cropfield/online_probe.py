@@ -215,7 +215,7 @@ class OnlineDetectionProbe(HookBase):
             raise UserError(f"{path} is damaged ({error}); put a good one back, or {anew}") from None
         if other:
             raise UserError(f"{path} is of a probe with {other}; go on with the former, or {anew}")
-        return known if done else empty
+        return known
 
     def other_settings(self, recorded: dict) -> str:
         """How a record's settings differ from this probe's, in words; "" if they do not."""
