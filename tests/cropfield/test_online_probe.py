@@ -345,6 +345,17 @@ def test_an_older_record_without_the_rank_is_gone_on_with(scenes, tmp_path):
     run(scenes, tmp_path, resume=True)
     found = record(tmp_path)
     assert found["start"] == older["start"] and ["object_rank" in probe for probe in found["probes"]] == [False, True]
+    assert len(found["settings"]["contents"]) == 2
+
+
+def test_an_older_record_of_another_metric_is_not_called_damaged(scenes, tmp_path):
+    run(scenes, tmp_path, "train.max_iter=2", "train.detection_probe.metric=box_ap50")
+    older = record(tmp_path)
+    for figures in (older["start"], older["lower_line"], *older["probes"]):
+        del figures["object_knn"], figures["object_rank"]
+    (tmp_path / RECORD).write_text(json.dumps(older))
+    with pytest.raises(UserError, match="is of a probe with metric box_ap50, not object_knn; go on with the former"):
+        run(scenes, tmp_path, resume=True)
 
 
 def test_a_probe_of_changed_files_replaces_nothing(scenes, tmp_path):

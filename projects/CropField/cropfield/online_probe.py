@@ -206,16 +206,15 @@ class OnlineDetectionProbe(HookBase):
             return empty
         try:
             record = json.loads(path.read_text())
-            other = self.other_settings(record["settings"])
+            if other := self.other_settings(record["settings"]):
+                raise UserError(f"{path} is of a probe with {other}; go on with the former, or {anew}")
             for figures in (*filter(None, (record["start"], record["lower_line"])), *record["probes"]):
                 # an older record may lack another figure than the metric
                 [float(value) for value in (figures[self.metric], *figures.values())]
-            known = record | {"probes": [probe for probe in record["probes"] if self.step_of(probe) <= done]}
+            probes = [probe for probe in record["probes"] if self.step_of(probe) <= done]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); put a good one back, or {anew}") from None
-        if other:
-            raise UserError(f"{path} is of a probe with {other}; go on with the former, or {anew}")
-        return known
+        return record | {"settings": self.settings, "probes": probes}
 
     def other_settings(self, recorded: dict) -> str:
         """How a record's settings differ from this probe's, in words; "" if they do not."""
