@@ -217,10 +217,9 @@ class OnlineDetectionProbe(HookBase):
         return record | {"settings": self.settings, "probes": probes}
 
     def other_settings(self, recorded: dict) -> str:
-        """How a record's settings differ from this probe's, in words; "" if they do not."""
-        for name, value in self.settings.items():
-            if name == "contents" and recorded.get(name, value) != value:  # older records have none
-                return "other images or annotations"
-            if name != "contents" and recorded.get(name) != value:
-                return f"{name} {recorded.get(name)}, not {value}"
-        return ""
+        """How a record's settings differ from this probe's, in words; "" if they do not. Files may have been moved."""
+        contents = self.settings.get("contents")
+        if recorded.get("contents", contents) != contents:  # older records have none
+            return "other images or annotations"
+        changed = [name for name in ("image_size", "layers", "metric") if recorded.get(name) != self.settings[name]]
+        return f"{changed[0]} {recorded.get(changed[0])}, not {self.settings[changed[0]]}" if changed else ""
