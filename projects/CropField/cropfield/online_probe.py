@@ -81,7 +81,8 @@ class OnlineDetectionProbe(HookBase):
             batch_size,
         )
         self.metric, self.patience, self.folder = metric, patience, Path(output_dir)
-        self.settings = files | {"image_size": image_size, "limits": [train_limit, val_limit], "layers": layers}
+        self.settings = files | dict(image_size=image_size, limits=[train_limit, val_limit], layers=layers)
+        self.settings |= dict(metric=metric, contents=None)  # both are settled when the run begins
 
     def before_train(self) -> None:
         if not self.period:
@@ -96,8 +97,7 @@ class OnlineDetectionProbe(HookBase):
         if self.metric == "object_knn" and len(shown) == 1:
             logger.info(f"detection probe: {self.val[0]} shows one class; {BEST} will be the best by box_ap50")
             self.metric = "box_ap50"
-        self.settings["metric"] = self.metric  # which says what best_detection.pth is
-        self.settings["contents"] = [part.digest for part in images]
+        self.settings |= dict(metric=self.metric, contents=[part.digest for part in images])
         if comm.is_main_process():
             files = [part.path(index) for part in images for index in range(len(part))]
             tell_of_shared_images(files, self.trainer.loader.source)
@@ -218,7 +218,7 @@ class OnlineDetectionProbe(HookBase):
 
     def other_settings(self, recorded: dict) -> str:
         """How a record's settings differ from this probe's, in words; "" if they do not. Files may have been moved."""
-        contents = self.settings.get("contents")
+        contents = self.settings["contents"]
         if recorded.get("contents", contents) != contents:  # older records have none
             return "other images or annotations"
         changed = [name for name in ("image_size", "layers", "metric") if recorded.get(name) != self.settings[name]]
