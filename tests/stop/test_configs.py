@@ -140,6 +140,7 @@ SMALL = (
     "model.backbone.field_size=6", "dataloader.train.crops.global_size=48", "dataloader.train.masks.grid=[6,6]",
     "dataloader.train.masks.min_keep=3", "dataloader.train.batch_size=4", "dataloader.train.num_workers=0",
     "train.amp.enabled=False", "train.max_iter=4", "train.log_period=2", "train.base_lr=0.1", "train.device=cpu",
+    "model.backbone.layer_scale=null",  # as in all but the tiny recipes
 )  # fmt: skip
 SHAPE = dict(patch_size=8, embed_dim=48, depth=2, num_heads=3)
 
