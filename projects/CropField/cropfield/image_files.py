@@ -54,8 +54,8 @@ def check_image_files(json_file: str, entries: list[Image], folder: str, reading
         raise UserError(
             f"{len(unreadable)} of {len(entries)} images of {json_file} cannot be read as images, "
             f"{os.path.join(folder, entry.file_name)!r} (images[{place}]) first; replace or remove them, or raise "
-            f"max_pixels={reading.max_pixels} where they are larger (dataset.max_pixels of a detector, "
-            "dataloader.train.source.max_pixels of a pretraining)"
+            f"dataset.max_pixels={reading.max_pixels} where they are larger (in a pretraining "
+            "dataloader.train.source.max_pixels)"
         )
     if left_out := check_bands(((entry.file_name, header) for _, (entry, header) in pairs), reading.channels):
         logger.warning("%s: %s", json_file, left_out)
