@@ -9,7 +9,8 @@ initial weights without pretraining), with the backbone frozen and fine-tuned, w
 (--labels 0.1 1). The detection probe is measured on both backbones. For each seed a detector is also trained from
 scratch, that is from its own default weights. Writes OUTPUT/comparison.md, with means and 95% intervals, differences
 paired by seed, and a verdict for each task that orders configs only if the difference is significant; and
-OUTPUT/comparison.png.
+OUTPUT/comparison.png. With --probe-period the probe is also measured during pretraining, and drawn against the number
+of images seen.
 
 Finished stages in OUTPUT are skipped and interrupted ones resumed, so run the same command again after an interruption.
 To add seeds, run it with a larger --seeds. Prefix each override with the config it is for, pretrain.KEY=VALUE or
@@ -71,6 +72,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="fractions of the training images (default: 1)",
     )
     add(
+        "--probe-period",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="also probe every STEPS steps of pretraining (default: 0, never)",
+    )
+    add(
         "--jobs", type=int, default=1, metavar="N", help="parallel stages, each with a part of the cores or its own GPU"
     )
     add("overrides", nargs="*", metavar="key=value", help="pretrain.KEY=VALUE or detect.KEY=VALUE")
@@ -91,6 +99,8 @@ def check_args(args: argparse.Namespace) -> None:
     for name, value in (("--seeds", args.seeds), ("--jobs", args.jobs)):
         if value < 1:
             raise UserError(f"{name} {value}: give 1 or more")
+    if args.probe_period < 0:
+        raise UserError(f"--probe-period {args.probe_period}: give a number of steps, or 0 for none")
     if wrong := [share for share in args.labels if not 0 < share <= 1]:
         raise UserError(f"--labels {wrong[0]:g}: give fractions of the training images, above 0 and at most 1")
 
@@ -135,7 +145,17 @@ class Comparison:
 
     def pretraining(self, config: Path, seed: int):
         images, folder = self.args.images.resolve(), self.run_folder(config, seed)
-        return self.commands.pretrain(config.resolve(), images, folder, f"train.seed={seed}", *self.for_pretrain)
+        overrides = (f"train.seed={seed}", *self.online_probe(), *self.for_pretrain)
+        return self.commands.pretrain(config.resolve(), images, folder, *overrides)
+
+    def online_probe(self) -> Iterator[str]:
+        """Overrides that let a pretraining probe itself, with --probe-period."""
+        from cropfield.commands import override
+
+        if self.args.probe_period:
+            own = "train.detection_probe"
+            yield from (f"{own}.period={self.args.probe_period}", f"{own}.image_size={self.image_size}")
+            yield from (override(f"{own}.{name}", path) for name, path in self.dataset.items())
 
     def starts(self, config: Path, seed: int) -> tuple[tuple[str, Path], ...]:
         """(name, weights) of the pretrained backbone, and of its untrained twin."""
@@ -236,15 +256,29 @@ class Comparison:
                     found += [Figure(config.stem, start, task, seed, value) for task, value in known.items()]
         return found
 
+    def curves(self, done: Container[str]) -> list:
+        """What the pretrainings whose stages are done have probed, with --probe-period."""
+        from cropfield.online_probe import RECORD
+        from cropfield.stages import read_result
+        from lab.probe_curves import ProbeCurve
 
-def write_report(found: list, output: Path, progress: str = "") -> str:
-    """Write comparison.md, comparison.json and comparison.png -> the text: tables, sentences and this command.
+        runs = itertools.product(self.args.configs, range(1, self.args.seeds + 1)) if self.args.probe_period else ()
+        folders = {(config.stem, seed): self.run_folder(config, seed) for config, seed in runs}
+        return [ProbeCurve.of(*run, read_result(path / RECORD)) for run, path in folders.items() if path.name in done]
 
-    progress: which stages are done, if not all are.
+
+def write_report(comparison: Comparison, done: Container[str], progress: str = "") -> str:
+    """Write comparison.md, .json and .png, and probe_curves.png -> the text: tables, sentences and this command.
+
+    Args:
+        done: stages whose results to include.
+        progress: which stages are done, if not all are.
     """
     from lab.ablation import Figures, plot
+    from lab.probe_curves import ProbeCurves
     from pretrain.files import write_json, write_text
 
+    found, output, curves = comparison.figures(done), comparison.output, ProbeCurves(comparison.curves(done))
     figures = Figures(found)
     verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
     seeds = len({figure.seed for figure in found})
@@ -253,7 +287,15 @@ def write_report(found: list, output: Path, progress: str = "") -> str:
         if seeds > 1
         else "One seed has no interval, so neither a gain nor an order is claimed."
     )
-    parts = f"{progress}Box AP; of the probe, percent. {intervals}\n", figures.table(), figures.differences(), verdicts
+    parts = [
+        f"{progress}Box AP; of the probe, percent. {intervals}\n",
+        figures.table(),
+        figures.differences(),
+        verdicts,
+    ]
+    if curves.curves:
+        parts.append(f"\nThe probe during pretraining, in the precision of the run (probe_curves.png):\n\n{curves.table()}")
+        curves.plot(output / "probe_curves.png")
     command = shlex.join(["tools/compare_pretraining.py", *sys.argv[1:]])
     text = "\n".join((*parts, f"\n```\n{command}\n```\n"))
     write_text(output / "comparison.md", text)
@@ -272,7 +314,7 @@ def main() -> None:
 
     comparison = Comparison(args)
     waves = list(comparison.waves())
-    chain = Chain(comparison.output, "comparison.*", "train_*.json", "*_probe.json")
+    chain = Chain(comparison.output, "comparison.*", "probe_curves.png", "train_*.json", "*_probe.json")
     # Also where none is trained: the probe reads its data.
     mode = "frozen" if "frozen" in args.modes and FINE_TUNED not in args.modes else FINE_TUNED
     *_, detector = comparison.detector("any", "", mode, share=1, seed=1)
@@ -286,9 +328,9 @@ def main() -> None:
     for wave in waves:
         chain.run(*wave)
         done, planned = len(chain.seconds.keys() & set(chain.names)), len(chain.names)
-        if done < planned and (found := comparison.figures(chain.seconds)):
-            write_report(found, comparison.output, f"After {done} of {planned} stages. ")
-    print(write_report(comparison.figures(chain.seconds), comparison.output))
+        if done < planned and comparison.figures(chain.seconds):
+            write_report(comparison, chain.seconds, f"After {done} of {planned} stages. ")
+    print(write_report(comparison, chain.seconds))
     print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")
 
 

@@ -14,7 +14,7 @@ from pretrain.models.vit import VisionTransformer
 from pretrain.models.weights import write_backbone
 
 PRETRAIN = """
-import pathlib, sys
+import json, pathlib, sys
 said = dict(word.split("=", 1) for word in sys.argv if "=" in word)
 folder = pathlib.Path(said["train.output_dir"])
 if (folder.parent / "fail_pretraining").exists():
@@ -22,6 +22,12 @@ if (folder.parent / "fail_pretraining").exists():
 folder.mkdir(exist_ok=True)
 for name in ("last.pth", "initial.safetensors"):
     (folder / name).write_text(said["train.seed"])
+if period := int(said.get("train.detection_probe.period", 0)):
+    def values(ap):
+        return dict(box_ap50=ap, object_knn=2 * ap, object_rank=1)
+    assert said["train.detection_probe.val_json"] and said["train.detection_probe.image_size"] == "128"
+    probes = [dict(step=step, images=16 * step, **values(step + int(said["train.seed"]))) for step in (period, 9)]
+    (folder / "detection_probe.json").write_text(json.dumps(dict(start=values(1), probes=probes)))
 with open(folder.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
 """
@@ -125,6 +131,18 @@ def test_the_probe_alone_trains_no_detector(compare, tmp_path):
         file.write_text(file.read_text().replace("object_knn", "other"))
     compare("--seeds", "1", "--modes", "probe")
     assert "k-NN" not in (tmp_path / "out" / "comparison.md").read_text() and len(calls(tmp_path)) == 4
+
+
+def test_the_probe_is_measured_during_pretraining_too(compare, tmp_path):
+    compare("--seeds", "2", "--modes", "probe", "--probe-period", "4")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| a ")]
+    assert lines[-3:] == [
+        ["a", "0", "2.00 ± 0.00", "1.00 ± 0.00"],
+        ["a", "64", f"{Interval.of([10, 12])}", f"{Interval.of([5, 6])}"],
+        ["a", "144", f"{Interval.of([20, 22])}", f"{Interval.of([10, 11])}"],
+    ]
+    assert (tmp_path / "out" / "probe_curves.png").stat().st_size > 1000
 
 
 def test_overrides_may_stand_behind_a_list(load_tool):
@@ -294,6 +312,7 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
     [
         (["--seeds", "0"], "--seeds 0: give 1 or more"),
         (["--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["--probe-period", "-1"], "--probe-period -1: give a number of steps, or 0"),
         (["--labels", "1.5"], "--labels 1.5: give fractions"),
         (["--configs", "a.py", "c/a.py"], "two are called 'a'"),
         (["train.max_iter=5"], "start an override with pretrain. or detect. to say"),

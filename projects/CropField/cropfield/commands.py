@@ -23,7 +23,7 @@ class Commands:
         data = override("dataloader.train.source.root", images)
         command = self._with_config("pretrain_net.py", Path("pretrain", config), output, data, *overrides)
         inputs = (self.repository / "configs" / "pretrain" / config,)
-        return Stage(output.name, command, show=r"pretrain\.|^error", inputs=inputs)
+        return Stage(output.name, command, show=r"pretrain\.|detection probe|^error", inputs=inputs)
 
     def export(self, pretrained: Path, backbone: Path) -> Stage:
         """Export the backbone from a pretraining's output folder, also as .pth for Detectron2's own tools."""

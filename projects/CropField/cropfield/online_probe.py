@@ -99,8 +99,7 @@ class OnlineDetectionProbe(HookBase):
             self.metric = "box_ap50"
         self.settings |= dict(metric=self.metric, contents=[part.digest for part in images])
         if comm.is_main_process():
-            files = [part.path(index) for part in images for index in range(len(part))]
-            tell_of_shared_images(files, self.trainer.loader.source)
+            tell_of_shared_images(images[0].contents | images[1].contents, self.trainer.loader.source)
         self.record = comm.all_gather(self.read_record(done))[0]
         if done == 0:
             lower_line = self.probe.measure(positions_and_colours(backbone.patch_size))

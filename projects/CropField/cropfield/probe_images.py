@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -186,24 +186,23 @@ def probe_images(
     return found[0], found[1]
 
 
-def tell_of_shared_images(files: Sequence[Path], source) -> None:
+def tell_of_shared_images(files: Mapping[str, Path], source) -> None:
     """Log which of `files` are also in a run's own images (`source`), by content and by name; this is allowed.
 
-    Contents are compared only between files of equal size; in a source of more than 100,000 files, only for that many
-    and for those with equal names; in tar shards not at all, which is logged.
+    `files` are keyed by SHA-256, as `ProbeImages.contents`. Contents are compared only between files of equal size; in
+    a source of more than 100,000 files, only for that many and for those with equal names; in tar shards not at all,
+    which is logged.
     """
     path_of = getattr(source, "path", lambda index: None)
-    own, count = {file.name for file in files}, len(source)
+    own, count = {file.name for file in files.values()}, len(source)
     named = {index: name for index in range(count) if (name := os.path.basename(source.name(index))) in own}
-    by_size, same, unknown = {}, {}, {}  # the last: contents that are not compared
-    for file in files:
-        by_size.setdefault(os.path.getsize(file), {})[sha256(file)] = file
+    sizes, same, unknown = {*map(os.path.getsize, files.values())}, {}, {}  # the last: contents that are not compared
     for index in {*range(0, count, -(-count // MOST_COMPARED)), *named}:
         if (path := path_of(index)) is None:
             unknown[index] = named.get(index)
             continue
         with contextlib.suppress(OSError, ValueError):  # the loader counts unreadable files
-            if (alike := by_size.get(os.path.getsize(path))) and (file := alike.get(sha256(path))):
+            if os.path.getsize(path) in sizes and (file := files.get(sha256(path))):
                 same[index] = file
     if same:
         logger.warning(
