@@ -9,8 +9,8 @@ initial weights without pretraining), with the backbone frozen and fine-tuned, w
 (--labels 0.1 1). The detection probe is measured on both backbones. For each seed a detector is also trained from
 scratch, that is from its own default weights. Writes OUTPUT/comparison.md, with means and 95% intervals, differences
 paired by seed, and a verdict for each task that orders configs only if the difference is significant; and
-OUTPUT/comparison.png. With --probe-period the probe is also measured during pretraining, and drawn against the number
-of images seen.
+OUTPUT/comparison.png. From four backbones on, the rank correlation of each of the probe's metrics with the AP follows
+(correlation.png), and with --probe-period its course during pretraining (probe_curves.png).
 
 Finished stages in OUTPUT are skipped and interrupted ones resumed, so run the same command again after an interruption.
 To add seeds, run it with a larger --seeds. Prefix each override with the config it is for, pretrain.KEY=VALUE or
@@ -22,10 +22,9 @@ import functools
 import itertools
 import os
 import re
-import shlex
 import sys
-from collections.abc import Container, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.errors import UserError, run_main
@@ -109,21 +108,6 @@ def task_name(mode: str, share: float) -> str:
     return f"{mode}, {100 * share:g}% of labels" if share < 1 else mode
 
 
-def probe_rows(file: Path) -> list[dict[str, float]]:
-    """Metrics of the backbones in a probe's results, without the baseline."""
-    from cropfield.stages import read_result
-
-    *backbones, _ = read_result(file)["backbones"]
-    return backbones
-
-
-def box_ap(folder: Path) -> float:
-    """The AP in a detector's folder; 0 if it detected nothing."""
-    from cropfield.stages import read_result
-
-    return read_result(folder / "result.json")["bbox"]["AP"] or 0.0
-
-
 class Comparison:
     """The stages of a comparison, all in folders of `output`."""
 
@@ -136,6 +120,8 @@ class Comparison:
         self.detector_config = args.detector.resolve() if args.detector.is_file() else args.detector
         self.for_pretrain, self.for_detect = split_overrides(args.overrides, FIXED)
         self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+        self.seeds = range(1, args.seeds + 1)
+        self.runs = [(config, seed) for seed in self.seeds for config in args.configs]
 
     def train_json(self, share: float) -> Path:
         return Path(self.args.train_json) if share == 1 else self.output / f"train_{share:g}.json"
@@ -209,11 +195,9 @@ class Comparison:
 
     def waves(self) -> Iterator[tuple]:
         """Stages in the order in which they run, all pretrainings first; those in a tuple run in parallel."""
-        seeds = range(1, self.args.seeds + 1)
-        runs = [(config, seed) for seed in seeds for config in self.args.configs]
-        yield from self.together(self.pretraining(*run) for run in runs)
-        detectors = [*(self.detectors(*run) for run in runs), *map(self.scratch_detectors, seeds)]
-        probes = [self.probe(*run)[1] for run in runs if "probe" in self.args.modes]
+        yield from self.together(self.pretraining(*run) for run in self.runs)
+        detectors = [*(self.detectors(*run) for run in self.runs), *map(self.scratch_detectors, self.seeds)]
+        probes = [self.probe(*run)[1] for run in self.runs if "probe" in self.args.modes]
         yield from self.together([*(stage for *_, stage in itertools.chain(*detectors)), *probes])
 
     def together(self, stages) -> Iterator[tuple]:
@@ -236,73 +220,6 @@ class Comparison:
         whole = read_coco_file(self.args.train_json) if shares else {}
         return {self.train_json(share): told_subset(whole, self.args.train_json, share) for share in shares}
 
-    def figures(self, done: Container[str]) -> list:
-        """Results of the detectors and probes whose stages are done."""
-        from lab.ablation import NO_CONFIG, PROBES, Figure
-
-        found, seeds = [], range(1, self.args.seeds + 1)
-        runs = [(config, seed) for seed in seeds for config in self.args.configs]
-        detectors = [(config.stem, seed, self.detectors(config, seed)) for config, seed in runs]
-        detectors += [(NO_CONFIG, seed, self.scratch_detectors(seed)) for seed in seeds]
-        for config, seed, arms in detectors:
-            for start, task, folder, stage in arms:
-                if stage.name in done:
-                    found.append(Figure(config, start, task, seed, box_ap(folder)))
-        for config, seed in runs if "probe" in self.args.modes else ():
-            file, stage = self.probe(config, seed)
-            if stage.name in done:
-                for (start, _), row in zip(self.starts(config, seed), probe_rows(file), strict=True):
-                    known = {task: row[name] for name, task in PROBES.items() if name in row}  # older ones have one
-                    found += [Figure(config.stem, start, task, seed, value) for task, value in known.items()]
-        return found
-
-    def curves(self, done: Container[str]) -> list:
-        """What the pretrainings whose stages are done have probed, with --probe-period."""
-        from cropfield.online_probe import RECORD
-        from cropfield.stages import read_result
-        from lab.probe_curves import ProbeCurve
-
-        runs = itertools.product(self.args.configs, range(1, self.args.seeds + 1)) if self.args.probe_period else ()
-        folders = {(config.stem, seed): self.run_folder(config, seed) for config, seed in runs}
-        return [ProbeCurve.of(*run, read_result(path / RECORD)) for run, path in folders.items() if path.name in done]
-
-
-def write_report(comparison: Comparison, done: Container[str], progress: str = "") -> str:
-    """Write comparison.md, .json and .png, and probe_curves.png -> the text: tables, sentences and this command.
-
-    Args:
-        done: stages whose results to include.
-        progress: which stages are done, if not all are.
-    """
-    from lab.ablation import Figures, plot
-    from lab.probe_curves import ProbeCurves
-    from pretrain.files import write_json, write_text
-
-    found, output, curves = comparison.figures(done), comparison.output, ProbeCurves(comparison.curves(done))
-    figures = Figures(found)
-    verdicts = "\n".join(f"- {figures.verdict(task)}" for task in figures.tasks)
-    seeds = len({figure.seed for figure in found})
-    intervals = (
-        f"Mean over {'up to ' if progress else ''}{seeds} seeds ± 95% interval (Student's t)."
-        if seeds > 1
-        else "One seed has no interval, so neither a gain nor an order is claimed."
-    )
-    parts = [
-        f"{progress}Box AP; of the probe, percent. {intervals}\n",
-        figures.table(),
-        figures.differences(),
-        verdicts,
-    ]
-    if curves.curves:
-        parts.append(f"\nThe probe during pretraining, in the precision of the run (probe_curves.png):\n\n{curves.table()}")
-        curves.plot(output / "probe_curves.png")
-    command = shlex.join(["tools/compare_pretraining.py", *sys.argv[1:]])
-    text = "\n".join((*parts, f"\n```\n{command}\n```\n"))
-    write_text(output / "comparison.md", text)
-    write_json(output / "comparison.json", [asdict(figure) for figure in found])
-    plot(figures, output / "comparison.png")
-    return text
-
 
 def main() -> None:
     args = parse_args()
@@ -310,11 +227,13 @@ def main() -> None:
     say_starting()
     from cropfield.halves import check_chain
     from cropfield.stages import Chain
+    from lab.comparison_report import write_report
     from lab.label_shares import write_subset
 
     comparison = Comparison(args)
     waves = list(comparison.waves())
-    chain = Chain(comparison.output, "comparison.*", "probe_curves.png", "train_*.json", "*_probe.json")
+    pictures = "comparison.*", "correlation.png", "probe_curves.png"
+    chain = Chain(comparison.output, *pictures, "train_*.json", "*_probe.json")
     # Also where none is trained: the probe reads its data.
     mode = "frozen" if "frozen" in args.modes and FINE_TUNED not in args.modes else FINE_TUNED
     *_, detector = comparison.detector("any", "", mode, share=1, seed=1)
@@ -328,7 +247,7 @@ def main() -> None:
     for wave in waves:
         chain.run(*wave)
         done, planned = len(chain.seconds.keys() & set(chain.names)), len(chain.names)
-        if done < planned and comparison.figures(chain.seconds):
+        if done < planned:
             write_report(comparison, chain.seconds, f"After {done} of {planned} stages. ")
     print(write_report(comparison, chain.seconds))
     print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")

@@ -8,6 +8,8 @@ import torch
 
 from cropfield import halves
 from lab.ablation import PROBES, Interval
+from lab.comparison_report import probe_rows
+from lab.correlation import Correlation
 from lab.label_shares import few_images
 from pretrain.errors import UserError
 from pretrain.models.vit import VisionTransformer
@@ -143,6 +145,20 @@ def test_the_probe_is_measured_during_pretraining_too(compare, tmp_path):
         ["a", "144", f"{Interval.of([20, 22])}", f"{Interval.of([10, 11])}"],
     ]
     assert (tmp_path / "out" / "probe_curves.png").stat().st_size > 1000
+
+
+def test_each_metric_is_correlated_with_each_ap(compare, tmp_path):
+    out = tmp_path / "out"
+    compare("--seeds", "1", "--labels", "0.5", "1")
+    text, figures = (out / "comparison.md").read_text(), json.loads((out / "comparison.json").read_text())
+    of = {(f["config"], f["start"], f["task"]): f["ap"] for f in figures}
+    backbones = [(config, start) for config in "ab" for start in ("pretrained", "untrained")]
+    knn, aps = ([of[*backbone, task] for backbone in backbones] for task in ("probe (k-NN of objects)", "frozen"))
+    (line,) = [line for line in text.splitlines() if line.startswith("| object_knn")]
+    assert len(line.split("|")) == 2 + 1 + 4 and f"| {Correlation.of(knn, aps)}" in line
+    (row,) = [line for line in text.splitlines() if line.startswith("| a pretrained, seed 1")]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["42", "84", "11", "16", "11", "16"]
+    assert (out / "correlation.png").stat().st_size > 1000
 
 
 def test_overrides_may_stand_behind_a_list(load_tool):
@@ -304,7 +320,7 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
     found = json.loads(file.read_text())
     assert found["settings"]["image_size"] == 64 and "overwrite" not in found["settings"]
     assert [Path(row["backbone"]).name for row in found["backbones"][:2]] == ["last.pth", "initial.safetensors"]
-    assert tool.probe_rows(file) == found["backbones"][:2] and set(PROBES) < set(found["backbones"][0])
+    assert probe_rows(file) == found["backbones"][:2] and set(PROBES) < set(found["backbones"][0])
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from scipy import stats
 from tabulate import tabulate
+
+from lab.report.run_files import read_metrics
+from pretrain.engine.checkpoint import LAST
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Correlation:
         return cls(rho, math.tanh(z - half), math.tanh(z + half), len(pairs))
 
     def __str__(self) -> str:
+        if math.isnan(self.rho):
+            return "–"
         return f"{self.rho:+.2f} ({self.low:+.2f} to {self.high:+.2f}, n = {self.count})"
 
 
@@ -43,6 +49,12 @@ def table(rows: list[dict], figures: list[str], aps: list[str]) -> str:
             tabulate(values, ["backbone", *figures, *aps], tablefmt="github", floatfmt=".2f", missingval="–"),
         )
     )
+
+
+def last_loss(backbone: Path) -> float | None:
+    """The last loss of the run that `backbone` is the state of; None for other files, and without metrics.json."""
+    entries = read_metrics(backbone.parent / "metrics.json") if backbone.name == LAST else []
+    return next((entry["total_loss"] for entry in reversed(entries) if "total_loss" in entry), None)
 
 
 def column(rows: list[dict], name: str) -> list[float | None]:
