@@ -35,6 +35,9 @@ FINE_TUNED = "fine-tuned"
 DETECTORS = {"frozen": "train.freeze_backbone=True", FINE_TUNED: "train.freeze_backbone=False"}
 MODES = (*DETECTORS, "probe")
 FIXED = {"pretrain.train.seed": "--seeds", "detect.train.seed": "--seeds", "detect.train.freeze_backbone": "--modes"}
+DATASET = {name: f"--{name.replace('_', '-')}" for name in ("train_json", "train_images", "val_json", "val_images")}
+PROBE = {"period": "--probe-period", "image_size": "detect.dataloader.image_size", **DATASET}
+FIXED |= {f"pretrain.train.detection_probe.{name}": given for name, given in PROBE.items()}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -119,7 +122,7 @@ class Comparison:
         self.commands = Commands(REPOSITORY)
         self.detector_config = args.detector.resolve() if args.detector.is_file() else args.detector
         self.for_pretrain, self.for_detect = split_overrides(args.overrides, FIXED)
-        self.dataset = {name: getattr(args, name) for name in ("train_json", "train_images", "val_json", "val_images")}
+        self.dataset = {name: getattr(args, name) for name in DATASET}
         self.seeds = range(1, args.seeds + 1)
         self.runs = [(config, seed) for seed in self.seeds for config in args.configs]
 
@@ -184,14 +187,31 @@ class Comparison:
         return file, self.commands.probe(weights, self.dataset, file, self.image_size)
 
     @functools.cached_property
-    def image_size(self) -> int:
+    def detector_settings(self):
+        """The detector's config."""
         from cropfield.forms import Detection
         from cropfield.halves import naming_half
         from pretrain.engine.lazy_config import load_config
 
         config = self.commands.repository / "configs" / "COCO" / self.detector_config
         with naming_half("detect", Detection):
-            return load_config(config, self.for_detect, Detection).dataloader.image_size
+            return load_config(config, self.for_detect, Detection)
+
+    @property
+    def image_size(self) -> int:
+        return self.detector_settings.dataloader.image_size
+
+    def check_probe(self) -> None:
+        """Raise UserError if the detection probe would refuse the dataset."""
+        from cropfield.probe import PROBE_LIMITS
+        from cropfield.probe_images import probe_images
+
+        backbone, given = self.detector_settings.model.backbone, self.dataset
+        net = backbone.get("net", backbone)
+        if net.get("in_chans", 3) != 3:
+            raise UserError(f"the detection probe reads RGB, not {net.in_chans} bands: leave probe out of --modes")
+        splits = ((str(given[f"{split}_json"]), str(given[f"{split}_images"])) for split in ("train", "val"))
+        probe_images(*splits, PROBE_LIMITS, self.image_size, net.patch_size)
 
     def waves(self) -> Iterator[tuple]:
         """Stages in the order in which they run, all pretrainings first; those in a tuple run in parallel."""
@@ -239,6 +259,8 @@ def main() -> None:
     *_, detector = comparison.detector("any", "", mode, share=1, seed=1)
     for config in args.configs:
         check_chain(comparison.pretraining(config, 1), detector, args.images, comparison.dataset)
+    if "probe" in args.modes:
+        comparison.check_probe()
     chain.plan([stage for wave in waves for stage in wave])  # after the checks, which know what a typo is
     subsets = comparison.subsets()
     chain.open()
@@ -250,7 +272,7 @@ def main() -> None:
         if done < planned:
             write_report(comparison, chain.seconds, f"After {done} of {planned} stages. ")
     print(write_report(comparison, chain.seconds))
-    print(f"comparison: {comparison.output / 'comparison.md'}, {comparison.output / 'comparison.png'}")
+    print(f"comparison: {comparison.output / 'comparison.md'}, with its pictures beside it")
 
 
 if __name__ == "__main__":

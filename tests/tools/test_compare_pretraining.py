@@ -22,14 +22,18 @@ folder = pathlib.Path(said["train.output_dir"])
 if (folder.parent / "fail_pretraining").exists():
     sys.exit("error: told to fail")
 folder.mkdir(exist_ok=True)
+one_class = (folder.parent / "one_class").exists()
 for name in ("last.pth", "initial.safetensors"):
     (folder / name).write_text(said["train.seed"])
 if period := int(said.get("train.detection_probe.period", 0)):
+    seed = int(said["train.seed"])
+
     def values(ap):
-        return dict(box_ap50=ap, object_knn=2 * ap, object_rank=1)
+        return dict(box_ap50=ap + seed, object_knn=100.0 if one_class else 2 * (ap + seed), object_rank=1)
     assert said["train.detection_probe.val_json"] and said["train.detection_probe.image_size"] == "128"
-    probes = [dict(step=step, images=16 * step, **values(step + int(said["train.seed"]))) for step in (period, 9)]
-    (folder / "detection_probe.json").write_text(json.dumps(dict(start=values(1), probes=probes)))
+    steps = (period, 9)[:seed]  # the first seed stops early
+    probes = [dict(step=step, images=16 * step, **values(step - 0.5)) for step in steps]
+    (folder / "detection_probe.json").write_text(json.dumps(dict(start=values(0.5), probes=probes)))
 with open(folder.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
 """
@@ -54,7 +58,8 @@ with open(folder.parent / "calls.txt", "a") as calls:
 PROBE = """
 import json, pathlib, sys
 output = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
-rows = [dict(box_ap50=ap, object_knn=2 * ap) for ap in (40 + 2 * ("last" in word) for word in sys.argv[1:3])]
+aps = [40 + 2 * ("last" in word) for word in sys.argv[1:3]]
+rows = [dict(box_ap50=ap, object_knn=100.0 if (output.parent / "one_class").exists() else 2 * ap) for ap in aps]
 output.write_text(json.dumps(dict(backbones=[*rows, rows[0]])))
 with open(output.parent / "calls.txt", "a") as calls:
     calls.write(output.stem + "\\n")
@@ -135,16 +140,45 @@ def test_the_probe_alone_trains_no_detector(compare, tmp_path):
     assert "k-NN" not in (tmp_path / "out" / "comparison.md").read_text() and len(calls(tmp_path)) == 4
 
 
-def test_the_probe_is_measured_during_pretraining_too(compare, tmp_path):
+def test_the_probe_is_measured_during_pretraining_too(compare, tmp_path, capsys):
     compare("--seeds", "2", "--modes", "probe", "--probe-period", "4")
     text = (tmp_path / "out" / "comparison.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| a ")]
-    assert lines[-3:] == [
-        ["a", "0", "2.00 ± 0.00", "1.00 ± 0.00"],
-        ["a", "64", f"{Interval.of([10, 12])}", f"{Interval.of([5, 6])}"],
-        ["a", "144", f"{Interval.of([20, 22])}", f"{Interval.of([10, 11])}"],
-    ]
+    assert lines[-2:] == [
+        ["a", "0", f"{Interval.of([3, 5])}", "", f"{Interval.of([1.5, 2.5])}", ""],
+        ["a", "64", f"{Interval.of([9, 11])}", "6.00 ± 0.00", f"{Interval.of([4.5, 5.5])}", "3.00 ± 0.00"],
+    ]  # at 144 there is one seed alone
     assert (tmp_path / "out" / "probe_curves.png").stat().st_size > 1000
+    record = tmp_path / "out" / "a_seed1" / "detection_probe.json"
+    for content in ("{", "{}", '{"start": null, "probes": []}'):
+        record.write_text(content)
+        compare("--seeds", "2", "--modes", "probe", "--probe-period", "4")
+        assert "detection_probe.json is missing or damaged: a_seed1 has no curve" in capsys.readouterr().err
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| 144 " in text and "| 84.00 ± 0.00" in text  # the other seed alone
+
+
+def test_what_the_probe_would_refuse_is_refused_before_any_work(compare, small_coco, tmp_path):
+    content, train = json.loads((small_coco / "labels.json").read_text()), tmp_path / "one.json"
+    one = content["images"][0]["id"]
+    objects = [entry for entry in content["annotations"] if entry["image_id"] == one]
+    train.write_text(json.dumps(content | {"images": content["images"][:1], "annotations": objects}))
+    for words, arguments in (
+        ("the detection probe needs 2 images", ["--train-json", str(train)]),
+        ("reads RGB, not 4 bands: leave probe out of --modes", ["detect.model.backbone.net.in_chans=4"]),
+    ):
+        with pytest.raises(UserError, match=words):
+            compare("--seeds", "1", *arguments)
+        assert not (tmp_path / "out").exists()
+        compare("--seeds", "1", *arguments, "--modes", "frozen", "--output", str(tmp_path / f"other{len(arguments)}"))
+
+
+def test_k_nn_of_one_class_is_not_shown(compare, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "one_class").write_text("")
+    compare("--seeds", "1", "--modes", "probe", "--probe-period", "4")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "k-NN" not in text and "| a             | 64            | 4.50 " in text
 
 
 def test_each_metric_is_correlated_with_each_ap(compare, tmp_path):
@@ -158,6 +192,7 @@ def test_each_metric_is_correlated_with_each_ap(compare, tmp_path):
     assert len(line.split("|")) == 2 + 1 + 4 and f"| {Correlation.of(knn, aps)}" in line
     (row,) = [line for line in text.splitlines() if line.startswith("| a pretrained, seed 1")]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["42", "84", "11", "16", "11", "16"]
+    assert "| AP, frozen, 50% of labels " in text and "rank correlation over 4 backbones" in text
     assert (out / "correlation.png").stat().st_size > 1000
 
 
@@ -334,6 +369,7 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
         (["train.max_iter=5"], "start an override with pretrain. or detect. to say"),
         (["pretrain.train.seed=7"], "pretrain.train.seed is not to be given here, because --seeds says"),
         (["detect.train.freeze_backbone=True"], "because --modes says what it is"),
+        (["pretrain.train.detection_probe.period=3"], "because --probe-period says what it is"),
         (["pretrain.dataloader.train.source.root=x"], "because --images says what it is"),
     ],
 )

@@ -1,5 +1,7 @@
 """Report of a comparison of pretrainings (tools/compare_pretraining.py), from the results of its finished stages."""
 
+import itertools
+import json
 import shlex
 import sys
 from collections.abc import Container, Iterator
@@ -15,6 +17,7 @@ from lab.probe_curves import ProbeCurve, ProbeCurves
 from pretrain.files import write_json, write_text
 
 FEWEST = 4  # backbones for a rank correlation
+AP = "AP, "  # before a task
 
 
 def write_report(comparison, done: Container[str], progress: str = "") -> str:
@@ -28,27 +31,58 @@ def write_report(comparison, done: Container[str], progress: str = "") -> str:
     output, figures = comparison.output, list(found(comparison, done))
     if not figures:
         return ""
-    results, curves, backbones = Figures(figures), ProbeCurves(probed(comparison, done)), measured(comparison, done)
+    results = Figures(figures)
+    ablation.plot(results, output / "comparison.png")
     parts = [
-        f"{progress}Box AP; of the probe, percent. {about_intervals(figures, progress)}\n",
-        results.table(),
-        results.differences(),
+        f"{progress}Box AP; of the probe, percent. {about_intervals(figures, progress)}",
+        *filter(None, (results.table(), results.differences())),
         "\n".join(f"- {results.verdict(task)}" for task in results.tasks),
+        picture("comparison.png"),
+        *during_pretraining(comparison, done),
+        *foretelling(comparison, done),
+        f"```\n{shlex.join(['tools/compare_pretraining.py', *sys.argv[1:]])}\n```",
     ]
-    if curves.curves:
-        parts.append(f"\nThe probe during pretraining, in the precision of the run:\n\n{curves.table()}")
-        curves.plot(output / "probe_curves.png")
-    if len(backbones) >= FEWEST:
-        aps = [task for task in results.tasks if task not in PROBES.values()]
-        metrics = [name for name in (*dict(FIGURES), "loss") if any(row.get(name) is not None for row in backbones)]
-        parts.append(f"\nWhich metric foretells the AP:\n\n{correlation.table(backbones, metrics, aps)}")
-        correlation.plot(backbones, metrics, aps, output / "correlation.png")
-    command = shlex.join(["tools/compare_pretraining.py", *sys.argv[1:]])
-    text = "\n".join((*parts, f"\n```\n{command}\n```\n"))
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
     write_text(output / "comparison.md", text)
     write_json(output / "comparison.json", [asdict(figure) for figure in figures])
-    ablation.plot(results, output / "comparison.png")
     return text
+
+
+def picture(name: str) -> str:
+    return f"![{name}]({name})"
+
+
+def during_pretraining(comparison, done: Container[str]) -> list[str]:
+    """The section on the probe during pretraining, and its plot; [] without --probe-period."""
+    found = probed(comparison, done)
+    if not found:
+        return []
+    values = [point for curve in found for point in curve.points.values()]
+    curves = ProbeCurves(found, telling(values))
+    curves.plot(comparison.output / "probe_curves.png")
+    said = "The probe during pretraining, in the run's precision, where all seeds have been probed:"
+    return [said, curves.table(), picture("probe_curves.png")]
+
+
+def foretelling(comparison, done: Container[str]) -> list[str]:
+    """The section on which metric foretells the AP, and its plot; [] for fewer backbones than `FEWEST`."""
+    backbones = measured(comparison, done)
+    if len(backbones) < FEWEST:
+        return []
+    metrics = [name for name in (*dict(FIGURES), "loss") if any(row.get(name) is not None for row in backbones)]
+    aps = list(dict.fromkeys(name for row in backbones for name in row if name.startswith(AP)))
+    correlation.plot(backbones, metrics, aps, comparison.output / "correlation.png")
+    said = (
+        f"Which metric foretells the AP: Spearman's rank correlation over {len(backbones)} backbones, with its 95% "
+        "interval for independent ones. Seeds and twins are not, several metrics are tried at once, ranks of APs near "
+        "zero are noise, and losses of different recipes are not of one kind: take it as a hint."
+    )
+    return [said, correlation.table(backbones, metrics, aps), picture("correlation.png")]
+
+
+def telling(rows: list[dict]) -> list[str]:
+    """Names of the `PROBES` to show: k-NN of objects is 100 for every backbone where all are of one class."""
+    return [name for name in PROBES if {row.get(name) for row in rows} - {None, 100.0}]
 
 
 def about_intervals(figures: list[Figure], progress: str) -> str:
@@ -66,10 +100,10 @@ def found(comparison, done: Container[str]) -> Iterator[Figure]:
         for start, task, folder, stage in arms:
             if stage.name in done:
                 yield Figure(config, start, task, seed, box_ap(folder))
-    for config, seed, start, row in probes(comparison, done):
-        for name, task in PROBES.items():
-            if name in row:  # older ones have one
-                yield Figure(config.stem, start, task, seed, row[name])
+    rows = list(probes(comparison, done))
+    for name, (config, seed, start, row) in itertools.product(telling([row for *_, row in rows]), rows):
+        if name in row:  # older ones have one
+            yield Figure(config.stem, start, PROBES[name], seed, row[name])
 
 
 def probes(comparison, done: Container[str]) -> Iterator[tuple[Path, int, str, dict]]:
@@ -82,13 +116,16 @@ def probes(comparison, done: Container[str]) -> Iterator[tuple[Path, int, str, d
 
 
 def probed(comparison, done: Container[str]) -> list[ProbeCurve]:
-    """What the pretrainings have probed, with --probe-period."""
-    runs = {run: comparison.run_folder(*run) for run in comparison.runs if comparison.args.probe_period}
-    return [
-        ProbeCurve.of(config.stem, seed, read_result(folder / RECORD))
-        for (config, seed), folder in runs.items()
-        if folder.name in done
-    ]
+    """What the pretrainings have probed, with --probe-period. A record that cannot be used is told and left out."""
+    curves = []
+    for config, seed in comparison.runs if comparison.args.probe_period else ():
+        folder = comparison.run_folder(config, seed)
+        if folder.name in done:
+            try:
+                curves.append(ProbeCurve.of(config.stem, seed, json.loads((folder / RECORD).read_text())))
+            except (OSError, ValueError, KeyError, TypeError):
+                print(f"{folder / RECORD} is missing or damaged: {folder.name} has no curve", file=sys.stderr)
+    return curves
 
 
 def measured(comparison, done: Container[str]) -> list[dict]:
@@ -97,7 +134,7 @@ def measured(comparison, done: Container[str]) -> list[dict]:
     for config, seed, start, metrics in probes(comparison, done):
         weights = dict(comparison.starts(config, seed))[start]
         own = [arm for arm in comparison.detectors(config, seed) if arm[0] == start and arm[-1].name in done]
-        aps = {task: box_ap(folder) for _, task, folder, _ in own}
+        aps = {AP + task: box_ap(folder) for _, task, folder, _ in own}
         if aps:
             row = {"backbone": f"{config.stem} {start}, seed {seed}", "loss": correlation.last_loss(weights)}
             rows.append(row | {name: metrics[name] for name in dict(FIGURES) if name in metrics} | aps)

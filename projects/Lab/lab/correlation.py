@@ -75,7 +75,8 @@ def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
         panels[down][0].set_ylabel(ap)
         for across, figure in enumerate(figures):
             panel = panels[down][across]
-            panel.set_title(f"{Correlation.of(column(rows, figure), column(rows, ap)).rho:+.2f}", fontsize=9)
+            rho = Correlation.of(column(rows, figure), column(rows, ap)).rho
+            panel.set_title("–" if math.isnan(rho) else f"{rho:+.2f}", fontsize=9)
             for style, row in zip(styles, rows, strict=True):
                 if None not in (row.get(figure), row.get(ap)):
                     panel.scatter(row[figure], row[ap], **style)
