@@ -25,8 +25,8 @@ class ConsoleWriter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        done = storage.iter + 1
-        if storage.iter >= self.max_iter or "time" not in storage.histories():
+        done, (_, timed) = storage.iter + 1, storage.latest().get("time", (None, None))
+        if timed != storage.iter:
             return  # after the last step, and before the first is timed
 
         def smooth(name: str) -> float:

@@ -221,6 +221,7 @@ def test_a_run_ends_when_patience_does(scenes, tmp_path, values, told):
     assert "2 probes without a value above box_ap 5.00 of step 2" in line
     assert len([text for text in told if "none has risen above box_ap 9.00" in text]) == 1
     assert any(text.startswith("done: 4 steps") for text in told)
+    assert not any(text.startswith("step 5/") for text in told)
     assert run(scenes, tmp_path, *options, "train.max_iter=9", resume=True)["iteration"] == 4
     resumed = run(scenes, tmp_path, *options[:2], "train.detection_probe.patience=3", "train.max_iter=5", resume=True)
     assert resumed["iteration"] == 5
