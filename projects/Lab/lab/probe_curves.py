@@ -79,6 +79,6 @@ class ProbeCurves:
                 panel.plot(seen, means, color=f"C{place}", marker="o", markersize=3, label=f"{config}, mean")
             panel.set(title=PROBES[name], xlabel="images seen", ylabel="gain over the untrained backbone")
         axes[0].plot([], [], color="0.5", linewidth=0.6, label="one seed")
-        axes[0].legend()
+        canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(self.configs) + 1)
         canvas.savefig(path, dpi=120)
         pyplot.close(canvas)
