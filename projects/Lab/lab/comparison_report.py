@@ -69,13 +69,13 @@ def foretelling(comparison, done: Container[str]) -> list[str]:
     backbones = measured(comparison, done)
     if len(backbones) < FEWEST:
         return []
-    metrics = [name for name in (*dict(FIGURES), "loss") if any(row.get(name) is not None for row in backbones)]
+    metrics = [name for name in dict(FIGURES) if any(name in row for row in backbones)]
     aps = list(dict.fromkeys(name for row in backbones for name in row if name.startswith(AP)))
     correlation.plot(backbones, metrics, aps, comparison.output / "correlation.png")
     said = (
         f"Which metric foretells the AP: Spearman's rank correlation over {len(backbones)} backbones, with its 95% "
-        "interval for independent ones. Seeds and twins are not, several metrics are tried at once, ranks of APs near "
-        "zero are noise, and losses of different recipes are not of one kind: take it as a hint."
+        "interval for independent ones. Seeds and twins are not, several metrics are tried at once, and ranks of APs "
+        "near zero are noise: take it as a hint."
     )
     return [said, correlation.table(backbones, metrics, aps), picture("correlation.png")]
 
@@ -129,15 +129,14 @@ def probed(comparison, done: Container[str]) -> list[ProbeCurve]:
 
 
 def measured(comparison, done: Container[str]) -> list[dict]:
-    """Metrics of each probed backbone, its run's last loss, and the AP of its detectors by task."""
+    """Metrics of each probed backbone, and the AP of its detectors by task."""
     rows = []
     for config, seed, start, metrics in probes(comparison, done):
-        weights = dict(comparison.starts(config, seed))[start]
         own = [arm for arm in comparison.detectors(config, seed) if arm[0] == start and arm[-1].name in done]
         aps = {AP + task: box_ap(folder) for _, task, folder, _ in own}
         if aps:
-            row = {"backbone": f"{config.stem} {start}, seed {seed}", "loss": correlation.last_loss(weights)}
-            rows.append(row | {name: metrics[name] for name in dict(FIGURES) if name in metrics} | aps)
+            known = {name: metrics[name] for name in dict(FIGURES) if name in metrics}
+            rows.append({"backbone": f"{config.stem} {start}, seed {seed}", **known, **aps})
     return rows
 
 
