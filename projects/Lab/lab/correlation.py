@@ -2,13 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from scipy import stats
 from tabulate import tabulate
-
-from lab.report.run_files import read_metrics
-from pretrain.engine.checkpoint import LAST
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,6 @@ def table(rows: list[dict], figures: list[str], aps: list[str]) -> str:
             tabulate(values, ["backbone", *figures, *aps], tablefmt="github", floatfmt=".2f", missingval="–"),
         )
     )
-
-
-def last_loss(backbone: Path) -> float | None:
-    """The last loss of the run that `backbone` is the state of; None for other files, and without metrics.json."""
-    entries = read_metrics(backbone.parent / "metrics.json") if backbone.name == LAST else []
-    return next((entry["total_loss"] for entry in reversed(entries) if "total_loss" in entry), None)
 
 
 def column(rows: list[dict], name: str) -> list[float | None]:

@@ -59,6 +59,15 @@ def names_of(backbones: list[Path]) -> dict[str, Path]:
     return dict(zip(names, backbones, strict=True))
 
 
+def last_loss(backbone: Path) -> float | None:
+    """The last loss of the run that `backbone` is the state of; None for other files, and without metrics.json."""
+    from lab.report.run_files import read_metrics
+    from pretrain.engine.checkpoint import LAST
+
+    entries = read_metrics(backbone.parent / "metrics.json") if backbone.name == LAST else []
+    return next((entry["total_loss"] for entry in reversed(entries) if "total_loss" in entry), None)
+
+
 def main() -> None:
     args = parse_args()
     named = names_of(args.backbones)
@@ -67,7 +76,7 @@ def main() -> None:
     from cropfield.probe import PROBE_LIMITS, DetectionProbe, backbone_features
     from cropfield.probe_images import probe_images
     from cropfield.stages import Chain, read_result
-    from lab.correlation import last_loss, plot, table
+    from lab.correlation import plot, table
     from pretrain.files import write_json, write_text
     from pretrain.models.weights import open_backbone
 
