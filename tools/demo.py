@@ -71,11 +71,11 @@ def collect(output: Path, seed: int, seconds: dict[str, float]) -> dict:
     from cropfield.stages import read_result
     from pretrain.files import write_json
 
-    found = {n: read_result(output / f"detect_{n}" / "result.json") for n in STARTS}
+    results = {name: output / f"detect_{name}" / "result.json" for name in STARTS}
     result = {
         "seed": seed,
-        "box_ap": {name: metrics["bbox"]["AP"] for name, metrics in found.items()},
-        "mask_ap": {name: metrics["segm"]["AP"] for name, metrics in found.items()},
+        "box_ap": {name: read_result(results[name], "bbox", "AP") for name in STARTS},
+        "mask_ap": {name: read_result(results[name], "segm", "AP") for name in STARTS},
         "seconds": seconds,
         "command": f"tools/demo.py --seed {seed}",
         "machine": {

@@ -96,14 +96,14 @@ def test_a_full_disk_is_a_sentence_and_ends_the_stage(tmp_path):
     assert not chain.running
 
 
-@pytest.mark.parametrize("text", [None, "{"])
+@pytest.mark.parametrize("text", [None, "{", "{}", '{"bbox": null}', "[]"])
 def test_a_result_that_is_gone_or_damaged_is_told(tmp_path, text):
     if text:
         (tmp_path / "result.json").write_text(text)
     with pytest.raises(
         UserError, match="result.json is missing or damaged, .* take the stage's entry out of stages.json"
     ):
-        read_result(tmp_path / "result.json")
+        read_result(tmp_path / "result.json", "bbox", "AP")
 
 
 def test_a_failed_stage_says_why_and_is_run_again(tmp_path, capsys):

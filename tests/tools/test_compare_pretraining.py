@@ -8,7 +8,7 @@ import torch
 
 from cropfield import halves
 from lab.ablation import PROBES, Interval
-from lab.comparison_report import probe_rows
+from lab.comparison_report import probes
 from lab.correlation import Correlation
 from lab.label_shares import few_images
 from pretrain.errors import UserError
@@ -278,6 +278,7 @@ def test_what_is_done_so_far_is_in_the_report(compare, tmp_path, capsys):
         compare("--seeds", "1")
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text.startswith("After 3 of 13 stages. ") and "| 11.00 " in text and "One seed has no interval" in text
+    assert "significant" not in text
     (tmp_path / "out" / "fail").unlink()
     compare("--seeds", "1")
     text = (tmp_path / "out" / "comparison.md").read_text()
@@ -287,6 +288,7 @@ def test_what_is_done_so_far_is_in_the_report(compare, tmp_path, capsys):
         compare("--seeds", "3")  # after a detector of seed 2, and none of seed 3
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text.startswith("After 18 of 39 stages. ") and "Mean over up to 2 seeds ±" in text
+    assert "significant" in text
 
 
 def test_what_is_done_stays_and_more_seeds_may_follow(compare, tmp_path):
@@ -349,13 +351,15 @@ def test_the_probe_measures_both_starts_at_the_detectors_image_size(load_tool, r
         str(tmp_path / "out"),
         "detect.dataloader.image_size=64",
     ]
-    file, stage = tool.Comparison(tool.parse_args(args)).probe(Path("a.py"), 1)
+    comparison = tool.Comparison(tool.parse_args([*args, "--seeds", "1"]))
+    file, stage = comparison.probe(Path("a.py"), 1)
     for _ in range(2):  # killed before the chain had noted its end, it runs again
         run_tool("probe_detection", *stage.command[1:])
     found = json.loads(file.read_text())
     assert found["settings"]["image_size"] == 64 and "overwrite" not in found["settings"]
     assert [Path(row["backbone"]).name for row in found["backbones"][:2]] == ["last.pth", "initial.safetensors"]
-    assert probe_rows(file) == found["backbones"][:2] and set(PROBES) < set(found["backbones"][0])
+    assert [row for *_, row in probes(comparison, [stage.name])] == found["backbones"][:2]
+    assert set(PROBES) < set(found["backbones"][0])
 
 
 @pytest.mark.parametrize(

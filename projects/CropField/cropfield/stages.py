@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from threading import Lock
 from typing import NotRequired, TypedDict
@@ -173,11 +174,11 @@ class Chain:
             write_json(self.record_file, self.record)
 
 
-def read_result(file: Path) -> dict:
-    """What a finished stage has written. Raises UserError if it is gone or damaged."""
+def read_result(file: Path, *keys: str | int):
+    """What a finished stage has written, or what is there under `keys`. Raises UserError if it is gone or damaged."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
+        return reduce(getitem, keys, json.loads(file.read_text()))
+    except (OSError, ValueError, LookupError, TypeError):
         raise UserError(
             f"{file} is missing or damaged, and {RECORD} says that its stage is done: take the stage's entry out of "
             f"{RECORD} to run it again, or choose another --output"

@@ -68,6 +68,11 @@ class Figures:
         self.tasks = list(dict.fromkeys(task for _, _, task in self.by_arm))
 
     @property
+    def seeds(self) -> int:
+        """How many seeds there are, of all arms together."""
+        return len(set().union(*self.by_arm.values()))
+
+    @property
     def has_scratch(self) -> bool:
         """Whether there are detectors from scratch."""
         return any(start == SCRATCH for _, start, _ in self.by_arm)

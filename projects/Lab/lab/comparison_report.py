@@ -34,9 +34,8 @@ def write_report(comparison, done: Container[str], progress: str = "") -> str:
     results = Figures(figures)
     ablation.plot(results, output / "comparison.png")
     parts = [
-        f"{progress}Box AP; of the probe, percent. {about_intervals(figures, progress)}",
-        *filter(None, (results.table(), results.differences())),
-        "\n".join(f"- {results.verdict(task)}" for task in results.tasks),
+        f"{progress}Box AP; of the probe, percent. {about_intervals(results, progress)}",
+        *filter(None, (results.table(), results.differences(), verdicts(results))),
         picture("comparison.png"),
         *during_pretraining(comparison, done),
         *foretelling(comparison, done),
@@ -85,11 +84,15 @@ def telling(rows: list[dict]) -> list[str]:
     return [name for name in PROBES if {row.get(name) for row in rows} - {None, 100.0}]
 
 
-def about_intervals(figures: list[Figure], progress: str) -> str:
-    seeds = len({figure.seed for figure in figures})
-    if seeds == 1:
+def about_intervals(results: Figures, progress: str) -> str:
+    if results.seeds == 1:
         return "One seed has no interval, so neither a gain nor an order is claimed."
-    return f"Mean over {'up to ' if progress else ''}{seeds} seeds ± 95% interval (Student's t)."
+    return f"Mean over {'up to ' if progress else ''}{results.seeds} seeds ± 95% interval (Student's t)."
+
+
+def verdicts(results: Figures) -> str:
+    """A sentence for each task; "" for one seed, of which nothing can be said."""
+    return "\n".join(f"- {results.verdict(task)}" for task in results.tasks) if results.seeds > 1 else ""
 
 
 def found(comparison, done: Container[str]) -> Iterator[Figure]:
@@ -111,8 +114,8 @@ def probes(comparison, done: Container[str]) -> Iterator[tuple[Path, int, str, d
     for config, seed in comparison.runs if "probe" in comparison.args.modes else ():
         file, stage = comparison.probe(config, seed)
         if stage.name in done:
-            for (start, _), row in zip(comparison.starts(config, seed), probe_rows(file), strict=True):
-                yield config, seed, start, row
+            for place, (start, _) in enumerate(comparison.starts(config, seed)):
+                yield config, seed, start, read_result(file, "backbones", place)
 
 
 def probed(comparison, done: Container[str]) -> list[ProbeCurve]:
@@ -140,12 +143,6 @@ def measured(comparison, done: Container[str]) -> list[dict]:
     return rows
 
 
-def probe_rows(file: Path) -> list[dict[str, float]]:
-    """Metrics of the backbones in a probe's results, without the baseline."""
-    *backbones, _ = read_result(file)["backbones"]
-    return backbones
-
-
 def box_ap(folder: Path) -> float:
     """The AP in a detector's folder; 0 if it detected nothing."""
-    return read_result(folder / "result.json")["bbox"]["AP"] or 0.0
+    return read_result(folder / "result.json", "bbox", "AP") or 0.0

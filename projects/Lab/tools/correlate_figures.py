@@ -104,7 +104,7 @@ def main() -> None:
         for ap in MODES:
             detector = stage(name, ap)
             chain.run(detector)
-            rows[-1][ap] = read_result(output / detector.name / "result.json")["bbox"]["AP"] or 0.0
+            rows[-1][ap] = read_result(output / detector.name / "result.json", "bbox", "AP") or 0.0
     figures = [name for name in rows[0] if name not in ("backbone", *MODES)]
     command = shlex.join(["projects/Lab/tools/correlate_figures.py", *sys.argv[1:]])
     text = f"{table(rows, figures, [*MODES])}\n\n```\n{command}\n```\n"
