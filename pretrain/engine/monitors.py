@@ -75,16 +75,19 @@ class Monitor(HookBase):
 def exploding_gradients(histories: dict, window: int) -> dict[str, str]:
     """A symptom for each `grad_norm/*`, taken before clipping, whose last `window` steps are far above those before.
 
+    A part whose gradient is still below what another's was is none: StoP's backbone has next to none at first.
+
     Args:
         histories: fvcore `HistoryBuffer`s by name.
     """
-    found = {}
+    found, norms = {}, {}
     for name, history in histories.items():
-        norms = [value for value, _ in history.values()[-BEFORE[1] - window :]]
-        if not name.startswith("grad_norm/") or len(norms) < BEFORE[0] + window:
-            continue
-        before, now = median(norms[:-window]), median(norms[-window:])
-        if now > EXPLODED * before > 0:
+        values = [value for value, _ in history.values()[-BEFORE[1] - window :]]
+        if name.startswith("grad_norm/") and len(values) >= BEFORE[0] + window:
+            norms[name] = median(values[:-window]), median(values[-window:])
+    largest = max((before for before, _ in norms.values()), default=0)
+    for name, (before, now) in norms.items():
+        if now > max(EXPLODED * before, largest) and before > 0:
             found[f"{name} explodes"] = (
                 f"gradients explode ({name} is {now:.3g}, it was {before:.3g}). Likely causes: a learning rate that is "
                 "too high, a warm-up that is too short, train.clip_grad switched off"

@@ -104,11 +104,12 @@ def test_what_was_there_from_the_start_is_given_time(warned):
 
 
 def test_gradients_explode_against_what_they_were():
-    def histories(values):
-        history = HistoryBuffer()
+    def histories(values, head=0.5):
+        found = {name: HistoryBuffer() for name in ("grad_norm/backbone", "grad_norm/head", "total_loss")}
         for step, value in enumerate(values):
-            history.update(value, step)
-        return {"grad_norm/backbone": history, "total_loss": history}
+            for history, number in zip(found.values(), (value, head, value), strict=True):
+                history.update(number, step)
+        return found
 
     assert exploding_gradients(histories([1.0] * 110), window=10) == {}
     assert exploding_gradients(histories([1.0] * 106 + [50.0] * 4), window=10) == {}  # not in the median
@@ -117,6 +118,9 @@ def test_gradients_explode_against_what_they_were():
     assert "is 50, it was 1" in found["grad_norm/backbone explodes"]
     assert exploding_gradients(histories([50.0] * 100 + [1.0] * 10), window=10) == {}
     assert exploding_gradients(histories([0.0] * 100 + [1.0] * 10), window=10) == {}  # frozen before
+    weak = [0.01] * 100 + [0.5] * 10  # as StoP's backbone starts: beside the predictor's, next to nothing
+    assert exploding_gradients(histories(weak, head=0.6), window=10) == {}
+    assert exploding_gradients(histories(weak, head=0.4), window=10).keys() == {"grad_norm/backbone explodes"}
 
 
 def tiny_method(field_init: str = "centred_sincos", **switches) -> SelfDistillation:
