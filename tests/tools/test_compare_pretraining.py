@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from cropfield import halves
+from lab import correlation
 from lab.ablation import PROBES, Interval
 from lab.comparison_report import probes
 from lab.correlation import Correlation
@@ -194,6 +196,18 @@ def test_each_metric_is_correlated_with_each_ap(compare, tmp_path):
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["42", "84", "11", "16", "11", "16"]
     assert "| AP, frozen, 50% of labels " in text and "rank correlation over 4 backbones" in text
     assert (out / "correlation.png").stat().st_size > 1000
+
+
+def test_in_the_picture_seeds_of_an_arm_look_the_same(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure))
+    arms = ["a pretrained"] * 2 + ["a untrained"] * 2
+    rows = [{"backbone": f"{arm}, {at}", "arm": arm, "metric": at, "AP": at**2} for at, arm in enumerate(arms)]
+    for given in (rows, [{**row, "arm": row["backbone"]} for row in rows]):
+        correlation.plot(given, ["metric"], ["AP"], tmp_path / "correlation.png")
+    colours = [[str(dots.get_facecolor()) for dots in figure.axes[0].collections] for figure in shown]
+    assert colours[0][0] == colours[0][1] != colours[0][2] == colours[0][3] and len(set(colours[1])) == 4
+    assert [text.get_text() for text in shown[0].legends[0].get_texts()] == ["a pretrained", "a untrained"]
 
 
 def test_overrides_may_stand_behind_a_list(load_tool):

@@ -139,7 +139,8 @@ def measured(comparison, done: Container[str]) -> list[dict]:
         aps = {AP + task: box_ap(folder) for _, task, folder, _ in own}
         if aps:
             known = {name: metrics[name] for name in dict(FIGURES) if name in metrics}
-            rows.append({"backbone": f"{config.stem} {start}, seed {seed}", **known, **aps})
+            arm = f"{config.stem} {start}"
+            rows.append({"backbone": f"{arm}, seed {seed}", "arm": arm, **known, **aps})
     return rows
 
 

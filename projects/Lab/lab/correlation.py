@@ -52,7 +52,10 @@ def column(rows: list[dict], name: str) -> list[float | None]:
 
 
 def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
-    """Scatter plots with a panel for each metric (column) and AP (row), and a point for each backbone."""
+    """Scatter plots with a panel for each metric (column) and AP (row), and a point for each backbone.
+
+    Those of one `arm` (a row's, its backbone if it has none) look the same.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -60,21 +63,22 @@ def plot(rows: list[dict], figures: list[str], aps: list[str], path) -> None:
 
     shape = dict(figsize=(2.4 * len(figures), 2.4 * len(aps) + 0.4), squeeze=False, layout="constrained")
     canvas, panels = pyplot.subplots(len(aps), len(figures), sharex="col", sharey="row", **shape)
-    styles = [{"color": f"C{number % 10}", "marker": "os^D"[number // 10 % 4]} for number in range(len(rows))]
+    arms = [row.get("arm", row["backbone"]) for row in rows]
+    styles = {
+        arm: {"color": f"C{number % 10}", "marker": "os^D"[number // 10 % 4]}
+        for number, arm in enumerate(dict.fromkeys(arms))
+    }
     for down, ap in enumerate(aps):
         panels[down][0].set_ylabel(ap)
         for across, figure in enumerate(figures):
             panel = panels[down][across]
             rho = Correlation.of(column(rows, figure), column(rows, ap)).rho
             panel.set_title("–" if math.isnan(rho) else f"{rho:+.2f}", fontsize=9)
-            for style, row in zip(styles, rows, strict=True):
+            for arm, row in zip(arms, rows, strict=True):
                 if None not in (row.get(figure), row.get(ap)):
-                    panel.scatter(row[figure], row[ap], **style)
+                    panel.scatter(row[figure], row[ap], **styles[arm])
             panels[-1][across].set_xlabel(figure)
-    handles = [
-        pyplot.Line2D([], [], linestyle="", label=row["backbone"], **style)
-        for style, row in zip(styles, rows, strict=True)
-    ]
+    handles = [pyplot.Line2D([], [], linestyle="", label=arm, **style) for arm, style in styles.items()]
     canvas.legend(handles=handles, loc="outside right upper", fontsize=8)
     canvas.savefig(path, dpi=110)
     pyplot.close(canvas)
